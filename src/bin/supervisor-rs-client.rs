@@ -1,0 +1,2 @@
+//! The server's command line: parse, call, exit code.
+fn main() {}

@@ -1,0 +1,695 @@
+//! What a client may ask and what a server may answer: the words of the control plane.
+//!
+//! The shapes here are the contract of DESIGN sections 6 and 8: `serde` writes exactly what
+//! stands on the wire and, with `host` and `ok` added by the client, in `--json`.
+//!
+//! Absent on purpose: frames, tokens and sockets (`control`), and every decision (`reconcile`).
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    time::{Duration, UNIX_EPOCH},
+};
+
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+
+use crate::spec::{ChildName, Digest, Exit, Mode, RunId, Verb, Wall, signal_name};
+
+/// A checked command, as the core carries it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// `start|restart|trystart|stop NAME`.
+    Child {
+        /// What to do.
+        verb: Verb,
+        /// With which child.
+        child: ChildName,
+    },
+    /// `stop --all`.
+    StopAll,
+    /// `start --all`.
+    StartAll,
+    /// `check NAME`.
+    CheckOne(ChildName),
+    /// `check`, or with `all: true` `check --all`.
+    Check {
+        /// Whether children without a live process are listed too.
+        scope: CheckScope,
+    },
+    /// `info`.
+    Info,
+    /// `kill`, `kill --stop-children`.
+    Kill(KillChildren),
+}
+
+impl Command {
+    /// The word that names this command on the wire.
+    #[must_use]
+    pub fn op(&self) -> Op {
+        match self {
+            Self::Child {
+                verb: Verb::Start, ..
+            }
+            | Self::StartAll => Op::Start,
+            Self::Child {
+                verb: Verb::Restart,
+                ..
+            } => Op::Restart,
+            Self::Child {
+                verb: Verb::Trystart,
+                ..
+            } => Op::Trystart,
+            Self::Child {
+                verb: Verb::Stop, ..
+            }
+            | Self::StopAll => Op::Stop,
+            Self::CheckOne(_) | Self::Check { .. } => Op::Check,
+            Self::Info => Op::Info,
+            Self::Kill(_) => Op::Kill,
+        }
+    }
+}
+
+/// Whom `check` without a name lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckScope {
+    /// Those with a live process; the others are counted.
+    Live,
+    /// All.
+    All,
+}
+
+/// What `kill` does to children.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KillChildren {
+    /// What `on_exit` says.
+    AsConfigured,
+    /// They are stopped first.
+    Stop,
+}
+
+/// The name of a command on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs, reason = "each is the word itself")]
+pub enum Op {
+    Start,
+    Restart,
+    Trystart,
+    Stop,
+    Check,
+    Info,
+    Kill,
+}
+
+impl Op {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Restart => "restart",
+            Self::Trystart => "trystart",
+            Self::Stop => "stop",
+            Self::Check => "check",
+            Self::Info => "info",
+            Self::Kill => "kill",
+        }
+    }
+}
+
+impl From<Verb> for Op {
+    fn from(verb: Verb) -> Self {
+        match verb {
+            Verb::Start => Self::Start,
+            Verb::Restart => Self::Restart,
+            Verb::Trystart => Self::Trystart,
+            Verb::Stop => Self::Stop,
+        }
+    }
+}
+
+/// Why a command was not done. Contract: spelled as in DESIGN section 6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(
+    missing_docs,
+    reason = "the names are the contract; docs/PROTOCOL.md explains each"
+)]
+pub enum ErrorCode {
+    AlreadyRunning,
+    NotRunning,
+    HookFailed,
+    SpawnFailed,
+    Superseded,
+    TooLarge,
+    ShuttingDown,
+    Internal,
+    BadRequest,
+    Unauthorized,
+    Forbidden,
+    ProtectedMode,
+    ServerChanged,
+    UnknownChild,
+    InvalidConfig,
+    Conflict,
+    HookCycle,
+    Unreachable,
+    Timeout,
+    Busy,
+}
+
+impl ErrorCode {
+    /// Every code, in the order of their exit codes.
+    pub const ALL: [Self; 20] = [
+        Self::AlreadyRunning,
+        Self::NotRunning,
+        Self::HookFailed,
+        Self::SpawnFailed,
+        Self::Superseded,
+        Self::TooLarge,
+        Self::ShuttingDown,
+        Self::Internal,
+        Self::BadRequest,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::ProtectedMode,
+        Self::ServerChanged,
+        Self::UnknownChild,
+        Self::InvalidConfig,
+        Self::Conflict,
+        Self::HookCycle,
+        Self::Unreachable,
+        Self::Timeout,
+        Self::Busy,
+    ];
+
+    /// The code as it stands on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AlreadyRunning => "already_running",
+            Self::NotRunning => "not_running",
+            Self::HookFailed => "hook_failed",
+            Self::SpawnFailed => "spawn_failed",
+            Self::Superseded => "superseded",
+            Self::TooLarge => "too_large",
+            Self::ShuttingDown => "shutting_down",
+            Self::Internal => "internal",
+            Self::BadRequest => "bad_request",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::ProtectedMode => "protected_mode",
+            Self::ServerChanged => "server_changed",
+            Self::UnknownChild => "unknown_child",
+            Self::InvalidConfig => "invalid_config",
+            Self::Conflict => "conflict",
+            Self::HookCycle => "hook_cycle",
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::Busy => "busy",
+        }
+    }
+
+    /// The exit code of a client that met this error.
+    #[must_use]
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Self::AlreadyRunning
+            | Self::NotRunning
+            | Self::HookFailed
+            | Self::SpawnFailed
+            | Self::Superseded
+            | Self::TooLarge
+            | Self::ShuttingDown
+            | Self::Internal => 1,
+            Self::BadRequest => 2,
+            Self::Unauthorized | Self::Forbidden | Self::ProtectedMode | Self::ServerChanged => 4,
+            Self::UnknownChild => 5,
+            Self::InvalidConfig | Self::Conflict | Self::HookCycle => 6,
+            Self::Unreachable | Self::Timeout | Self::Busy => 7,
+        }
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A refusal: the `error` object of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which of the contract's codes.
+    pub code: ErrorCode,
+    /// What failed and why, for a person; may have several lines.
+    pub message: String,
+}
+
+impl Failure {
+    /// A refusal with this code and message.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+/// The `ok` object of an answer.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// To a command for one child.
+    Done(Done),
+    /// To `stop --all` and `start --all`.
+    Each(Each),
+    /// To `check`.
+    Checked(Checked),
+    /// To `info`.
+    Info(Box<Info>),
+    /// To `kill`: the server's last words.
+    Killed(Killed),
+}
+
+/// What was done with one child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// The command.
+    pub op: Op,
+    /// The child.
+    pub child: ChildName,
+    /// The new run's process, or the one that was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The new run, or the one that was stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// How the stopped run ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<ExitAt>,
+    /// One or more lines for a person.
+    pub message: String,
+}
+
+/// What was done with each of several children.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Each {
+    /// The command.
+    pub op: Op,
+    /// One outcome a child, in the order of their names.
+    pub children: Vec<Outcome>,
+    /// One line for a person.
+    pub message: String,
+}
+
+/// One child's part of [`Each`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The child.
+    pub name: ChildName,
+    /// Whether it was done.
+    pub ok: bool,
+    /// The process that was started or stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
+    /// The run that was started or stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<RunId>,
+    /// Why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+    /// What else is to be told, such as a posthook that was skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// The answer to `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Always `check`.
+    pub op: Op,
+    /// The child asked for, when one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub child: Option<ChildName>,
+    /// One row a child, in the order of their names.
+    pub children: Vec<Row>,
+    /// How many known children are not among the rows.
+    pub others: usize,
+    /// What concerns no single child: loadpaths that cannot be read, removals that wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+}
+
+/// A child's state as a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateName {
+    /// Due, waits for something.
+    Pending,
+    /// Being started.
+    Starting,
+    /// Has a live process.
+    Running,
+    /// Was told to end.
+    Stopping,
+    /// Ended by itself.
+    Exited,
+    /// A restart is due at a known time.
+    Backoff,
+    /// Could not be started, or was given up.
+    Failed,
+    /// Nothing due: never run, or stopped by order.
+    Stopped,
+}
+
+impl StateName {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Exited => "exited",
+            Self::Backoff => "backoff",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// How a child's file stands to what runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConfigStatus {
+    /// What ran last is what the file says, or nothing ran yet.
+    Current,
+    /// The file says something else than what ran last; the next start uses it.
+    Changed,
+    /// The file is faulty; the last good one stays.
+    Invalid,
+    /// There is no file any more.
+    Removed,
+    /// Two files have this name.
+    Conflict,
+    /// The file was tried and did not come up (rollback).
+    Rejected,
+}
+
+impl ConfigStatus {
+    /// The word.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Changed => "changed",
+            Self::Invalid => "invalid",
+            Self::Removed => "removed",
+            Self::Conflict => "conflict",
+            Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// One child in the answer to `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// The child.
+    pub name: ChildName,
+    /// Its state.
+    pub state: StateName,
+    /// The live process.
+    pub pid: Option<i32>,
+    /// The live run, else the last one.
+    pub run: Option<RunId>,
+    /// When that run began.
+    pub started_at: Option<Stamp>,
+    /// How long the live run has lived, in milliseconds.
+    pub uptime_ms: Option<u64>,
+    /// How often its restart policy started it again since it was last started by order.
+    pub restarts: u64,
+    /// Whether an operator's `stop` keeps it down.
+    pub hold: bool,
+    /// Its file.
+    pub config: RowConfig,
+    /// Where its output goes.
+    pub output: RowOutput,
+    /// How its last run ended; null while one lives or before the first.
+    pub exit: Option<ExitAt>,
+    /// What it waits for, why it failed, or what an operator should know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When something is next due by itself: a restart or a repeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Next>,
+    /// Since when it is held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<Stamp>,
+    /// Everything wrong with its file, each fault as a whole diagnostic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<String>,
+    /// More that only `check NAME` shows, by title.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
+}
+
+/// Something that is due by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Next {
+    /// What will be done.
+    pub action: Verb,
+    /// When.
+    pub at: Stamp,
+}
+
+/// A child's file in a [`Row`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowConfig {
+    /// The file, or what was the file.
+    pub path: Option<String>,
+    /// The digest of the live run's spec, else of the last good one.
+    pub digest: Option<Digest>,
+    /// How the file stands to what runs.
+    pub status: ConfigStatus,
+    /// All files of that name, when there are several.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub paths: Vec<String>,
+}
+
+/// A child's output in a [`Row`]: absolute paths, or `inherit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowOutput {
+    /// Standard output.
+    pub stdout: Option<String>,
+    /// Standard error.
+    pub stderr: Option<String>,
+}
+
+/// The answer to `info`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Info {
+    /// Always `info`.
+    pub op: Op,
+    /// What the server calls itself.
+    pub name: String,
+    /// Its id, a UUID.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: i32,
+    /// The mode in force.
+    pub mode: Mode,
+    /// What its end means for children.
+    pub on_exit: crate::spec::OnExit,
+    /// Whether only signed commands are accepted.
+    pub encrypt: bool,
+    /// The address it listens on.
+    pub listener: String,
+    /// The file it was started with.
+    pub config: String,
+    /// The loadpaths in force, and how they are.
+    pub loadpaths: Vec<InfoLoadpath>,
+    /// The startup list.
+    pub startup: Vec<ChildName>,
+    /// Where it keeps what survives a reboot.
+    pub state_dir: String,
+    /// Where it keeps what concerns live processes.
+    pub runtime_dir: String,
+    /// Where children's output goes unless told otherwise.
+    pub log_dir: String,
+    /// What is wrong with server.yml, loadpaths and file names, each as a whole diagnostic.
+    pub faults: Vec<String>,
+    /// Fields of server.yml that were edited and need a restart.
+    pub needs_restart: Vec<String>,
+    /// What this machine gives, by name.
+    pub capabilities: BTreeMap<String, String>,
+    /// When this server started.
+    pub started_at: Stamp,
+    /// How long ago that was, in milliseconds.
+    pub uptime_ms: u64,
+    /// How many children are in which state.
+    pub counts: BTreeMap<String, usize>,
+}
+
+/// A loadpath in [`Info`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfoLoadpath {
+    /// As configured, absolute.
+    pub path: String,
+    /// `ok`, or what is wrong.
+    pub state: String,
+    /// How many children it declares.
+    pub children: usize,
+}
+
+/// The answer to `kill`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Killed {
+    /// Always `kill`.
+    pub op: Op,
+    /// The children that run on.
+    pub children: Vec<Survivor>,
+    /// The last words.
+    pub message: String,
+}
+
+/// A child that runs on after the server's end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Survivor {
+    /// The child.
+    pub name: ChildName,
+    /// Its process, which also is its process group.
+    pub pid: i32,
+    /// Its run.
+    pub run: RunId,
+}
+
+/// A wall clock time, written as RFC 3339 UTC with milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stamp(pub Wall);
+
+impl fmt::Display for Stamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since_epoch = Duration::from_millis(u64::try_from(self.0.0).unwrap_or(0));
+        humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).fmt(f)
+    }
+}
+
+impl Serialize for Stamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Stamp {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let time = humantime::parse_rfc3339(&text).map_err(serde::de::Error::custom)?;
+        let span = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Self(Wall(
+            i64::try_from(span.as_millis()).unwrap_or(i64::MAX),
+        )))
+    }
+}
+
+/// How a run ended, and when: `{"code":0,"at":…}`, `{"signal":"SIGKILL","at":…}` or
+/// `{"unknown":true,"at":…}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExitAt {
+    /// How.
+    pub exit: Exit,
+    /// When.
+    pub at: Stamp,
+}
+
+impl Serialize for ExitAt {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(2))?;
+        match self.exit {
+            Exit::Code(code) => map.serialize_entry("code", &code)?,
+            Exit::Signal(number) => match signal_name(number) {
+                Some(name) => map.serialize_entry("signal", name)?,
+                None => map.serialize_entry("signal", &format!("SIG{number}"))?,
+            },
+            Exit::Unknown => map.serialize_entry("unknown", &true)?,
+        }
+        map.serialize_entry("at", &self.at)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for ExitAt {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            code: Option<i32>,
+            signal: Option<String>,
+            at: Stamp,
+        }
+        let wire = Wire::deserialize(deserializer)?;
+        let number = |name: &str| {
+            let real_time = name
+                .strip_prefix("SIG")
+                .and_then(|digits| digits.parse().ok());
+            (1..=31)
+                .find(|number| signal_name(*number) == Some(name))
+                .or(real_time)
+        };
+        let exit = match (wire.code, wire.signal.as_deref().and_then(number)) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        };
+        Ok(Self { exit, at: wire.at })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exits_are_written_as_the_contract_says() {
+        let at = Stamp(Wall(1_700_000_000_123));
+        let json = |exit| serde_json::to_string(&ExitAt { exit, at }).unwrap();
+        assert_eq!(
+            json(Exit::Code(0)),
+            r#"{"code":0,"at":"2023-11-14T22:13:20.123Z"}"#
+        );
+        assert_eq!(
+            json(Exit::Signal(9)),
+            r#"{"signal":"SIGKILL","at":"2023-11-14T22:13:20.123Z"}"#
+        );
+        assert_eq!(
+            json(Exit::Unknown),
+            r#"{"unknown":true,"at":"2023-11-14T22:13:20.123Z"}"#
+        );
+        for exit in [
+            Exit::Code(3),
+            Exit::Signal(15),
+            Exit::Signal(34),
+            Exit::Unknown,
+        ] {
+            let there = ExitAt { exit, at };
+            assert_eq!(serde_json::from_str::<ExitAt>(&json(exit)).unwrap(), there);
+        }
+    }
+
+    #[test]
+    fn error_codes_are_spelled_the_same_everywhere() {
+        for code in ErrorCode::ALL {
+            assert_eq!(serde_json::to_string(&code).unwrap(), format!("\"{code}\""));
+            assert!((1..=7).contains(&code.exit_code()));
+        }
+    }
+}

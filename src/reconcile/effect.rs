@@ -1,0 +1,190 @@
+//! Orders: everything the core can ask for. The shell performs them one after the other.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    event::{JobId, RequestId, Ticket},
+    record::Record,
+};
+use crate::{
+    command::{Answer, Failure},
+    spec::{ChildName, Exit, Hook, RunId, Spec},
+};
+
+/// An order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// Write these down. With a ticket: say by `Event::Recorded` when they are on disk for good.
+    Record {
+        /// Who waits.
+        ticket: Option<Ticket>,
+        /// What, in order.
+        records: Vec<Record>,
+    },
+    /// Read these names again now, and server.yml before them; answered by `Event::Reread`.
+    Reread {
+        /// Who waits.
+        job: JobId,
+        /// Which.
+        names: BTreeSet<ChildName>,
+    },
+    /// See whether this could be started, without starting it; answered by `Event::Preflight`.
+    Preflight {
+        /// Who waits.
+        job: JobId,
+        /// What.
+        spec: Arc<Spec>,
+    },
+    /// Record the run, kill what is left of an older run's group, start the process, record its
+    /// pid; answered by `Event::Spawned` or `Event::SpawnFailed`.
+    Spawn {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What.
+        spec: Arc<Spec>,
+        /// Of which older run something may be left.
+        clear: Option<RunId>,
+    },
+    /// Send a signal to the process group of a run.
+    Signal {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What.
+        signal: Signal,
+    },
+    /// The exit is recorded: let the process go.
+    Reap {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What happens to the rest of its group.
+        leftovers: Leftovers,
+    },
+    /// Run a hook's program to its end, within its time; answered by `Event::HookFinished`.
+    RunHook {
+        /// Who waits.
+        job: JobId,
+        /// For whom: its environment names this child.
+        child: ChildName,
+        /// The program and its arguments.
+        argv: Vec<String>,
+        /// Whose directory and environment it uses.
+        spec: Arc<Spec>,
+    },
+    /// Kill a hook's program: nobody waits for it any more. `Event::HookFinished` still comes.
+    KillHook {
+        /// Whose.
+        job: JobId,
+    },
+    /// The one final answer to a request.
+    Reply {
+        /// To which.
+        id: RequestId,
+        /// What.
+        answer: Result<Answer, Failure>,
+    },
+    /// A line for the server's log.
+    Log(Line),
+    /// Everything is done: the server ends.
+    Exit,
+}
+
+/// A signal that the core sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signal {
+    /// Please end.
+    Term,
+    /// End.
+    Kill,
+}
+
+/// What happens to the rest of a run's process group when its main process is let go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// It is killed: the child was told to stop.
+    Kill,
+    /// It may live until the next run begins.
+    Leave,
+}
+
+/// What the log is told. `what` is a constant; the data stands in the other fields.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// How much it matters.
+    pub level: Level,
+    /// Whom it is about.
+    pub child: Option<ChildName>,
+    /// Which of its runs.
+    pub run: Option<RunId>,
+    /// What happened, a constant lowercase text.
+    pub what: &'static str,
+    /// Why it happened.
+    pub cause: Option<Cause>,
+    /// How a run ended.
+    pub exit: Option<Exit>,
+    /// What else is to be said.
+    pub detail: Option<String>,
+}
+
+/// How much a log line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Good to know.
+    Info,
+    /// Somebody should look.
+    Warn,
+    /// Something was not done.
+    Error,
+}
+
+/// Why something is done.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// A client asked.
+    Command,
+    /// Another child's hook.
+    Hook,
+    /// A repeat timer.
+    Repeat,
+    /// The restart policy.
+    Policy,
+    /// The server started.
+    Boot,
+    /// A new file.
+    New,
+    /// A changed file.
+    Changed,
+    /// A file that is gone.
+    Removed,
+    /// The settings in server.yml changed.
+    Settings,
+    /// The server ends.
+    Shutdown,
+}
+
+impl Cause {
+    /// The cause as a word for the log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Hook => "hook",
+            Self::Repeat => "repeat",
+            Self::Policy => "policy",
+            Self::Boot => "boot",
+            Self::New => "new file",
+            Self::Changed => "file changed",
+            Self::Removed => "file removed",
+            Self::Settings => "settings changed",
+            Self::Shutdown => "shutdown",
+        }
+    }
+}

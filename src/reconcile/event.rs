@@ -1,0 +1,148 @@
+//! Facts: everything the core can be told. Closed; an event of an older run or job is inert (I4).
+
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+
+use super::{listing::Update, record::Memory};
+use crate::{
+    command::Command,
+    spec::{ChildName, Exit, Mode, OnExit, RunId},
+};
+
+/// A client's request; the shell knows which connection waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// One order under way. Numbered within the life of a server, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// Something written down whose being on disk is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Ticket(pub u64);
+
+/// A fact.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The first event: what was found when the server started. Nothing precedes it.
+    Boot(Box<Boot>),
+    /// The loadpaths were read, in whole or in part.
+    Listing(Update),
+    /// The answer to `Effect::Reread`: the names were read just now.
+    Reread {
+        /// Who asked.
+        job: JobId,
+        /// What was found; an [`Update`] with scope `Touched`.
+        update: Update,
+    },
+    /// server.yml was edited and the edit is good.
+    Settings(Settings),
+    /// The process of this run lives, and that was recorded.
+    Spawned {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// Its process, which leads a process group of its own.
+        pid: i32,
+    },
+    /// There is no process, and there was none.
+    SpawnFailed {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// Why, for a person.
+        why: SpawnFailure,
+    },
+    /// The answer to `Effect::Preflight`.
+    Preflight {
+        /// Who asked.
+        job: JobId,
+        /// `Err` says for a person why it could not start.
+        result: Result<(), String>,
+    },
+    /// The main process ended; it is not reaped yet (`Effect::Reap` does that).
+    Exited {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// How.
+        exit: Exit,
+    },
+    /// A hook's program ended and was reaped, or could not be run.
+    HookFinished {
+        /// Who asked.
+        job: JobId,
+        /// `Err` says for a person how it failed.
+        result: Result<(), String>,
+    },
+    /// The answer to `Effect::Record` with a ticket.
+    Recorded {
+        /// Which.
+        ticket: Ticket,
+        /// `Err` says for a person why it is not on disk.
+        result: Result<(), String>,
+    },
+    /// A client asks.
+    Request {
+        /// For the answer.
+        id: RequestId,
+        /// What.
+        command: Command,
+    },
+    /// TERM, INT, or the end of what the server was made for.
+    Shutdown,
+    /// `next_deadline` has passed.
+    Deadline,
+}
+
+/// Why there is no process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SpawnFailure {
+    /// The run could not be written down, so it was not begun.
+    NotRecorded(String),
+    /// The program, its directory or its outputs are not to be had.
+    Refused(String),
+}
+
+/// What the core needs of server.yml.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Settings {
+    /// What the watcher does by itself.
+    pub mode: Mode,
+    /// Whom `half` starts.
+    pub startup: BTreeSet<ChildName>,
+    /// What the server's end means for children.
+    pub on_exit: OnExit,
+    /// The configured loadpaths, absolute.
+    pub loadpaths: Vec<PathBuf>,
+    /// How often the loadpaths are read again; `None` is never.
+    pub rescan: Option<Duration>,
+}
+
+/// What was found when the server started.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boot {
+    /// Whether this is a beginning or a continuation.
+    pub start: StartKind,
+    /// From server.yml.
+    pub settings: Settings,
+    /// What the records say.
+    pub memory: Memory,
+    /// Of the runs that the records call live: those that are not, and how they ended.
+    pub ended: Vec<(ChildName, RunId, Exit)>,
+    /// The first listing, whole.
+    pub listing: Update,
+    /// Seeds the jitter of restart delays.
+    pub seed: u64,
+}
+
+/// How a server's start is to be understood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartKind {
+    /// After a reboot, or after an end by order.
+    Fresh,
+    /// After a crash or an upgrade.
+    Continued,
+}

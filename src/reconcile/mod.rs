@@ -1,0 +1,5 @@
+//! The pure core.
+pub mod effect;
+pub mod event;
+pub mod listing;
+pub mod record;
