@@ -5,10 +5,11 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     event::{JobId, RequestId, Ticket},
     record::Record,
+    survey::Survey,
 };
 use crate::{
-    command::{Answer, Failure},
-    spec::{ChildName, Exit, Hook, RunId, Spec},
+    command::{Answer, Failure, Killed},
+    spec::{ChildName, Exit, RunId, Spec},
 };
 
 /// An order.
@@ -90,8 +91,15 @@ pub enum Effect {
     },
     /// A line for the server's log.
     Log(Line),
-    /// Everything is done: the server ends.
-    Exit,
+    /// The answer to `info`: what the core knows; the shell adds what it knows.
+    Inform {
+        /// To which request.
+        id: RequestId,
+        /// The core's part.
+        survey: Box<Survey>,
+    },
+    /// Everything is done: the server ends with these words.
+    Exit(Killed),
 }
 
 /// A signal that the core sends.

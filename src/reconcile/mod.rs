@@ -1,5 +1,304 @@
-//! The pure core.
+//! The core: one deterministic function over values, in which everything is decided.
+//!
+//! `State::step` is told a fact ([`Event`]) and the time, and gives orders ([`Effect`]). It reads
+//! no clock, file, socket, random source or environment and uses ordered maps only, so that a
+//! seed replays any history, crashes included. It cannot fail: what goes wrong in the world is an
+//! event, what cannot be done is an answer.
+//!
+//! # States
+//!
+//! A child's phase is that of its live run, if it has one, else what is due:
+//!
+//! | state | live process | what it waits for |
+//! |---|---|---|
+//! | `stopped` | no | an operator; it never ran, or ended by order |
+//! | `pending` | no | a prehook, or a child its prehook needs; then it starts |
+//! | `starting` | being made | the spawn |
+//! | `running` | yes | nothing |
+//! | `stopping` | yes | the end of its process: TERM, grace, KILL |
+//! | `exited` | no | an operator, a repeat, a changed file; it ended by itself |
+//! | `backoff` | no | the time of its next restart |
+//! | `failed` | no | an operator or a changed file; it could not start, or was given up |
+//!
+//! Orders (`job`) move a child: a start-like one goes reading, prehook, checking, stopping the old
+//! run, recording, spawning; a stop goes stopping, posthook, closing. Each child has at most one
+//! order under way and a bounded queue. A stop does not queue: it ends the start under way, which
+//! is answered `superseded`.
+//!
+//! # Invariants
+//!
+//! - I1 At most one live run per child name, at every instant, across server crashes too.
+//! - I2 A process once started is always in the table until its exit has been recorded.
+//! - I3 A held child is never started by anything but an operator's command.
+//! - I4 Facts of an older run change nothing.
+//! - I5 Every request gets exactly one final answer, and an answer is sent only after what it says
+//!   is true and recorded.
+//! - I6 A bad file, a bad key, a bad frame or a failed hook changes nothing but the report of it.
+//! - I7 Same listing, same state: no effects.
+//! - I8 Every order to stop leads to TERM, grace, KILL and an answer in bounded time; every wait,
+//!   queue and buffer has a named bound.
+//! - I9 With nothing to do the server does nothing: no timer ticks, no wake-ups between rescans.
+//! - I10 Only who holds a private key whose public half is in `pub_keys_path` commands an
+//!   `encrypt: on` server, and each command works once (kept by `control`).
+
+mod backoff;
+mod boot;
+mod child;
+mod commands;
+mod desired;
 pub mod effect;
 pub mod event;
+mod hooks;
+mod job;
+mod jobs;
 pub mod listing;
 pub mod record;
+mod removal;
+mod repeat;
+mod runs;
+mod shutdown;
+mod stops;
+pub mod survey;
+mod timers;
+mod view;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use self::{
+    child::Child,
+    commands::Batch,
+    effect::{Cause, Effect, Level, Line},
+    event::{Event, JobId, RequestId, Settings, Ticket},
+    job::Job,
+    listing::Loadpath,
+    shutdown::Ending,
+    timers::{Timer, Timers},
+};
+use crate::spec::{ChildName, Mono, Time};
+
+pub use self::boot::{faults, refusal};
+
+/// How long a process has between TERM and KILL.
+pub const GRACE: Duration = Duration::from_secs(10);
+/// How long KILL may take before the one who asked is told that it did not help.
+pub const KILL_WAIT: Duration = Duration::from_secs(10);
+/// What must pass without a change before "gone" is believed.
+pub const QUIET: Duration = Duration::from_secs(1);
+/// However restless a loadpath is, "gone" is judged after this long.
+pub const QUIET_MAX: Duration = Duration::from_secs(30);
+/// When rescans are off, a doubted removal is confirmed after this long.
+pub const CONFIRM_WITHOUT_RESCAN: Duration = Duration::from_secs(60);
+/// How many orders may wait for one child; one more is `busy`.
+pub const QUEUE_LEN_MAX: usize = 16;
+/// How many children without a file are kept in the table for their exits' sake.
+pub const REMOVED_KEPT_MAX: usize = 1_000;
+
+/// Everything the server has decided and is waiting for.
+#[derive(Debug, Clone)]
+pub struct State {
+    settings: Settings,
+    children: BTreeMap<ChildName, Child>,
+    jobs: BTreeMap<JobId, Job>,
+    batches: BTreeMap<RequestId, Batch>,
+    tickets: BTreeMap<Ticket, Awaited>,
+    timers: Timers,
+    /// The loadpaths as last listed.
+    loadpaths: Vec<Loadpath>,
+    /// Where each loadpath stood when it last had files in it: device and inode.
+    seen: BTreeMap<PathBuf, (u64, u64)>,
+    /// When each loadpath first lost a file since it was last quiet.
+    restless: BTreeMap<PathBuf, Mono>,
+    /// Children that wait for the file or the hold of another.
+    blocked: BTreeSet<ChildName>,
+    ending: Option<Ending>,
+    next_number: u64,
+    random: u64,
+}
+
+/// Who waits for a ticket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaited {
+    Job(JobId),
+    Batch(RequestId),
+}
+
+/// What one step gathers: the time it happens at, its effects, and whom to look at again.
+struct Turn {
+    now: Time,
+    effects: Vec<Effect>,
+    unsettled: BTreeSet<ChildName>,
+    /// Why a start that is found due now is due.
+    cause: Cause,
+}
+
+impl Turn {
+    fn emit(&mut self, effect: Effect) {
+        self.effects.push(effect);
+    }
+
+    fn log(&mut self, level: Level, child: &ChildName, what: &'static str) -> &mut Line {
+        self.effects.push(Effect::Log(Line {
+            level,
+            child: Some(child.clone()),
+            run: None,
+            what,
+            cause: None,
+            exit: None,
+            detail: None,
+        }));
+        match self.effects.last_mut() {
+            Some(Effect::Log(line)) => line,
+            Some(_) | None => unreachable!("it was pushed just now"),
+        }
+    }
+
+    fn unsettle(&mut self, child: &ChildName) {
+        self.unsettled.insert(child.clone());
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl State {
+    /// The state before the first event, which must be [`Event::Boot`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            settings: Settings::default(),
+            children: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            timers: Timers::default(),
+            loadpaths: Vec::new(),
+            seen: BTreeMap::new(),
+            restless: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            ending: None,
+            next_number: 0,
+            random: 0,
+        }
+    }
+
+    /// Takes a fact into account and says what is to be done about it.
+    pub fn step(&mut self, event: Event, now: Time) -> Vec<Effect> {
+        let mut turn = Turn {
+            now,
+            effects: Vec::new(),
+            unsettled: BTreeSet::new(),
+            cause: Cause::Changed,
+        };
+        match event {
+            Event::Boot(boot) => self.on_boot(&mut turn, *boot),
+            Event::Listing(update) => self.on_listing(&mut turn, update),
+            Event::Reread { job, update } => {
+                self.on_listing(&mut turn, update);
+                self.on_reread(&mut turn, job);
+            }
+            Event::Settings(settings) => self.on_settings(&mut turn, settings),
+            Event::Spawned { child, run, pid } => self.on_spawned(&mut turn, &child, run, pid),
+            Event::SpawnFailed { child, run, why } => {
+                self.on_spawn_failed(&mut turn, &child, run, why);
+            }
+            Event::Preflight { job, result } => self.on_preflight(&mut turn, job, result),
+            Event::Exited { child, run, exit } => self.on_exited(&mut turn, &child, run, exit),
+            Event::HookFinished { job, result } => {
+                self.on_hook_program(&mut turn, job, result);
+            }
+            Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
+            Event::Request { id, command } => self.on_request(&mut turn, id, command),
+            Event::Shutdown => self.on_shutdown(&mut turn, None),
+            Event::Deadline => {}
+        }
+        self.fire(&mut turn);
+        self.settle(&mut turn);
+        self.end_if_done(&mut turn);
+        turn.effects
+    }
+
+    /// When `step` wants to be called with [`Event::Deadline`] at the latest; `None` is never.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Mono> {
+        self.timers.next()
+    }
+
+    /// Does what is due by now. Bounded: what a timer arms anew lies in the future or is another's.
+    fn fire(&mut self, turn: &mut Turn) {
+        while let Some(timer) = self.timers.take_due(turn.now.mono) {
+            match timer {
+                Timer::Ladder(child) => self.climb(turn, &child),
+                Timer::Retry(child) => self.on_retry_due(turn, &child),
+                Timer::Repeat(child) => self.on_repeat_due(turn, &child),
+                Timer::Quiet(home) => self.on_quiet(turn, &home),
+                Timer::Confirm => self.confirm_removals(turn),
+            }
+        }
+    }
+
+    /// Looks at every child that may have become due, until none is left.
+    fn settle(&mut self, turn: &mut Turn) {
+        while let Some(name) = turn.unsettled.pop_first() {
+            self.settle_one(turn, &name);
+        }
+    }
+
+    fn settle_one(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        if child.job.is_some() {
+            return;
+        }
+        if let Some(id) = child.queue.pop_front() {
+            child.job = Some(id);
+            self.begin(turn, id);
+            return;
+        }
+        if self.ending.is_some() {
+            return;
+        }
+        if child.retry.is_some_and(|at| at <= turn.now.mono) {
+            self.retry_now(turn, name);
+            return;
+        }
+        match desired::want(name, child, &self.settings, turn.cause) {
+            desired::Want::Nothing => self.forget_if_idle(turn, name),
+            desired::Want::Start(cause) => self.start_by_itself(turn, name, cause),
+            desired::Want::Replace => self.replace_by_itself(turn, name),
+            desired::Want::Stop => self.stop_removed(turn, name),
+        }
+    }
+
+    fn on_settings(&mut self, turn: &mut Turn, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        self.settings = settings;
+        turn.cause = Cause::Settings;
+        let names: Vec<ChildName> = self.children.keys().cloned().collect();
+        turn.unsettled.extend(names);
+    }
+
+    /// A number that was never given before.
+    fn number(&mut self) -> u64 {
+        self.next_number += 1;
+        self.next_number
+    }
+
+    /// The next of a row of numbers that look random (SplitMix64).
+    fn next_random(&mut self) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}

@@ -1,0 +1,364 @@
+//! What clients ask: each request is answered exactly once (I5).
+
+use std::collections::BTreeMap;
+
+use super::{
+    Awaited, State, Turn,
+    child::Child,
+    desired::{self, Want},
+    effect::{Cause, Effect, Level},
+    event::RequestId,
+    job::{Job, Outcome, Posthooks, Success, Waiter},
+    record::Record,
+};
+use crate::{
+    command::{
+        Answer, CheckScope, Checked, Command, Done, Each, ErrorCode, ExitAt, Failure, Op, Stamp,
+    },
+    spec::{ChildName, Verb},
+};
+
+/// A client's `--all` under way.
+#[derive(Debug, Clone)]
+pub(super) struct Batch {
+    op: Op,
+    /// Whose outcome is known.
+    outcomes: BTreeMap<ChildName, crate::command::Outcome>,
+    /// How many outcomes are not.
+    missing: usize,
+    /// Whose holds are being released.
+    releasing: Vec<ChildName>,
+}
+
+impl State {
+    pub(super) fn on_request(&mut self, turn: &mut Turn, id: RequestId, command: Command) {
+        match command {
+            Command::Child { verb, child } => {
+                if self.ending.is_some() {
+                    self.refuse_while_ending(turn, id);
+                } else {
+                    let waiter = Some(Waiter::Request(id));
+                    self.order(turn, &child, verb, Cause::Command, waiter);
+                }
+            }
+            Command::StopAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
+            Command::StopAll => self.stop_all(turn, id),
+            Command::StartAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
+            Command::StartAll => self.start_all(turn, id),
+            Command::CheckOne(child) => {
+                let answer = self.check_one(&child, turn.now);
+                turn.emit(Effect::Reply {
+                    id,
+                    answer: answer.map(Answer::Checked),
+                });
+            }
+            Command::Check { scope } => {
+                let answer = Ok(Answer::Checked(self.check(scope, turn.now)));
+                turn.emit(Effect::Reply { id, answer });
+            }
+            Command::Info => {
+                turn.emit(Effect::Inform {
+                    id,
+                    survey: Box::new(self.survey()),
+                });
+            }
+            Command::Kill(children) => self.on_shutdown(turn, Some((id, children))),
+        }
+    }
+
+    pub(super) fn refuse_while_ending(&self, turn: &mut Turn, id: RequestId) {
+        let failure = Failure::new(ErrorCode::ShuttingDown, "the server is ending");
+        turn.emit(Effect::Reply {
+            id,
+            answer: Err(failure),
+        });
+    }
+
+    /// Answers the client that waited for a job.
+    pub(super) fn answer(&self, turn: &mut Turn, id: RequestId, job: &Job, outcome: Outcome) {
+        let answer = outcome.map(|success| {
+            let (pid, run) = match success {
+                Success::Started { run, pid } => (Some(pid), Some(run)),
+                Success::Stopped => (
+                    job.ended.and_then(|ended| ended.pid),
+                    job.ended.map(|ended| ended.id),
+                ),
+            };
+            let ended = job.ended.filter(|_| !job.starts());
+            Answer::Done(Done {
+                op: job.verb.into(),
+                child: job.child.clone(),
+                pid,
+                run,
+                exit: ended.map(|ended| ExitAt {
+                    exit: ended.exit,
+                    at: Stamp(ended.at.wall),
+                }),
+                message: message(job, success),
+            })
+        });
+        turn.emit(Effect::Reply { id, answer });
+    }
+
+    fn stop_all(&mut self, turn: &mut Turn, id: RequestId) {
+        let due = |name: &ChildName, child: &Child| {
+            child.is_live() || child.is_due(self.start_under_way(name))
+        };
+        let names: Vec<ChildName> = self
+            .children
+            .iter()
+            .filter(|(name, child)| due(name, child))
+            .map(|(name, _)| name.clone())
+            .collect();
+        self.batches.insert(id, Batch::new(Op::Stop, names.len()));
+        for name in &names {
+            let waiter = Some(Waiter::Batch(id));
+            self.stop(
+                turn,
+                name,
+                Cause::Command,
+                Posthooks::StartingNothing,
+                waiter,
+            );
+        }
+        self.end_batch_if_done(turn, id);
+    }
+
+    fn start_all(&mut self, turn: &mut Turn, id: RequestId) {
+        let held = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.hold.is_some());
+        let releasing: Vec<ChildName> = held.map(|(name, _)| name.clone()).collect();
+        let mut batch = Batch::new(Op::Start, 0);
+        batch.releasing.clone_from(&releasing);
+        if releasing.is_empty() {
+            self.batches.insert(id, batch);
+            self.start_released(turn, id);
+            return;
+        }
+        let released = |child| Record::Released { child };
+        let records: Vec<Record> = releasing.into_iter().map(released).collect();
+        batch.missing = 1;
+        self.batches.insert(id, batch);
+        let ticket = self.ticket(Awaited::Batch(id));
+        turn.emit(Effect::Record {
+            ticket: Some(ticket),
+            records,
+        });
+    }
+
+    pub(super) fn batch_saw_record(
+        &mut self,
+        turn: &mut Turn,
+        id: RequestId,
+        result: Result<(), String>,
+    ) {
+        let Some(batch) = self.batches.get_mut(&id) else {
+            return;
+        };
+        if let Err(why) = result {
+            self.batches.remove(&id);
+            let message = format!("no hold was released, for it could not be recorded: {why}");
+            let answer = Err(Failure::new(ErrorCode::Internal, message));
+            turn.emit(Effect::Reply { id, answer });
+            return;
+        }
+        batch.missing = 0;
+        for name in batch.releasing.clone() {
+            if let Some(child) = self.children.get_mut(&name) {
+                child.hold = None;
+                child.fresh = !child.is_live();
+                child.tried = None;
+            }
+            turn.log(Level::Info, &name, "released");
+            self.unblock(turn, &name);
+        }
+        self.start_released(turn, id);
+    }
+
+    /// Starts what the mode wants now that nothing is held.
+    fn start_released(&mut self, turn: &mut Turn, id: RequestId) {
+        let wanted = |(name, child): (&ChildName, &Child)| {
+            let idle = child.job.is_none();
+            let want = desired::want(name, child, &self.settings, Cause::New);
+            (idle && matches!(want, Want::Start(_))).then(|| name.clone())
+        };
+        let names: Vec<ChildName> = self.children.iter().filter_map(wanted).collect();
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.missing = names.len();
+        }
+        for name in &names {
+            self.order(
+                turn,
+                name,
+                Verb::Start,
+                Cause::Command,
+                Some(Waiter::Batch(id)),
+            );
+        }
+        self.end_batch_if_done(turn, id);
+    }
+
+    /// One child of a batch is done.
+    pub(super) fn batch_saw(
+        &mut self,
+        turn: &mut Turn,
+        id: RequestId,
+        job: &Job,
+        outcome: Outcome,
+    ) {
+        let Some(batch) = self.batches.get_mut(&id) else {
+            return;
+        };
+        let (pid, run) = match &outcome {
+            Ok(Success::Started { run, pid }) => (Some(*pid), Some(*run)),
+            Ok(Success::Stopped) => (
+                job.ended.and_then(|ended| ended.pid),
+                job.ended.map(|ended| ended.id),
+            ),
+            Err(_) => (None, None),
+        };
+        let row = crate::command::Outcome {
+            name: job.child.clone(),
+            ok: outcome.is_ok(),
+            pid,
+            run,
+            error: outcome.err(),
+            note: (!job.notes.is_empty()).then(|| job.notes.join("\n")),
+        };
+        batch.outcomes.insert(job.child.clone(), row);
+        batch.missing = batch.missing.saturating_sub(1);
+        self.end_batch_if_done(turn, id);
+    }
+
+    fn end_batch_if_done(&mut self, turn: &mut Turn, id: RequestId) {
+        if self.batches.get(&id).is_none_or(|batch| batch.missing > 0) {
+            return;
+        }
+        if let Some(batch) = self.batches.remove(&id) {
+            let message = batch.message(self.settings.mode);
+            let children = batch.outcomes.into_values().collect();
+            let answer = Ok(Answer::Each(Each {
+                op: batch.op,
+                children,
+                message,
+            }));
+            turn.emit(Effect::Reply { id, answer });
+        }
+    }
+
+    fn check(&self, scope: CheckScope, now: crate::spec::Time) -> Checked {
+        let shown = |child: &Child| match scope {
+            CheckScope::Live => child.is_live(),
+            CheckScope::All => child.is_known(),
+        };
+        let known = self
+            .children
+            .values()
+            .filter(|child| child.is_known())
+            .count();
+        let rows = self.children.iter().filter(|(_, child)| shown(child));
+        let children: Vec<_> = rows
+            .map(|(name, child)| self.row(name, child, now))
+            .collect();
+        let others = known.saturating_sub(children.len());
+        Checked {
+            op: Op::Check,
+            child: None,
+            children,
+            others,
+            notes: self.notes(),
+        }
+    }
+
+    fn check_one(&self, name: &ChildName, now: crate::spec::Time) -> Result<Checked, Failure> {
+        let found = self.children.get(name).filter(|child| child.is_known());
+        let child = found.ok_or_else(|| self.unknown(name))?;
+        let mut row = self.row(name, child, now);
+        self.add_details(&mut row, name, child);
+        Ok(Checked {
+            op: Op::Check,
+            child: Some(name.clone()),
+            children: vec![row],
+            others: 0,
+            notes: Vec::new(),
+        })
+    }
+
+    /// The refusal of a name that nothing is known of.
+    pub(super) fn unknown(&self, name: &ChildName) -> Failure {
+        let live = self.children.get(name).is_some_and(Child::is_live);
+        let message = if live {
+            format!("no file declares `{name}` any more; what runs of it runs on")
+        } else {
+            let places: Vec<String> = self
+                .settings
+                .loadpaths
+                .iter()
+                .map(|path| format!("`{}/{name}.yml`", path.display()))
+                .collect();
+            let hint = match places.len() {
+                0 => "no loadpaths are configured".to_owned(),
+                _some => format!("a child is a file: {}", places.join(" or ")),
+            };
+            format!("there is no child `{name}`\nhint: {hint}")
+        };
+        Failure::new(ErrorCode::UnknownChild, message)
+    }
+}
+
+impl Batch {
+    fn new(op: Op, missing: usize) -> Self {
+        Self {
+            op,
+            outcomes: BTreeMap::new(),
+            missing,
+            releasing: Vec::new(),
+        }
+    }
+
+    fn message(&self, mode: crate::spec::Mode) -> String {
+        let done = self.outcomes.values().filter(|outcome| outcome.ok).count();
+        let failed = self.outcomes.len() - done;
+        let mut message = match (self.op, self.outcomes.len()) {
+            (Op::Stop, 0) => "nothing runs and nothing is due".to_owned(),
+            (Op::Stop, _) => format!("{done} stopped and held"),
+            (_start, 0) => format!("nothing to start in mode `{mode}`"),
+            (_start, _) => format!("{done} started"),
+        };
+        if failed > 0 {
+            message = format!("{message}, {failed} not");
+        }
+        if !self.releasing.is_empty() {
+            let names: Vec<&str> = self.releasing.iter().map(ChildName::as_str).collect();
+            message = format!("{message}; released: {}", names.join(", "));
+        }
+        message
+    }
+}
+
+/// What a person is told of a job that ended well.
+fn message(job: &Job, success: Success) -> String {
+    let name = &job.child;
+    let was = |ended: super::job::EndedRun| {
+        let pid = ended
+            .pid
+            .map_or(String::new(), |pid| format!(", pid {pid}"));
+        format!("run {}{pid}, {}", ended.id, ended.exit)
+    };
+    let first = match (success, job.ended) {
+        (Success::Started { run, pid }, None) => format!("`{name}` started: run {run}, pid {pid}"),
+        (Success::Started { run, pid }, Some(ended)) => {
+            format!(
+                "`{name}` restarted: run {run}, pid {pid} (before: {})",
+                was(ended)
+            )
+        }
+        (Success::Stopped, Some(ended)) => format!("`{name}` stopped: {}", was(ended)),
+        (Success::Stopped, None) => format!("`{name}` did not run; what was due is cancelled"),
+    };
+    let mut lines = vec![first];
+    lines.extend(job.notes.iter().cloned());
+    lines.join("\n")
+}

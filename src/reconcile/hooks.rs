@@ -1,0 +1,136 @@
+//! Chains of hooks: what would run before a start or after a stop, and whether that makes sense.
+//!
+//! A chain is looked at whole before anything of it runs. Each verb leads on along one hook: a
+//! start or restart along the other child's prehook, a stop along its posthook. A child that
+//! stands twice in a chain closes a cycle.
+
+use std::collections::BTreeSet;
+
+use super::{State, listing::Content};
+use crate::{
+    command::{ErrorCode, Failure},
+    spec::{ChildName, Hook, Spec, Verb},
+};
+
+/// The longest chain of hooks; a longer one is refused like a cycle.
+pub(super) const CHAIN_LEN_MAX: usize = 64;
+
+/// A look along a chain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Chain {
+    /// It can run. The names in it.
+    Good(BTreeSet<ChildName>),
+    /// It cannot, as things are; the names whose files would have to change.
+    Bad(Failure, BTreeSet<ChildName>),
+}
+
+impl State {
+    /// Follows the chain that begins with this hook of this child.
+    pub(super) fn chain(&self, first: &ChildName, hook: Option<&Hook>) -> Chain {
+        let mut names = BTreeSet::from([first.clone()]);
+        let mut text = first.to_string();
+        let mut hook = hook.cloned();
+        while let Some(Hook::Command { verb, child }) = hook {
+            text = format!("{text} -> {verb} {child}");
+            if !names.insert(child.clone()) {
+                let message = format!("the hooks run in a circle: {text}");
+                return Chain::Bad(Failure::new(ErrorCode::HookCycle, message), names);
+            }
+            if names.len() > CHAIN_LEN_MAX {
+                let message = format!("more than {CHAIN_LEN_MAX} hooks in a chain: {text}");
+                return Chain::Bad(Failure::new(ErrorCode::HookCycle, message), names);
+            }
+            hook = match self.chain_link(&child, verb) {
+                Ok(spec) => next_hook(spec, verb).cloned(),
+                Err(what) => {
+                    let message = format!("`{child}` is {what}, in the chain of hooks {text}");
+                    return Chain::Bad(Failure::new(ErrorCode::HookFailed, message), names);
+                }
+            };
+        }
+        Chain::Good(names)
+    }
+
+    /// The spec whose hook continues a chain, or what is wrong with that child.
+    fn chain_link(&self, child: &ChildName, verb: Verb) -> Result<&Spec, &'static str> {
+        let found = self.children.get(child);
+        // What runs can be stopped whatever became of its file.
+        if verb == Verb::Stop
+            && let Some(run) = found.and_then(|child| child.run.as_ref())
+        {
+            return Ok(&run.spec);
+        }
+        match found
+            .and_then(|child| child.entry.as_ref())
+            .map(|entry| &entry.content)
+        {
+            Some(Content::Good(spec)) => Ok(spec),
+            Some(Content::Bad(_)) => Err("declared by a bad file"),
+            Some(Content::Conflict) => Err("declared by several files"),
+            None => Err("unknown"),
+        }
+    }
+
+    /// Whether making `parent` wait for an order to `target` would never end: what `target` is
+    /// busy with waits, directly or not, for `parent` itself.
+    pub(super) fn would_wait_for_itself(
+        &self,
+        parent: super::event::JobId,
+        target: &ChildName,
+    ) -> bool {
+        let ancestors = self.ancestors(parent);
+        let mut at = self.children.get(target).and_then(|child| child.job);
+        // Each job is met at most once on a way without a cycle.
+        for _ in 0..=self.jobs.len() {
+            let Some(id) = at else { return false };
+            if ancestors.contains(&id) {
+                return true;
+            }
+            at = self.waits_for(id);
+        }
+        true
+    }
+
+    /// A job and all that wait for it through hooks.
+    fn ancestors(&self, id: super::event::JobId) -> BTreeSet<super::event::JobId> {
+        let mut all = BTreeSet::new();
+        let mut next = vec![id];
+        while let Some(id) = next.pop() {
+            if !all.insert(id) {
+                continue;
+            }
+            let Some(job) = self.jobs.get(&id) else {
+                continue;
+            };
+            next.extend(job.waiters.iter().filter_map(super::job::Waiter::hook));
+        }
+        all
+    }
+
+    /// The job that must end before this one can go on.
+    fn waits_for(&self, id: super::event::JobId) -> Option<super::event::JobId> {
+        use super::job::{HookWait, Step};
+        let job = self.jobs.get(&id)?;
+        match job.step {
+            Step::Queued => self.children.get(&job.child)?.job,
+            Step::Prehook(HookWait::Job(sub)) | Step::Posthook(HookWait::Job(sub)) => Some(sub),
+            Step::Prehook(HookWait::Program)
+            | Step::Posthook(HookWait::Program)
+            | Step::Reading
+            | Step::Checking
+            | Step::StoppingOld
+            | Step::Recording
+            | Step::Spawning
+            | Step::Stopping
+            | Step::Closing => None,
+        }
+    }
+}
+
+/// The hook that a command to a child with this spec leads on to.
+fn next_hook(spec: &Spec, verb: Verb) -> Option<&Hook> {
+    match verb {
+        Verb::Start | Verb::Restart | Verb::Trystart => spec.prehook.as_ref(),
+        Verb::Stop => spec.posthook.as_ref(),
+    }
+}

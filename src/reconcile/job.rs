@@ -1,0 +1,169 @@
+//! One order under way: who gave it, who waits for it, and how far it is.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::{
+    child::Armed,
+    effect::Cause,
+    event::{JobId, RequestId, Ticket},
+};
+use crate::{
+    command::Failure,
+    spec::{ChildName, Exit, RunId, Spec, Time, Verb},
+};
+
+/// An order for one child.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    /// Whom it concerns.
+    pub(super) child: ChildName,
+    /// What is to be done.
+    pub(super) verb: Verb,
+    /// Why.
+    pub(super) cause: Cause,
+    /// Who is told of its end.
+    pub(super) waiters: Vec<Waiter>,
+    /// How far it is.
+    pub(super) step: Step,
+    /// The names that were read again for it.
+    pub(super) read: BTreeSet<ChildName>,
+    /// The names whose files or holds keep it from starting.
+    pub(super) blocked_by: BTreeSet<ChildName>,
+    /// What will be started.
+    pub(super) spec: Option<Arc<Spec>>,
+    /// The run that was ended for it.
+    pub(super) ended: Option<EndedRun>,
+    /// A hold or a reservation that must be on disk first.
+    pub(super) ticket: Option<Ticket>,
+    /// Why that did not come to be.
+    pub(super) not_recorded: Option<String>,
+    /// What else its answer says.
+    pub(super) notes: Vec<String>,
+    /// Posthooks are run, or only those that start nothing.
+    pub(super) posthooks: Posthooks,
+}
+
+/// Which posthooks a stop runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Posthooks {
+    /// Whatever they are.
+    All,
+    /// None that starts a child: everything is being stopped.
+    StartingNothing,
+}
+
+/// Who is told of a job's end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A client.
+    Request(RequestId),
+    /// One part of a client's `--all`.
+    Batch(RequestId),
+    /// The job whose hook this is.
+    Hook(JobId),
+    /// The repeat that fired.
+    Repeat(Armed),
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// Another job for the same child is first.
+    Queued,
+    /// The files are being read again.
+    Reading,
+    /// A prehook runs.
+    Prehook(HookWait),
+    /// It is being seen whether the new run could start.
+    Checking,
+    /// The old run is being stopped.
+    StoppingOld,
+    /// A reservation or a release is on its way to the disk.
+    Recording,
+    /// The order to spawn was given.
+    Spawning,
+    /// The run is being stopped.
+    Stopping,
+    /// The posthook runs.
+    Posthook(HookWait),
+    /// All is done but the hold's way to the disk.
+    Closing,
+}
+
+/// What a hook waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum HookWait {
+    /// Another job.
+    Job(JobId),
+    /// A program.
+    Program,
+}
+
+/// A run that a job ended, for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct EndedRun {
+    pub(super) id: RunId,
+    pub(super) pid: Option<i32>,
+    pub(super) exit: Exit,
+    pub(super) at: Time,
+}
+
+/// How a job ended well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Success {
+    /// A run began.
+    Started { run: RunId, pid: i32 },
+    /// What ran was stopped, or what was due was cancelled.
+    Stopped,
+}
+
+/// How a job ended.
+pub(super) type Outcome = Result<Success, Failure>;
+
+impl Job {
+    pub(super) fn new(child: ChildName, verb: Verb, cause: Cause, waiter: Option<Waiter>) -> Self {
+        Self {
+            child,
+            verb,
+            cause,
+            waiters: waiter.into_iter().collect(),
+            step: Step::Queued,
+            read: BTreeSet::new(),
+            blocked_by: BTreeSet::new(),
+            spec: None,
+            ended: None,
+            ticket: None,
+            not_recorded: None,
+            notes: Vec::new(),
+            posthooks: Posthooks::All,
+        }
+    }
+
+    /// Whether it means to end with a new run.
+    pub(super) fn starts(&self) -> bool {
+        match self.verb {
+            Verb::Start | Verb::Restart | Verb::Trystart => true,
+            Verb::Stop => false,
+        }
+    }
+
+    /// Whether it was given by the core itself rather than by anybody.
+    pub(super) fn is_automatic(&self) -> bool {
+        match self.cause {
+            Cause::Policy | Cause::Boot | Cause::New | Cause::Changed | Cause::Settings => true,
+            Cause::Command | Cause::Hook | Cause::Repeat | Cause::Removed | Cause::Shutdown => {
+                false
+            }
+        }
+    }
+}
+
+impl Waiter {
+    /// The job that waits here, if it is one.
+    pub(super) fn hook(&self) -> Option<JobId> {
+        match self {
+            Self::Hook(id) => Some(*id),
+            Self::Request(_) | Self::Batch(_) | Self::Repeat(_) => None,
+        }
+    }
+}

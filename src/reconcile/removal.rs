@@ -1,0 +1,475 @@
+//! The listing taken in: what is new, what changed, and when "gone" is believed.
+//!
+//! New and changed files are acted upon at once. A file that is gone waits: for the quiet second,
+//! and where too many went at once or a loadpath was taken out, for a confirming listing too. A
+//! loadpath that is missing, unreadable, or empty in another place than before takes nothing away.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{
+    CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, REMOVED_KEPT_MAX, State, Turn,
+    child::{Belief, Child, Gone},
+    effect::{Cause, Effect, Level},
+    listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+    record::Record,
+    timers::Timer,
+};
+use crate::spec::{ChildName, Mode};
+
+/// So many children gone at once are never too many.
+const MANY_MIN: usize = 3;
+
+impl State {
+    pub(super) fn on_listing(&mut self, turn: &mut Turn, update: Update) {
+        let Update {
+            scope,
+            loadpaths,
+            entries,
+        } = update;
+        self.take_loadpaths(turn, loadpaths);
+        let mut mentioned = BTreeSet::new();
+        let mut changed = false;
+        for (name, entry) in entries {
+            if scope != Scope::Touched {
+                mentioned.insert(name.clone());
+            }
+            changed |= self.take_entry(turn, &name, entry);
+        }
+        if scope != Scope::Touched {
+            let unmentioned: Vec<ChildName> = self
+                .children
+                .iter()
+                .filter(|(name, child)| child.entry.is_some() && !mentioned.contains(*name))
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in unmentioned {
+                changed |= self.take_entry(turn, &name, None);
+            }
+        }
+        if changed {
+            self.prolong_quiet(turn);
+        }
+        self.note_places(turn);
+        if scope == Scope::Confirming {
+            self.confirm_removals(turn);
+        }
+    }
+
+    fn take_loadpaths(&mut self, turn: &mut Turn, loadpaths: Vec<Loadpath>) {
+        if loadpaths == self.loadpaths {
+            return;
+        }
+        for loadpath in &loadpaths {
+            let before = self
+                .loadpaths
+                .iter()
+                .find(|known| known.path == loadpath.path);
+            if before.map(|known| &known.state) == Some(&loadpath.state) {
+                continue;
+            }
+            let fault = match &loadpath.state {
+                LoadpathState::Ready { .. } => None,
+                LoadpathState::Missing => Some("it does not exist (yet)".to_owned()),
+                LoadpathState::Unreadable(why) => Some(why.clone()),
+            };
+            if let Some(why) = fault {
+                turn.emit(Effect::Log(super::effect::Line {
+                    level: Level::Warn,
+                    child: None,
+                    run: None,
+                    what: "loadpath cannot be read; what runs runs on",
+                    cause: None,
+                    exit: None,
+                    detail: Some(format!("`{}`: {why}", loadpath.path.display())),
+                }));
+            }
+        }
+        self.loadpaths = loadpaths;
+        // A loadpath that is back may make a removal believable that was not.
+        let homes: BTreeSet<PathBuf> = self
+            .children
+            .values()
+            .filter_map(|child| child.gone.as_ref())
+            .filter(|gone| gone.belief == Belief::Seen)
+            .map(|gone| gone.home.clone())
+            .collect();
+        for home in homes {
+            self.expect_quiet(turn, &home);
+        }
+    }
+
+    /// Takes in what one name stands for now; says whether that is a change (I7).
+    fn take_entry(&mut self, turn: &mut Turn, name: &ChildName, entry: Option<Entry>) -> bool {
+        let known = self.children.get(name);
+        if known.and_then(|child| child.entry.as_ref()) == entry.as_ref() {
+            return false;
+        }
+        self.unblock(turn, name);
+        match entry {
+            None => self.take_absence(turn, name),
+            Some(entry) => self.take_presence(turn, name, entry),
+        }
+        turn.unsettle(name);
+        true
+    }
+
+    fn take_presence(&mut self, turn: &mut Turn, name: &ChildName, entry: Entry) {
+        let quiet_mode = self.settings.mode == Mode::Quiet;
+        let child = self.children.entry(name.clone()).or_default();
+        let is_new = match &child.gone {
+            Some(gone) => turn.now.mono - gone.since > QUIET,
+            None => child.entry.is_none(),
+        };
+        child.gone = None;
+        let detail = match &entry.content {
+            Content::Good(spec) => {
+                let before = child.good.replace(Arc::clone(spec)).map(|spec| spec.digest);
+                if before != Some(spec.digest) {
+                    child.tried = None;
+                    child.note = None;
+                }
+                if is_new && child.run.is_none() && child.ran_digest() != Some(spec.digest) {
+                    child.fresh = true;
+                }
+                None
+            }
+            Content::Bad(faults) => {
+                child.fresh |= is_new && child.run.is_none() && child.last.is_none();
+                Some(faults.join("\n"))
+            }
+            Content::Conflict => {
+                child.fresh |= is_new && child.run.is_none() && child.last.is_none();
+                let paths: Vec<String> = entry
+                    .paths
+                    .iter()
+                    .map(|path| path.display().to_string())
+                    .collect();
+                Some(paths.join(" and "))
+            }
+        };
+        let what = match (&entry.content, is_new, quiet_mode) {
+            (Content::Good(_), true, true) => "new file; it waits for `start`",
+            (Content::Good(_), true, false) => "new file",
+            (Content::Good(_), false, _) => "file changed",
+            (Content::Bad(_), ..) => "bad file; nothing is changed by it",
+            (Content::Conflict, ..) => "two files with one name; neither is used",
+        };
+        let level = match entry.content {
+            Content::Good(_) => Level::Info,
+            Content::Bad(_) | Content::Conflict => Level::Warn,
+        };
+        let waits = is_new && quiet_mode && level == Level::Info && child.run.is_none();
+        child.entry = Some(entry);
+        turn.log(level, name, what).detail = if waits {
+            Some(format!("supervisor-rs-client start {name}"))
+        } else {
+            detail
+        };
+    }
+
+    fn take_absence(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        let Some(entry) = child.entry.take() else {
+            return;
+        };
+        let home = home_of(&entry);
+        turn.log(Level::Info, name, "file is gone");
+        self.lose(turn, name, home);
+    }
+
+    /// Begins to doubt that a child is still declared.
+    pub(super) fn lose(&mut self, turn: &mut Turn, name: &ChildName, home: PathBuf) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        let since = turn.now.mono;
+        child.gone = Some(Gone {
+            since,
+            home: home.clone(),
+            belief: Belief::Seen,
+        });
+        self.restless.entry(home.clone()).or_insert(since);
+        self.expect_quiet(turn, &home);
+    }
+
+    /// (Re)starts the quiet second of a loadpath, within the bound of its restlessness.
+    fn expect_quiet(&mut self, turn: &mut Turn, home: &Path) {
+        let now = turn.now.mono;
+        let first = *self.restless.entry(home.to_owned()).or_insert(now);
+        let at = (now + QUIET).min(first + QUIET_MAX).max(now);
+        self.timers.set(Timer::Quiet(home.to_owned()), at);
+    }
+
+    /// Something changed: where files are gone, the quiet second begins anew.
+    fn prolong_quiet(&mut self, turn: &mut Turn) {
+        let homes: Vec<PathBuf> = self.restless.keys().cloned().collect();
+        for home in homes {
+            self.expect_quiet(turn, &home);
+        }
+    }
+
+    /// A loadpath was quiet for long enough: what is gone from it is judged.
+    pub(super) fn on_quiet(&mut self, turn: &mut Turn, home: &Path) {
+        self.restless.remove(home);
+        if !self.is_believable(home) {
+            return;
+        }
+        let gone: Vec<ChildName> = self
+            .gone_from(home)
+            .filter(|(_, gone)| gone.belief == Belief::Seen)
+            .map(|(name, _)| name.clone())
+            .collect();
+        let stay = self.children.values().filter(|child| {
+            child
+                .entry
+                .as_ref()
+                .is_some_and(|entry| entry.paths.iter().any(|p| p.parent() == Some(home)))
+        });
+        let stay = stay.count();
+        let configured = self.settings.loadpaths.iter().any(|path| path == home);
+        let many = gone.len() >= MANY_MIN && gone.len() > (gone.len() + stay) / 2;
+        let belief = if many || !configured {
+            Belief::Doubted
+        } else {
+            Belief::Confirmed
+        };
+        if belief == Belief::Doubted && self.settings.mode == Mode::Sync && !gone.is_empty() {
+            turn.emit(Effect::Log(super::effect::Line {
+                level: Level::Warn,
+                child: None,
+                run: None,
+                what: "many files went at once; nothing is stopped until a rescan confirms it",
+                cause: None,
+                exit: None,
+                detail: Some(format!("{} of `{}`", gone.len(), home.display())),
+            }));
+        }
+        if belief == Belief::Doubted && self.settings.rescan.is_none() {
+            self.timers
+                .set(Timer::Confirm, turn.now.mono + CONFIRM_WITHOUT_RESCAN);
+        }
+        for name in gone {
+            self.believe(turn, &name, belief);
+        }
+    }
+
+    fn believe(&mut self, turn: &mut Turn, name: &ChildName, belief: Belief) {
+        let sync = self.settings.mode == Mode::Sync;
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        if let Some(gone) = &mut child.gone {
+            gone.belief = belief;
+        }
+        if belief == Belief::Confirmed {
+            if sync && !child.is_live() {
+                self.cancel_due(turn, name);
+            }
+            turn.unsettle(name);
+        }
+    }
+
+    /// A confirming listing came, or what stands in for it: what is still gone is gone.
+    pub(super) fn confirm_removals(&mut self, turn: &mut Turn) {
+        let doubted: Vec<(ChildName, PathBuf)> = self
+            .children
+            .iter()
+            .filter_map(|(name, child)| Some((name, child.gone.as_ref()?)))
+            .filter(|(_, gone)| gone.belief == Belief::Doubted)
+            .map(|(name, gone)| (name.clone(), gone.home.clone()))
+            .collect();
+        for (name, home) in doubted {
+            if self.is_believable(&home) {
+                self.believe(turn, &name, Belief::Confirmed);
+            }
+        }
+    }
+
+    /// Whether what a loadpath does not show may count as gone.
+    fn is_believable(&self, home: &Path) -> bool {
+        let Some(loadpath) = self.loadpaths.iter().find(|loadpath| loadpath.path == home) else {
+            // It was taken out of server.yml: that is an order, not an accident.
+            return !self.settings.loadpaths.iter().any(|path| path == home);
+        };
+        match loadpath.state {
+            LoadpathState::Ready { dev, ino } => {
+                self.has_files(home) || self.seen.get(home).is_none_or(|seen| *seen == (dev, ino))
+            }
+            LoadpathState::Missing | LoadpathState::Unreadable(_) => false,
+        }
+    }
+
+    fn has_files(&self, home: &Path) -> bool {
+        self.children.values().any(|child| {
+            let paths = child.entry.as_ref().map_or(&[][..], |entry| &entry.paths);
+            paths.iter().any(|path| path.parent() == Some(home))
+        })
+    }
+
+    /// Remembers where each loadpath stands while it has files in it.
+    fn note_places(&mut self, turn: &mut Turn) {
+        let mut records = Vec::new();
+        for loadpath in &self.loadpaths {
+            let LoadpathState::Ready { dev, ino } = loadpath.state else {
+                continue;
+            };
+            let path = &loadpath.path;
+            if self.seen.get(path) != Some(&(dev, ino)) && self.has_files(path) {
+                records.push(Record::LoadpathSeen {
+                    path: path.clone(),
+                    dev,
+                    ino,
+                });
+            }
+        }
+        for record in &records {
+            if let Record::LoadpathSeen { path, dev, ino } = record {
+                self.seen.insert(path.clone(), (*dev, *ino));
+                // What was not believed of an empty directory is believed of this one.
+                if self
+                    .gone_from(path)
+                    .any(|(_, gone)| gone.belief == Belief::Seen)
+                {
+                    self.expect_quiet(turn, path);
+                }
+            }
+        }
+        if !records.is_empty() {
+            turn.emit(Effect::Record {
+                ticket: None,
+                records,
+            });
+        }
+    }
+
+    fn gone_from(&self, home: &Path) -> impl Iterator<Item = (&ChildName, &Gone)> {
+        self.children.iter().filter_map(move |(name, child)| {
+            let gone = child.gone.as_ref().filter(|gone| gone.home == home)?;
+            Some((name, gone))
+        })
+    }
+
+    /// What an operator should know that concerns no single child.
+    pub(super) fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        for loadpath in &self.loadpaths {
+            let path = loadpath.path.display();
+            match &loadpath.state {
+                LoadpathState::Ready { .. } => {
+                    if !self.is_believable(&loadpath.path) {
+                        notes.push(format!(
+                            "loadpath `{path}` is empty and is not the directory it was: nothing \
+                             of it is stopped"
+                        ));
+                    }
+                }
+                LoadpathState::Missing => notes.push(format!("loadpath `{path}` does not exist")),
+                LoadpathState::Unreadable(why) => {
+                    notes.push(format!("loadpath `{path}` cannot be read: {why}"));
+                }
+            }
+            notes.extend(loadpath.faults.iter().cloned());
+        }
+        let doubted = |child: &&Child| {
+            let belief = child.gone.as_ref().map(|gone| gone.belief);
+            belief == Some(Belief::Doubted) && child.is_live()
+        };
+        let doubted = self.children.values().filter(doubted).count();
+        if doubted > 0 && self.settings.mode == Mode::Sync {
+            notes.push(format!(
+                "{doubted} running children lost their files at once: they are stopped when the \
+                 next rescan (or a HUP) finds the files still gone"
+            ));
+        }
+        notes
+    }
+
+    /// Drops a child that nothing is known of and nothing waits for.
+    pub(super) fn forget_if_idle(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(child) = self.children.get(name) else {
+            return;
+        };
+        let awaited = child.job.is_some() || !child.queue.is_empty() || child.armed.is_some();
+        let believed = child
+            .gone
+            .as_ref()
+            .is_none_or(|gone| gone.belief == Belief::Confirmed);
+        if child.entry.is_some() || child.is_live() || child.hold.is_some() || awaited || !believed
+        {
+            return;
+        }
+        if child.last.is_none() {
+            self.drop_child(turn, name);
+        } else {
+            self.forget_oldest(turn);
+        }
+    }
+
+    /// Keeps the number of children without a file within its bound.
+    fn forget_oldest(&mut self, turn: &mut Turn) {
+        let removed = || {
+            self.children.iter().filter(|(_, child)| {
+                let idle = child.job.is_none() && child.armed.is_none() && child.retry.is_none();
+                child.entry.is_none() && !child.is_live() && child.hold.is_none() && idle
+            })
+        };
+        if removed().count() <= REMOVED_KEPT_MAX {
+            return;
+        }
+        let ended = |child: &Child| child.last.as_ref().map(|last| last.at.mono);
+        let oldest = removed()
+            .min_by_key(|(_, child)| ended(child))
+            .map(|(name, _)| name.clone());
+        if let Some(name) = oldest {
+            self.drop_child(turn, &name);
+        }
+    }
+
+    fn drop_child(&mut self, turn: &mut Turn, name: &ChildName) {
+        if self
+            .children
+            .remove(name)
+            .is_some_and(|child| child.last.is_some())
+        {
+            let forgotten = Record::Forgotten {
+                child: name.clone(),
+            };
+            turn.emit(Effect::Record {
+                ticket: None,
+                records: vec![forgotten],
+            });
+        }
+        self.timers.cancel(&Timer::Retry(name.clone()));
+    }
+
+    /// A start that is due by itself.
+    pub(super) fn start_by_itself(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+        self.order(turn, name, crate::spec::Verb::Start, cause, None);
+    }
+
+    /// A replacement that is due because the file changed.
+    pub(super) fn replace_by_itself(&mut self, turn: &mut Turn, name: &ChildName) {
+        self.order(turn, name, crate::spec::Verb::Restart, Cause::Changed, None);
+    }
+
+    /// A restart whose delay has passed.
+    pub(super) fn retry_now(&mut self, turn: &mut Turn, name: &ChildName) {
+        if let Some(child) = self.children.get_mut(name) {
+            child.retry = None;
+        }
+        self.timers.cancel(&Timer::Retry(name.clone()));
+        self.order(turn, name, crate::spec::Verb::Start, Cause::Policy, None);
+    }
+}
+
+/// The loadpath that an entry belongs to: its (first) file's folder.
+fn home_of(entry: &Entry) -> PathBuf {
+    let parent = entry.paths.first().and_then(|path| path.parent());
+    parent.unwrap_or(Path::new("/")).to_owned()
+}

@@ -1,0 +1,359 @@
+//! The life of a run: begun, ended, and the ladder of its stop.
+
+use std::sync::Arc;
+
+use super::{
+    GRACE, KILL_WAIT, State, Turn,
+    backoff::{Attempt, Streak, Verdict},
+    child::{Last, Phase, Run, Rung},
+    effect::{Cause, Effect, Leftovers, Level, Signal},
+    event::SpawnFailure,
+    job::{EndedRun, Step},
+    record::Record,
+    timers::Timer,
+};
+use crate::{
+    command::{ErrorCode, Failure},
+    spec::{ChildName, Exit, RestartWhen, RunId, Spec},
+};
+
+impl State {
+    /// Begins the child's next run. The caller has seen to it that none lives (I1).
+    pub(super) fn spawn(&mut self, turn: &mut Turn, name: &ChildName, spec: &Arc<Spec>) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        assert!(child.run.is_none(), "I1: `{name}` has a live run already");
+        child.latest += 1;
+        let id = RunId(child.latest);
+        let clear = child
+            .last
+            .as_ref()
+            .filter(|last| last.pid.is_some())
+            .map(|last| last.id);
+        child.run = Some(Run {
+            id,
+            spec: Arc::clone(spec),
+            pid: None,
+            started: turn.now,
+            phase: Phase::Spawning,
+        });
+        child.retry = None;
+        child.blocked.clear();
+        self.timers.cancel(&Timer::Retry(name.clone()));
+        let spec = Arc::clone(spec);
+        turn.emit(Effect::Spawn {
+            child: name.clone(),
+            run: id,
+            spec,
+            clear,
+        });
+    }
+
+    pub(super) fn on_spawned(&mut self, turn: &mut Turn, name: &ChildName, id: RunId, pid: i32) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        let Some(run) = child
+            .run
+            .as_mut()
+            .filter(|run| run.id == id && run.pid.is_none())
+        else {
+            return;
+        };
+        run.pid = Some(pid);
+        run.started = turn.now;
+        let cause = self
+            .jobs
+            .get(&child.job.unwrap_or(super::JobId(0)))
+            .map(|job| job.cause);
+        if run.phase == Phase::Spawning {
+            run.phase = Phase::Running;
+        }
+        child.fresh = false;
+        child.doubt = false;
+        child.tried = None;
+        child.failure = None;
+        child.note = None;
+        if cause == Some(Cause::Policy) {
+            child.streak.restarted(&run.spec.restart, turn.now.mono);
+        } else {
+            child.streak = Streak::default();
+        }
+        let repeat = run.spec.repeat;
+        let line = turn.log(Level::Info, name, "started");
+        line.run = Some(id);
+        line.cause = cause;
+        line.detail = Some(format!("pid {pid}"));
+        self.arm(turn, name, id, repeat);
+        self.job_saw_spawn(turn, name, id, pid);
+    }
+
+    pub(super) fn on_spawn_failed(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        id: RunId,
+        why: SpawnFailure,
+    ) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        let Some(run) = child.run.take_if(|run| run.id == id && run.pid.is_none()) else {
+            return;
+        };
+        let (code, why) = match why {
+            SpawnFailure::NotRecorded(why) => (ErrorCode::Internal, why),
+            SpawnFailure::Refused(why) => (ErrorCode::SpawnFailed, why),
+        };
+        child.tried = Some(run.spec.digest);
+        child.failure = Some(why.clone());
+        child.last = Some(Last {
+            id,
+            spec: run.spec,
+            started: None,
+            exit: None,
+            at: turn.now,
+            by: None,
+            pid: None,
+        });
+        let line = turn.log(Level::Error, name, "could not be started");
+        line.run = Some(id);
+        line.detail = Some(why.clone());
+        self.timers.cancel(&Timer::Ladder(name.clone()));
+        self.job_saw_no_spawn(turn, name, Failure::new(code, why));
+    }
+
+    pub(super) fn on_exited(&mut self, turn: &mut Turn, name: &ChildName, id: RunId, exit: Exit) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        let Some(run) = child.run.take_if(|run| run.id == id) else {
+            return;
+        };
+        let by = match run.phase {
+            Phase::Stopping { cause, .. } => Some(cause),
+            Phase::Spawning | Phase::Running => None,
+        };
+        self.timers.cancel(&Timer::Ladder(name.clone()));
+        turn.emit(Effect::Record {
+            ticket: None,
+            records: vec![Record::Ended {
+                child: name.clone(),
+                run: id,
+                exit,
+                at: turn.now,
+                by,
+                restarts: child.streak.restarts,
+            }],
+        });
+        let leftovers = if by.is_some() {
+            Leftovers::Kill
+        } else {
+            Leftovers::Leave
+        };
+        turn.emit(Effect::Reap {
+            child: name.clone(),
+            run: id,
+            leftovers,
+        });
+        let line = turn.log(Level::Info, name, "ended");
+        line.run = Some(id);
+        line.exit = Some(exit);
+        line.cause = by;
+        let ended = EndedRun {
+            id,
+            pid: run.pid,
+            exit,
+            at: turn.now,
+        };
+        let lived = turn.now.mono - run.started.mono;
+        child.last = Some(Last {
+            id,
+            spec: Arc::clone(&run.spec),
+            started: Some(run.started),
+            exit: Some(exit),
+            at: turn.now,
+            by,
+            pid: run.pid,
+        });
+        if by.is_none() && !self.is_replacing(name) {
+            self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
+        }
+        turn.unsettle(name);
+        self.job_saw_end(turn, name, ended);
+    }
+
+    /// Whether an order under way will begin a run anyway.
+    fn is_replacing(&self, name: &ChildName) -> bool {
+        let job = self.children.get(name).and_then(|child| child.job);
+        job.and_then(|id| self.jobs.get(&id))
+            .is_some_and(|job| match job.step {
+                Step::Prehook(_) | Step::Checking | Step::StoppingOld | Step::Recording => true,
+                Step::Spawning => job.starts(),
+                Step::Queued
+                | Step::Reading
+                | Step::Stopping
+                | Step::Posthook(_)
+                | Step::Closing => false,
+            })
+    }
+
+    /// Lets the restart policy decide what follows an attempt that nobody ordered to end.
+    pub(super) fn after_attempt(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        ran: &Spec,
+        attempt: Attempt,
+    ) {
+        let random = self.next_random();
+        if self.ending.is_some() {
+            return;
+        }
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        if child.hold.is_some() {
+            return;
+        }
+        // The file in force decides: a policy that was edited counts from the next end on.
+        let policy = child
+            .in_force()
+            .map_or(&ran.restart, |spec| &spec.restart)
+            .clone();
+        match child.streak.judge(&policy, attempt, turn.now.mono, random) {
+            Verdict::Rest => {}
+            Verdict::After(delay) => {
+                let at = turn.now.mono + delay;
+                child.retry = Some(at);
+                if delay.is_zero() {
+                    turn.unsettle(name);
+                } else {
+                    self.timers.set(Timer::Retry(name.clone()), at);
+                    let line = turn.log(Level::Info, name, "will be restarted");
+                    line.detail = Some(format!("in {}", humantime::format_duration(delay)));
+                }
+            }
+            Verdict::GiveUp(why) => {
+                child.failure = Some(why.clone());
+                child.tried = child.in_force().map(|spec| spec.digest);
+                turn.log(Level::Error, name, "given up").detail = Some(why);
+            }
+        }
+    }
+
+    pub(super) fn on_retry_due(&mut self, turn: &mut Turn, name: &ChildName) {
+        turn.unsettle(name);
+    }
+
+    /// Whether the policy of the file in force restarts at all.
+    pub(super) fn has_restart_policy(&self, name: &ChildName) -> bool {
+        let spec = self.children.get(name).and_then(|child| child.in_force());
+        spec.is_some_and(|spec| spec.restart.when != RestartWhen::Never)
+    }
+
+    /// Tells a live run to end, or goes on with what was begun (I8).
+    pub(super) fn begin_ladder(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+        let Some(run) = self
+            .children
+            .get_mut(name)
+            .and_then(|child| child.run.as_mut())
+        else {
+            return;
+        };
+        match run.phase {
+            // The stop begins when it is known whom to signal.
+            Phase::Spawning
+            | Phase::Stopping {
+                rung: Rung::Term | Rung::Kill,
+                ..
+            } => return,
+            Phase::Running => {
+                run.phase = Phase::Stopping {
+                    cause,
+                    rung: Rung::Term,
+                };
+                let (child, id) = (name.clone(), run.id);
+                let stopping = Record::Stopping {
+                    child: child.clone(),
+                    run: id,
+                };
+                turn.emit(Effect::Record {
+                    ticket: None,
+                    records: vec![stopping],
+                });
+                turn.emit(Effect::Signal {
+                    child,
+                    run: id,
+                    signal: Signal::Term,
+                });
+                self.timers
+                    .set(Timer::Ladder(name.clone()), turn.now.mono + GRACE);
+            }
+            Phase::Stopping {
+                cause,
+                rung: Rung::Stuck,
+            } => {
+                run.phase = Phase::Stopping {
+                    cause,
+                    rung: Rung::Kill,
+                };
+                let (child, id) = (name.clone(), run.id);
+                turn.emit(Effect::Signal {
+                    child,
+                    run: id,
+                    signal: Signal::Kill,
+                });
+                self.timers
+                    .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
+            }
+        }
+        let line = turn.log(Level::Info, name, "stopping");
+        line.cause = Some(cause);
+    }
+
+    /// The time of one rung of a stop has passed.
+    pub(super) fn climb(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(run) = self
+            .children
+            .get_mut(name)
+            .and_then(|child| child.run.as_mut())
+        else {
+            return;
+        };
+        let Phase::Stopping { cause, rung } = run.phase else {
+            return;
+        };
+        let id = run.id;
+        match rung {
+            Rung::Term => {
+                run.phase = Phase::Stopping {
+                    cause,
+                    rung: Rung::Kill,
+                };
+                let signal = Signal::Kill;
+                turn.emit(Effect::Signal {
+                    child: name.clone(),
+                    run: id,
+                    signal,
+                });
+                self.timers
+                    .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
+                let line = turn.log(Level::Warn, name, "did not end in time and is killed");
+                line.run = Some(id);
+            }
+            Rung::Kill => {
+                run.phase = Phase::Stopping {
+                    cause,
+                    rung: Rung::Stuck,
+                };
+                let pid = run.pid.unwrap_or_default();
+                let line = turn.log(Level::Error, name, "does not end although it was killed");
+                line.run = Some(id);
+                self.job_saw_stuck(turn, name, pid);
+            }
+            Rung::Stuck => {}
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The server's end: what is under way is ended in order, then the last words are said.
+
+use super::{
+    KILL_WAIT, State, Turn,
+    child::{Phase, Rung},
+    effect::{Cause, Effect, Signal},
+    event::RequestId,
+    job::{Job, Posthooks, Step},
+    record::Record,
+    timers::Timer,
+};
+use crate::{
+    command::{Answer, ErrorCode, KillChildren, Killed, Op, Survivor},
+    spec::{ChildName, OnExit},
+};
+
+/// An end under way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ending {
+    /// Whom the last words are said to.
+    pub(super) waiters: Vec<RequestId>,
+    /// What was skipped on the way.
+    pub(super) notes: Vec<String>,
+    /// Whether the end was said.
+    pub(super) said: bool,
+}
+
+impl State {
+    /// The server is to end. A second order to end spends no more grace on anybody.
+    pub(super) fn on_shutdown(
+        &mut self,
+        turn: &mut Turn,
+        request: Option<(RequestId, KillChildren)>,
+    ) {
+        let stop = self.settings.on_exit == OnExit::Stop
+            || matches!(request, Some((_, KillChildren::Stop)));
+        if let (Some((id, _)), true) = (request, self.ending.as_ref().is_some_and(|e| e.said)) {
+            self.refuse_while_ending(turn, id);
+            return;
+        }
+        let again = self.ending.is_some();
+        let ending = self.ending.get_or_insert_with(|| Ending {
+            waiters: Vec::new(),
+            notes: Vec::new(),
+            said: false,
+        });
+        ending.waiters.extend(request.map(|(id, _)| id));
+        let names: Vec<ChildName> = self.children.keys().cloned().collect();
+        for name in &names {
+            self.supersede_queue(turn, name, ErrorCode::ShuttingDown);
+            if self.may_be_dropped(name) {
+                self.supersede(turn, name, ErrorCode::ShuttingDown);
+            }
+            if again && request.is_none() {
+                self.spend_no_grace(turn, name);
+            }
+        }
+        if stop {
+            for name in &names {
+                if self
+                    .children
+                    .get(name)
+                    .is_some_and(super::child::Child::is_live)
+                {
+                    let posthooks = Posthooks::StartingNothing;
+                    self.stop(turn, name, Cause::Shutdown, posthooks, None);
+                }
+            }
+        }
+    }
+
+    /// Whether a start is under way that has harmed nobody yet. One that has stopped the old run
+    /// goes on: a restart cut in two would leave the child down.
+    fn may_be_dropped(&self, name: &ChildName) -> bool {
+        let job = self.children.get(name).and_then(|child| child.job);
+        job.and_then(|id| self.jobs.get(&id))
+            .is_some_and(|job| match job.step {
+                Step::Queued | Step::Reading | Step::Prehook(_) | Step::Checking => job.starts(),
+                Step::StoppingOld
+                | Step::Recording
+                | Step::Spawning
+                | Step::Stopping
+                | Step::Posthook(_)
+                | Step::Closing => false,
+            })
+    }
+
+    /// KILL now instead of when the grace is over.
+    fn spend_no_grace(&mut self, turn: &mut Turn, name: &ChildName) {
+        let run = self
+            .children
+            .get_mut(name)
+            .and_then(|child| child.run.as_mut());
+        let Some(run) = run else { return };
+        if let Phase::Stopping {
+            cause,
+            rung: Rung::Term,
+        } = run.phase
+        {
+            run.phase = Phase::Stopping {
+                cause,
+                rung: Rung::Kill,
+            };
+            let (child, id) = (name.clone(), run.id);
+            turn.emit(Effect::Signal {
+                child,
+                run: id,
+                signal: Signal::Kill,
+            });
+            self.timers
+                .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
+        }
+    }
+
+    /// Says the last words once nothing is under way any more.
+    pub(super) fn end_if_done(&mut self, turn: &mut Turn) {
+        let Some(ending) = &self.ending else { return };
+        let busy = self.children.values().any(|child| {
+            child.run.as_ref().is_some_and(|run| match run.phase {
+                Phase::Spawning
+                | Phase::Stopping {
+                    rung: Rung::Term | Rung::Kill,
+                    ..
+                } => true,
+                Phase::Running
+                | Phase::Stopping {
+                    rung: Rung::Stuck, ..
+                } => false,
+            })
+        });
+        if ending.said || busy || !self.jobs.is_empty() || !self.batches.is_empty() {
+            return;
+        }
+        let killed = self.last_words();
+        if let Some(ending) = &mut self.ending {
+            ending.said = true;
+            turn.emit(Effect::Record {
+                ticket: None,
+                records: vec![Record::Closed],
+            });
+            for id in std::mem::take(&mut ending.waiters) {
+                let answer = Ok(Answer::Killed(killed.clone()));
+                turn.emit(Effect::Reply { id, answer });
+            }
+        }
+        turn.emit(Effect::Exit(killed));
+    }
+
+    fn last_words(&self) -> Killed {
+        let survivor = |(name, child): (&ChildName, &super::child::Child)| {
+            let run = child.run.as_ref()?;
+            Some(Survivor {
+                name: name.clone(),
+                pid: run.pid?,
+                run: run.id,
+            })
+        };
+        let children: Vec<Survivor> = self.children.iter().filter_map(survivor).collect();
+        let mut message = match children.len() {
+            0 => "the server ends; no child is left running".to_owned(),
+            1 => "the server ends; 1 child runs on, and the next start takes it back".to_owned(),
+            n => {
+                format!("the server ends; {n} children run on, and the next start takes them back")
+            }
+        };
+        if let Some(ending) = &self.ending {
+            for note in &ending.notes {
+                message.push('\n');
+                message.push_str(note);
+            }
+        }
+        Killed {
+            op: Op::Kill,
+            children,
+            message,
+        }
+    }
+
+    /// Keeps what a stop for the server's end has to tell.
+    pub(super) fn end_saw(&mut self, job: &Job) {
+        if let Some(ending) = &mut self.ending {
+            let named = |note: &String| format!("{}: {note}", job.child);
+            ending.notes.extend(job.notes.iter().map(named));
+        }
+    }
+}

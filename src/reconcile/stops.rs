@@ -1,0 +1,265 @@
+//! Orders to stop: begun at once, never queued, answered in bounded time (I8).
+
+use super::{
+    State, Turn,
+    child::Phase,
+    effect::{Cause, Effect, Level},
+    event::JobId,
+    hooks::Chain,
+    job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
+    record::Record,
+    timers::Timer,
+};
+use crate::{
+    command::{ErrorCode, Failure},
+    spec::{ChildName, Hook, Verb},
+};
+
+impl State {
+    /// An order to stop this child. Ends a start under way, joins a stop under way.
+    pub(super) fn stop(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        cause: Cause,
+        posthooks: Posthooks,
+        waiter: Option<Waiter>,
+    ) {
+        let starts = self.start_under_way(name);
+        let Some(child) = self.children.get(name) else {
+            self.tell_unknown(turn, waiter, name);
+            return;
+        };
+        if let Some(id) = child.job.filter(|id| self.is_stop(*id)) {
+            self.join_stop(turn, name, id, cause, waiter);
+            return;
+        }
+        if !child.is_known() && !starts {
+            self.tell_unknown(turn, waiter, name);
+            return;
+        }
+        if !child.is_live() && !child.is_due(starts) {
+            let failure = Failure::new(ErrorCode::NotRunning, format!("`{name}` is not running"));
+            self.tell(turn, waiter, name, Verb::Stop, Err(failure));
+            return;
+        }
+        self.supersede(turn, name, ErrorCode::Superseded);
+        let id = JobId(self.number());
+        let mut job = Job::new(name.clone(), Verb::Stop, cause, waiter);
+        job.posthooks = posthooks;
+        job.step = Step::Stopping;
+        self.jobs.insert(id, job);
+        if let Some(child) = self.children.get_mut(name) {
+            child.job = Some(id);
+        }
+        self.cancel_due(turn, name);
+        if cause == Cause::Command {
+            self.hold(turn, name, id);
+        }
+        let live = self
+            .children
+            .get(name)
+            .is_some_and(super::child::Child::is_live);
+        if live {
+            self.begin_ladder(turn, name, cause);
+        } else {
+            self.rest(name, cause);
+            self.run_posthook(turn, id);
+        }
+    }
+
+    fn join_stop(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        id: JobId,
+        cause: Cause,
+        waiter: Option<Waiter>,
+    ) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.waiters.extend(waiter);
+        }
+        let held = self
+            .children
+            .get(name)
+            .is_some_and(|child| child.hold.is_some());
+        if cause == Cause::Command && !held {
+            self.hold(turn, name, id);
+        }
+        // What waits behind the stop was ordered before this one.
+        self.supersede_queue(turn, name, ErrorCode::Superseded);
+    }
+
+    /// Holds a child, and lets the job's answer wait until that is on disk.
+    fn hold(&mut self, turn: &mut Turn, name: &ChildName, id: JobId) {
+        let ticket = self.ticket(super::Awaited::Job(id));
+        if let Some(child) = self.children.get_mut(name) {
+            child.hold = Some(turn.now.wall);
+        }
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.ticket = Some(ticket);
+        }
+        let records = vec![Record::Held {
+            child: name.clone(),
+            since: turn.now.wall,
+        }];
+        turn.emit(Effect::Record {
+            ticket: Some(ticket),
+            records,
+        });
+    }
+
+    /// Cancels everything that would start the child by itself.
+    pub(super) fn cancel_due(&mut self, turn: &mut Turn, name: &ChildName) {
+        self.disarm(turn, name);
+        self.timers.cancel(&Timer::Retry(name.clone()));
+        if let Some(child) = self.children.get_mut(name) {
+            child.retry = None;
+            child.blocked.clear();
+        }
+    }
+
+    /// A child at rest that was told to stop is `stopped`, whatever it was before.
+    fn rest(&mut self, name: &ChildName, cause: Cause) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        child.failure = None;
+        if let Some(last) = child.last.as_mut().filter(|last| last.by.is_none()) {
+            last.by = Some(cause);
+        }
+    }
+
+    /// The run that a stop waits for has ended.
+    pub(super) fn stop_saw_end(&mut self, turn: &mut Turn, id: JobId, ended: EndedRun) {
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.ended = Some(ended);
+        }
+        self.run_posthook(turn, id);
+    }
+
+    fn run_posthook(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let Some(child) = self.children.get(&job.child) else {
+            return;
+        };
+        let last = || child.last.as_ref().map(|last| &last.spec);
+        let Some(spec) = child
+            .listed()
+            .or_else(last)
+            .or(child.good.as_ref())
+            .cloned()
+        else {
+            self.close(turn, id);
+            return;
+        };
+        let Some(hook) = spec.posthook.clone() else {
+            self.close(turn, id);
+            return;
+        };
+        let (name, posthooks) = (job.child.clone(), job.posthooks);
+        match &hook {
+            Hook::Command { verb, .. }
+                if posthooks == Posthooks::StartingNothing && *verb != Verb::Stop =>
+            {
+                self.note(
+                    id,
+                    format!("posthook `{hook}` was skipped: everything is stopped"),
+                );
+                self.close(turn, id);
+            }
+            Hook::Command { verb, child } => match self.chain(&name, Some(&hook)) {
+                Chain::Good(_) => {
+                    self.set_step(id, Step::Posthook(HookWait::Job(id)));
+                    let (verb, child) = (*verb, child.clone());
+                    self.order_hook(turn, id, verb, &child);
+                }
+                Chain::Bad(failure, _) => self.posthook_failed(turn, id, &failure.message),
+            },
+            Hook::Run(argv) => {
+                self.set_step(id, Step::Posthook(HookWait::Program));
+                let argv = argv.clone();
+                turn.emit(Effect::RunHook {
+                    job: id,
+                    child: name,
+                    argv,
+                    spec,
+                });
+            }
+        }
+    }
+
+    /// A failed posthook is told; the stop stands.
+    pub(super) fn posthook_failed(&mut self, turn: &mut Turn, id: JobId, why: &str) {
+        if let Some(job) = self.jobs.get(&id) {
+            let name = job.child.clone();
+            turn.log(Level::Warn, &name, "posthook failed").detail = Some(why.to_owned());
+        }
+        self.note(id, format!("posthook failed: {why}"));
+        self.close(turn, id);
+    }
+
+    /// All is done but, maybe, the hold's way to the disk.
+    pub(super) fn close(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.step = Step::Closing;
+        if job.ticket.is_some() {
+            return;
+        }
+        let name = &job.child;
+        let outcome = match &job.not_recorded {
+            Some(why) => {
+                let message =
+                    format!("`{name}` is stopped, but its hold could not be recorded: {why}");
+                Err(Failure::new(ErrorCode::Internal, message))
+            }
+            None => Ok(Success::Stopped),
+        };
+        self.finish(turn, id, outcome);
+    }
+
+    /// KILL did not help in time.
+    pub(super) fn job_saw_stuck(&mut self, turn: &mut Turn, name: &ChildName, pid: i32) {
+        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+            return;
+        };
+        let waits = self
+            .jobs
+            .get(&id)
+            .is_some_and(|job| matches!(job.step, Step::Stopping | Step::StoppingOld));
+        if waits {
+            self.finish(turn, id, Err(stuck(name, pid)));
+        }
+    }
+
+    /// Whether a run is being ended by nobody's job any more and does not end.
+    pub(super) fn is_stuck(&self, name: &ChildName) -> Option<Failure> {
+        let run = self.children.get(name)?.run.as_ref()?;
+        match run.phase {
+            Phase::Stopping { .. } => Some(stuck(name, run.pid.unwrap_or_default())),
+            Phase::Spawning | Phase::Running => None,
+        }
+    }
+
+    fn is_stop(&self, id: JobId) -> bool {
+        self.jobs.get(&id).is_some_and(|job| !job.starts())
+    }
+
+    /// A child whose file is gone, in `sync`.
+    pub(super) fn stop_removed(&mut self, turn: &mut Turn, name: &ChildName) {
+        self.stop(turn, name, Cause::Removed, Posthooks::All, None);
+    }
+}
+
+fn stuck(name: &ChildName, pid: i32) -> Failure {
+    let message = format!(
+        "`{name}` is still stopping: process {pid} has not ended although it was killed; nothing \
+         new is started until it is gone\nhint: a process in uninterruptible sleep waits for a \
+         device or a network file system; see `ps -o stat,wchan {pid}`"
+    );
+    Failure::new(ErrorCode::Timeout, message)
+}

@@ -1,0 +1,83 @@
+//! Deadlines as data: what is due when, and nothing that ticks.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
+
+use crate::spec::{ChildName, Mono};
+
+/// What a deadline is for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The next rung of a stop: KILL, or giving up.
+    Ladder(ChildName),
+    /// A restart by policy.
+    Retry(ChildName),
+    /// A repeat.
+    Repeat(ChildName),
+    /// The quiet second of a loadpath.
+    Quiet(PathBuf),
+    /// Stands in for the rescan that confirms removals where rescans are off.
+    Confirm,
+}
+
+/// All deadlines, each at most once per [`Timer`].
+#[derive(Debug, Clone, Default)]
+pub(super) struct Timers {
+    at: BTreeMap<Timer, Mono>,
+    order: BTreeSet<(Mono, Timer)>,
+}
+
+impl Timers {
+    /// Arms a timer, in place of an earlier deadline of the same.
+    pub(super) fn set(&mut self, timer: Timer, at: Mono) {
+        self.cancel(&timer);
+        self.order.insert((at, timer.clone()));
+        self.at.insert(timer, at);
+    }
+
+    /// Disarms a timer; none armed is fine.
+    pub(super) fn cancel(&mut self, timer: &Timer) {
+        if let Some(at) = self.at.remove(timer) {
+            self.order.remove(&(at, timer.clone()));
+        }
+    }
+
+    /// The earliest deadline.
+    pub(super) fn next(&self) -> Option<Mono> {
+        self.order.first().map(|(at, _)| *at)
+    }
+
+    /// Takes the earliest timer that is due.
+    pub(super) fn take_due(&mut self, now: Mono) -> Option<Timer> {
+        if self.next()? > now {
+            return None;
+        }
+        let (_, timer) = self.order.pop_first()?;
+        self.at.remove(&timer);
+        Some(timer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timers_fire_in_order_and_once() {
+        let mut timers = Timers::default();
+        let name = |text: &str| text.parse::<ChildName>().unwrap();
+        timers.set(Timer::Retry(name("a")), Mono(5));
+        timers.set(Timer::Retry(name("b")), Mono(3));
+        timers.set(Timer::Retry(name("a")), Mono(2));
+        timers.set(Timer::Confirm, Mono(1));
+        timers.cancel(&Timer::Confirm);
+        assert_eq!(timers.next(), Some(Mono(2)));
+        assert_eq!(timers.take_due(Mono(1)), None);
+        assert_eq!(timers.take_due(Mono(9)), Some(Timer::Retry(name("a"))));
+        assert_eq!(timers.take_due(Mono(9)), Some(Timer::Retry(name("b"))));
+        assert_eq!(timers.take_due(Mono(9)), None);
+        assert_eq!(timers.next(), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! What people are shown of a child.
+
+use super::{
+    State,
+    child::{Child, Phase, Rung},
+    job::{HookWait, Step},
+    listing::Content,
+};
+use crate::{
+    command::{ConfigStatus, ExitAt, Next, Row, RowConfig, RowOutput, Stamp, StateName},
+    spec::{ChildName, Mono, Sink, Spec, Time, Verb, Wall},
+};
+
+impl State {
+    /// Whether a start is under way that has not come to the spawn yet.
+    pub(super) fn waits(&self, name: &ChildName) -> bool {
+        self.start_under_way(name)
+    }
+
+    /// One child as a row.
+    pub(super) fn row(&self, name: &ChildName, child: &Child, now: Time) -> Row {
+        let state = child.state(self.waits(name));
+        let run = child.run.as_ref();
+        let last = child.last.as_ref();
+        let started = run
+            .map(|run| run.started)
+            .or_else(|| last.and_then(|last| last.started));
+        let exit = last.filter(|_| run.is_none()).and_then(|last| {
+            Some(ExitAt {
+                exit: last.exit?,
+                at: Stamp(last.at.wall),
+            })
+        });
+        let spec = run.map(|run| &run.spec).or(child.in_force());
+        let spec = spec.or_else(|| last.map(|last| &last.spec));
+        Row {
+            name: name.clone(),
+            state,
+            pid: run.and_then(|run| run.pid),
+            run: run.map(|run| run.id).or_else(|| last.map(|last| last.id)),
+            started_at: started.map(|time| Stamp(time.wall)),
+            uptime_ms: run.map(|run| millis(now.mono - run.started.mono)),
+            restarts: child.streak.restarts,
+            hold: child.hold.is_some(),
+            config: config(child, spec.map(AsRef::as_ref)),
+            output: RowOutput {
+                stdout: spec.map(|spec| sink(&spec.stdout)),
+                stderr: spec.map(|spec| sink(&spec.stderr)),
+            },
+            exit,
+            reason: self.reason(name, child, state),
+            next: next(child, now),
+            held_since: child.hold.map(Stamp),
+            faults: match child.entry.as_ref().map(|entry| &entry.content) {
+                Some(Content::Bad(faults)) => faults.to_vec(),
+                Some(Content::Good(_) | Content::Conflict) | None => Vec::new(),
+            },
+            details: std::collections::BTreeMap::new(),
+        }
+    }
+
+    /// What only `check NAME` shows.
+    pub(super) fn add_details(&self, row: &mut Row, name: &ChildName, child: &Child) {
+        let spec = child.run.as_ref().map(|run| &run.spec).or(child.in_force());
+        let Some(spec) = spec else { return };
+        let mut add = |title: &str, text: String| {
+            row.details.insert(title.to_owned(), text);
+        };
+        add("command", shell_words::join(&spec.command));
+        add("workdir", spec.workdir.display().to_string());
+        if let Some(hook) = &spec.prehook {
+            add("prehook", hook.to_string());
+        }
+        if let Some(hook) = &spec.posthook {
+            add("posthook", hook.to_string());
+        }
+        if let Some(repeat) = &spec.repeat {
+            let every = humantime::format_duration(repeat.every);
+            add("repeat", format!("{} every {every}", repeat.action));
+        }
+        let waiting = child.queue.len();
+        if waiting > 0 {
+            add("queue", format!("{waiting} commands wait for `{name}`"));
+        }
+    }
+
+    /// What a child waits for, or why it is as it is.
+    fn reason(&self, name: &ChildName, child: &Child, state: StateName) -> Option<String> {
+        match state {
+            StateName::Pending => Some(self.pending_reason(name, child)),
+            StateName::Stopping => Some(stopping_reason(child)),
+            StateName::Failed | StateName::Backoff => child.failure.clone(),
+            StateName::Starting | StateName::Running | StateName::Exited | StateName::Stopped => {
+                child.note.clone()
+            }
+        }
+    }
+
+    fn pending_reason(&self, name: &ChildName, child: &Child) -> String {
+        let job = child.job.and_then(|id| self.jobs.get(&id));
+        match job.map(|job| (job.step, job)) {
+            Some((Step::Prehook(wait), job)) => {
+                let hook = job.spec.as_ref().and_then(|spec| spec.prehook.as_ref());
+                let hook =
+                    hook.map_or_else(|| "its prehook".to_owned(), |h| format!("prehook `{h}`"));
+                match wait {
+                    HookWait::Job(_) | HookWait::Program => format!("waits for {hook}"),
+                }
+            }
+            Some((Step::Recording, _)) => "waits for the disk".to_owned(),
+            Some((
+                Step::Queued
+                | Step::Reading
+                | Step::Checking
+                | Step::StoppingOld
+                | Step::Spawning
+                | Step::Stopping
+                | Step::Posthook(_)
+                | Step::Closing,
+                _,
+            )) => "is about to start".to_owned(),
+            None => {
+                let names: Vec<&str> = child
+                    .blocked
+                    .iter()
+                    .filter(|blocker| *blocker != name)
+                    .map(ChildName::as_str)
+                    .collect();
+                let why = child.failure.clone().unwrap_or_default();
+                format!("waits for {}: {why}", names.join(", "))
+            }
+        }
+    }
+}
+
+fn stopping_reason(child: &Child) -> String {
+    let Some(run) = &child.run else {
+        return String::new();
+    };
+    let pid = run.pid.unwrap_or_default();
+    match run.phase {
+        Phase::Stopping {
+            rung: Rung::Term, ..
+        } => format!("TERM was sent to process {pid}"),
+        Phase::Stopping {
+            rung: Rung::Kill, ..
+        } => format!("KILL was sent to process {pid}"),
+        Phase::Stopping {
+            rung: Rung::Stuck, ..
+        } => {
+            format!("process {pid} does not end although it was killed")
+        }
+        Phase::Spawning | Phase::Running => String::new(),
+    }
+}
+
+fn config(child: &Child, spec: Option<&Spec>) -> RowConfig {
+    let ran = child.ran_digest();
+    let listed = child.listed().map(|spec| spec.digest);
+    let status = match child.entry.as_ref().map(|entry| &entry.content) {
+        None => ConfigStatus::Removed,
+        Some(Content::Bad(_)) => ConfigStatus::Invalid,
+        Some(Content::Conflict) => ConfigStatus::Conflict,
+        Some(Content::Good(_)) if ran.is_some() && ran != listed => ConfigStatus::Changed,
+        Some(Content::Good(_)) => ConfigStatus::Current,
+    };
+    let paths: Vec<String> = child.entry.as_ref().map_or_else(Vec::new, |entry| {
+        entry
+            .paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
+    });
+    let path = paths
+        .first()
+        .cloned()
+        .or_else(|| spec.map(|spec| spec.path.display().to_string()));
+    let paths = if paths.len() > 1 { paths } else { Vec::new() };
+    RowConfig {
+        path,
+        digest: ran.or(listed),
+        status,
+        paths,
+    }
+}
+
+fn sink(sink: &Sink) -> String {
+    match sink {
+        Sink::Inherit => "inherit".to_owned(),
+        Sink::File { path, .. } => path.display().to_string(),
+    }
+}
+
+fn next(child: &Child, now: Time) -> Option<Next> {
+    let at = |due: Mono| {
+        let ahead = i64::try_from((due - now.mono).as_millis()).unwrap_or(i64::MAX);
+        Stamp(Wall(now.wall.0.saturating_add(ahead)))
+    };
+    if let Some(due) = child.retry.filter(|_| child.run.is_none()) {
+        return Some(Next {
+            action: Verb::Restart,
+            at: at(due),
+        });
+    }
+    child.armed.map(|armed| Next {
+        action: armed.repeat.action,
+        at: at(armed.due),
+    })
+}
+
+fn millis(span: std::time::Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
