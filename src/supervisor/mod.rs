@@ -1,0 +1,205 @@
+//! The one place that knows all organs: wait for a fact, let the core decide, do what it orders.
+//!
+//! One task owns the core, the processes and the journal, so there are no locks. Effects are
+//! performed in the order given; what they come to is told to the core as further events before
+//! anything else is waited for. Nothing is decided here.
+//!
+//! Absent on purpose: policy of any kind (`reconcile`), parsing (`config`), sockets (`control`).
+
+mod perform;
+mod server_file;
+mod start;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    io::IsTerminal,
+    net::SocketAddr,
+};
+
+use tokio::{
+    signal::unix::{Signal as SignalStream, SignalKind, signal},
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+
+pub use self::start::{ServeError, check, serve};
+use self::server_file::ServerFile;
+use crate::{
+    clock,
+    command::Killed,
+    control::{Asked, Control, Reply},
+    journal::Journal,
+    process::{Fact, Processes},
+    reconcile::{
+        State,
+        event::{Event, JobId, RequestId},
+    },
+    spec::{Mono, Time},
+    watch::{Seen, Watch},
+};
+
+/// How many requests may wait for the loop; past that `control` answers `busy`.
+const REQUESTS_WAITING_MAX: usize = 1_024;
+/// How many waiting requests are taken in one turn of the loop.
+const REQUESTS_PER_TURN_MAX: usize = 64;
+
+/// A running server.
+struct Supervisor {
+    core: State,
+    processes: Processes,
+    journal: Journal,
+    watch: Watch,
+    seen: mpsc::Receiver<Seen>,
+    control: Control,
+    asked: mpsc::Receiver<Asked>,
+    /// Who waits for which answer.
+    replies: BTreeMap<RequestId, Reply>,
+    next_request: u64,
+    server_file: ServerFile,
+    facts: Facts,
+    /// What effects came to and the core has not been told yet.
+    inbox: VecDeque<Event>,
+    /// The last words, once the core has ended.
+    ended: Option<Killed>,
+    /// What the watcher last said of itself.
+    watching: String,
+}
+
+/// What does not change while the server runs.
+struct Facts {
+    name: String,
+    id: String,
+    listener: SocketAddr,
+    started: Time,
+    /// Whether INT comes from a person at a terminal.
+    on_terminal: bool,
+}
+
+/// The signals the server listens to.
+struct Signals {
+    term: SignalStream,
+    interrupt: SignalStream,
+    hangup: SignalStream,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+impl Supervisor {
+    /// Runs until the core says that everything is done.
+    async fn run(mut self, mut signals: Signals) -> Killed {
+        let mut interrupted = false;
+        loop {
+            self.drain();
+            if let Some(words) = self.ended.take() {
+                self.end(&words, interrupted).await;
+                return words;
+            }
+            let deadline = self.core.next_deadline();
+            tokio::select! {
+                facts = self.processes.wait() => self.take_facts(facts),
+                Some((ticket, result)) = self.journal.committed().recv() => {
+                    self.inbox.push_back(Event::Recorded { ticket, result });
+                }
+                Some(seen) = self.seen.recv() => self.take_seen(seen),
+                Some(asked) = self.asked.recv() => self.take_asked(asked),
+                () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
+                Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
+                Some(()) = signals.interrupt.recv() => {
+                    interrupted = true;
+                    self.inbox.push_back(Event::Shutdown);
+                }
+                Some(()) = signals.hangup.recv() => {
+                    tracing::info!("asked to look at everything again");
+                    self.look_at_server_file();
+                    self.watch.rescan();
+                }
+            }
+        }
+    }
+
+    /// Tells the core everything that is known, and does what it orders, until both are quiet.
+    fn drain(&mut self) {
+        while let Some(event) = self.inbox.pop_front() {
+            let effects = self.core.step(event, clock::now());
+            for effect in effects {
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn take_facts(&mut self, facts: Vec<Fact>) {
+        for fact in facts {
+            self.inbox.push_back(match fact {
+                Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
+                Fact::HookFinished { job, result } => Event::HookFinished { job, result },
+            });
+        }
+    }
+
+    fn take_seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Listing(update) => self.inbox.push_back(Event::Listing(update)),
+            Seen::Reread { token, update } => {
+                self.inbox.push_back(Event::Reread { job: JobId(token), update });
+            }
+            Seen::ServerFile => self.look_at_server_file(),
+            Seen::Capabilities(watching) => self.watching = watching,
+        }
+    }
+
+    fn take_asked(&mut self, first: Asked) {
+        let mut next = Some(first);
+        for _ in 0..REQUESTS_PER_TURN_MAX {
+            let Some(Asked { command, reply, .. }) = next else { break };
+            self.next_request += 1;
+            let id = RequestId(self.next_request);
+            self.replies.insert(id, reply);
+            self.inbox.push_back(Event::Request { id, command });
+            next = self.asked.try_recv().ok();
+        }
+        if let Some(Asked { command, reply, .. }) = next {
+            self.next_request += 1;
+            let id = RequestId(self.next_request);
+            self.replies.insert(id, reply);
+            self.inbox.push_back(Event::Request { id, command });
+        }
+    }
+
+    /// Lets answers reach their clients and records the disk, then says goodbye.
+    async fn end(self, words: &Killed, interrupted: bool) {
+        tracing::info!(children = words.children.len(), "the server ends");
+        self.control.close().await;
+        self.journal.close();
+        if interrupted && self.facts.on_terminal && !words.children.is_empty() {
+            eprintln!("{}:", words.message);
+            for child in &words.children {
+                let (name, pid) = (&child.name, child.pid);
+                eprintln!("  {name}  pid {pid}  (end it: kill -- -{pid})");
+            }
+        }
+    }
+}
+
+/// Sleeps until a time on the monotonic clock, or for ever.
+async fn sleep_till(deadline: Option<Mono>) {
+    match deadline {
+        Some(at) => {
+            // tokio's timers tick in milliseconds and never fire early.
+            let span = at - clock::mono();
+            sleep_until(Instant::now() + span).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+fn is_on_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}

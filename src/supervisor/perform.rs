@@ -1,0 +1,145 @@
+//! Effects, performed: each arm does one thing and reports what it came to.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use super::Supervisor;
+use crate::{
+    clock,
+    command::{Answer, Info, Op, Stamp},
+    reconcile::{
+        effect::Effect,
+        event::{Event, JobId, RequestId, SpawnFailure, Ticket},
+        record::{Record, Store},
+        survey::Survey,
+    },
+    spec::{ChildName, RunId, Spec},
+    telemetry,
+};
+
+impl Supervisor {
+    pub(super) fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record { ticket, records } => self.record(ticket, records),
+            Effect::Reread { job, names } => self.reread(job, names),
+            Effect::Preflight { job, spec } => {
+                let result = self.processes.preflight(&spec);
+                self.inbox.push_back(Event::Preflight { job, result });
+            }
+            Effect::Spawn { child, run, spec, clear } => self.spawn(child, run, &spec, clear),
+            Effect::Signal { child, run, signal } => self.processes.signal(&child, run, signal),
+            Effect::Reap { child, run, leftovers } => self.processes.reap(&child, run, leftovers),
+            Effect::RunHook { job, child, argv, spec } => {
+                if let Err(why) = self.processes.run_hook(job, &child, &argv, &spec) {
+                    self.inbox.push_back(Event::HookFinished { job, result: Err(why) });
+                }
+            }
+            Effect::KillHook { job } => self.processes.kill_hook(job),
+            Effect::Reply { id, answer } => {
+                if let Some(reply) = self.replies.remove(&id) {
+                    reply.send(answer);
+                }
+            }
+            Effect::Inform { id, survey } => self.inform(id, *survey),
+            Effect::Log(line) => telemetry::log(&line),
+            Effect::Exit(words) => self.ended = Some(words),
+        }
+    }
+
+    fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) {
+        let (state, runtime): (Vec<Record>, Vec<Record>) =
+            records.into_iter().partition(|record| record.store() == Store::State);
+        let appended = match runtime.is_empty() {
+            true => Ok(()),
+            false => self.append(&runtime),
+        };
+        match (ticket, appended) {
+            (Some(ticket), Err(why)) => {
+                self.inbox.push_back(Event::Recorded { ticket, result: Err(why) });
+            }
+            (ticket, Ok(())) if ticket.is_some() || !state.is_empty() => {
+                self.journal.commit(ticket, state);
+            }
+            (Some(_) | None, Ok(()) | Err(_)) => {}
+        }
+    }
+
+    /// Writes to the runtime store. What cannot be written is told, and never ends anything.
+    fn append(&mut self, records: &[Record]) -> Result<(), String> {
+        self.journal.append(records).map_err(|error| {
+            tracing::error!(%error, "a record could not be written");
+            error.to_string()
+        })
+    }
+
+    fn reread(&mut self, job: JobId, names: BTreeSet<ChildName>) {
+        self.look_at_server_file();
+        self.watch.reread(job.0, names);
+    }
+
+    /// Begins a run. The record that it is about to begin comes first: a process that nothing
+    /// tells of could be started twice (I1).
+    fn spawn(&mut self, child: ChildName, run: RunId, spec: &Arc<Spec>, clear: Option<RunId>) {
+        if let Some(older) = clear {
+            self.processes.clear(&child, older);
+        }
+        let begun = Record::Begun { child: child.clone(), run, spec: Arc::clone(spec) };
+        if let Err(why) = self.append(&[begun]) {
+            let why = SpawnFailure::NotRecorded(why);
+            self.inbox.push_back(Event::SpawnFailed { child, run, why });
+            return;
+        }
+        match self.processes.start(&child, run, spec) {
+            Ok(started) => {
+                let (pid, start_ticks) = (started.pid, started.start_ticks);
+                let at = clock::now();
+                let record = Record::Started { child: child.clone(), run, pid, start_ticks, at };
+                // Failing is told in the log; the process lives and is in the table (I2).
+                let _told = self.append(&[record]);
+                self.inbox.push_back(Event::Spawned { child, run, pid });
+            }
+            Err(why) => {
+                let at = clock::now();
+                let record =
+                    Record::NotStarted { child: child.clone(), run, why: why.clone(), at };
+                let _told = self.append(&[record]);
+                let why = SpawnFailure::Refused(why);
+                self.inbox.push_back(Event::SpawnFailed { child, run, why });
+            }
+        }
+    }
+
+    /// Adds to the core's part of `info` what only the shell knows.
+    fn inform(&mut self, id: RequestId, survey: Survey) {
+        let Some(reply) = self.replies.remove(&id) else { return };
+        let now = clock::now();
+        let spec = self.server_file.spec();
+        let mut faults = survey.faults;
+        faults.extend(self.server_file.faults().iter().cloned());
+        let mut capabilities = self.processes.capabilities();
+        capabilities.insert("watching".to_owned(), self.watching.clone());
+        let uptime = now.mono - self.facts.started.mono;
+        reply.send(Ok(Answer::Info(Box::new(Info {
+            op: Op::Info,
+            name: self.facts.name.clone(),
+            id: self.facts.id.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: i32::try_from(std::process::id()).unwrap_or_default(),
+            mode: survey.mode,
+            on_exit: survey.on_exit,
+            encrypt: spec.encrypt,
+            listener: self.facts.listener.to_string(),
+            config: self.server_file.path().display().to_string(),
+            loadpaths: survey.loadpaths,
+            startup: survey.startup,
+            state_dir: spec.state_dir.display().to_string(),
+            runtime_dir: spec.runtime_dir.display().to_string(),
+            log_dir: spec.log_dir.display().to_string(),
+            faults,
+            needs_restart: self.server_file.needs_restart(),
+            capabilities,
+            started_at: Stamp(self.facts.started.wall),
+            uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
+            counts: survey.counts,
+        }))));
+    }
+}

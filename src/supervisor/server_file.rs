@@ -1,0 +1,197 @@
+//! server.yml while the server runs: its path is fixed, its content is not.
+//!
+//! An edit is looked at when the watcher hints at it and before every command that starts
+//! something. A good one is applied at once, but for the fields that need a restart; a bad one
+//! changes nothing and is shown.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::Supervisor;
+use crate::{
+    config::{self, ChildContext, Host, ServerSpec},
+    process,
+    reconcile::event::{Event, Settings},
+    spec::ChildName,
+    trust::{self, Owners},
+    watch::{self, WatchConfig},
+};
+
+/// The most a server.yml may hold, in bytes.
+const SERVER_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The file, as it was last read and as it is in force.
+pub(super) struct ServerFile {
+    path: PathBuf,
+    host: Host,
+    /// What is in force: the last good content, with the fixed fields of the start.
+    spec: ServerSpec,
+    /// What was read last, good or not.
+    bytes: Result<Vec<u8>, String>,
+    /// What is wrong with that.
+    faults: Vec<String>,
+    /// Fields that were edited and need a restart.
+    needs_restart: Vec<&'static str>,
+}
+
+impl ServerFile {
+    /// Reads the file for the first time; `Err` holds every fault.
+    pub(super) fn open(path: PathBuf, host: Host) -> Result<Self, Vec<String>> {
+        let bytes = read(&path, &[]).map_err(|fault| vec![fault])?;
+        let spec = parse(&path, &bytes, &host)?;
+        // The owners it names itself cannot make it trusted: it was read without them.
+        owners(&spec).map_err(|fault| vec![fault])?;
+        Ok(Self {
+            path,
+            host,
+            spec,
+            bytes: Ok(bytes),
+            faults: Vec::new(),
+            needs_restart: Vec::new(),
+        })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn spec(&self) -> &ServerSpec {
+        &self.spec
+    }
+
+    pub(super) fn faults(&self) -> &[String] {
+        &self.faults
+    }
+
+    pub(super) fn needs_restart(&self) -> Vec<String> {
+        self.needs_restart.iter().map(|field| (*field).to_owned()).collect()
+    }
+
+    /// What the core needs of it.
+    pub(super) fn settings(&self) -> Settings {
+        Settings {
+            mode: self.spec.mode,
+            startup: self.spec.startup.clone(),
+            on_exit: self.spec.on_exit,
+            loadpaths: self.spec.loadpaths.clone(),
+            rescan: self.spec.rescan,
+        }
+    }
+
+    /// What the watcher needs of it; `Err` when an owner it names does not exist (any more).
+    pub(super) fn watch_config(&self) -> Result<WatchConfig, String> {
+        Ok(WatchConfig {
+            loadpaths: self.spec.loadpaths.clone(),
+            parse: parser(&self.spec, &self.host),
+            owners: owners(&self.spec)?,
+            rescan: self.spec.rescan,
+            server_file: self.path.clone(),
+        })
+    }
+
+    /// Reads it again. Says whether something other than before is in force now.
+    fn refresh(&mut self) -> Refreshed {
+        let bytes = read(&self.path, &self.spec.trusted_owners);
+        if bytes == self.bytes {
+            return Refreshed::Same;
+        }
+        self.bytes = bytes;
+        let parsed = match &self.bytes {
+            Ok(bytes) => parse(&self.path, bytes, &self.host),
+            Err(fault) => Err(vec![fault.clone()]),
+        };
+        let parsed = parsed.and_then(|spec| match owners(&spec) {
+            Ok(_) => Ok(spec),
+            Err(fault) => Err(vec![fault]),
+        });
+        match parsed {
+            Err(faults) => {
+                self.faults = faults;
+                Refreshed::Bad
+            }
+            Ok(newer) => {
+                self.faults.clear();
+                self.needs_restart = self.spec.fixed_fields_that_differ(&newer);
+                self.spec = ServerSpec {
+                    encrypt: self.spec.encrypt,
+                    name: self.spec.name.clone(),
+                    id: self.spec.id.clone(),
+                    listener_addr: self.spec.listener_addr,
+                    listener_port: self.spec.listener_port,
+                    state_dir: self.spec.state_dir.clone(),
+                    runtime_dir: self.spec.runtime_dir.clone(),
+                    log_dir: self.spec.log_dir.clone(),
+                    ..newer
+                };
+                Refreshed::Good
+            }
+        }
+    }
+}
+
+/// What reading server.yml again came to.
+enum Refreshed {
+    Same,
+    Good,
+    Bad,
+}
+
+impl Supervisor {
+    /// Looks at server.yml, and applies it if it is another good one.
+    pub(super) fn look_at_server_file(&mut self) {
+        match self.server_file.refresh() {
+            Refreshed::Same => {}
+            Refreshed::Bad => {
+                for fault in self.server_file.faults() {
+                    tracing::warn!("server.yml is bad and changes nothing:\n{fault}");
+                }
+            }
+            Refreshed::Good => {
+                tracing::info!("server.yml was edited and is in force");
+                let fields = self.server_file.needs_restart();
+                if !fields.is_empty() {
+                    tracing::warn!(fields = fields.join(", "), "needs a restart");
+                }
+                match self.server_file.watch_config() {
+                    Ok(config) => self.watch.configure(config),
+                    Err(error) => tracing::warn!(%error, "the loadpaths are watched as before"),
+                }
+                self.inbox.push_back(Event::Settings(self.server_file.settings()));
+            }
+        }
+    }
+}
+
+fn owners(spec: &ServerSpec) -> Result<Owners, String> {
+    Owners::new(&spec.trusted_owners).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path, trusted_owners: &[String]) -> Result<Vec<u8>, String> {
+    let owners = Owners::new(trusted_owners).map_err(|error| error.to_string())?;
+    let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
+    file.map(|file| file.bytes).map_err(|error| error.to_string())
+}
+
+fn parse(path: &Path, bytes: &[u8], host: &Host) -> Result<ServerSpec, Vec<String>> {
+    let canonical = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let parsed = config::server(path, &canonical, bytes, host);
+    parsed.map_err(|faults| faults.iter().map(ToString::to_string).collect())
+}
+
+/// How child files are read under this server.yml.
+fn parser(spec: &ServerSpec, host: &Host) -> watch::Parse {
+    let context = ChildContext {
+        log_dir: spec.log_dir.clone(),
+        defaults: Arc::clone(&spec.defaults),
+        pid1: host.pid1,
+    };
+    Arc::new(move |name: &ChildName, path: &Path, bytes: &[u8]| {
+        let parsed = config::child(name, path, bytes, &context);
+        parsed.map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    })
+}
+
+/// Whether somebody has a file open for writing; told to the watcher, which may not ask itself.
+pub(super) const BEING_WRITTEN: watch::BeingWritten = process::open_for_writing;

@@ -1,0 +1,282 @@
+//! The order of a start: configuration, state, what lives, the port, the listing, the core.
+//!
+//! Whatever can refuse the start comes before anything is changed; what lives is taken back
+//! before anything is started.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    env,
+    ffi::OsString,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+};
+
+use tokio::sync::mpsc;
+
+use super::{
+    Facts, REQUESTS_WAITING_MAX, Signals, Supervisor, is_on_terminal,
+    server_file::{BEING_WRITTEN, ServerFile},
+};
+use crate::{
+    clock,
+    command::Killed,
+    config::Host,
+    control::{Asked, Control, ControlConfig},
+    journal::{self, Dirs, Journal, JournalError, Opened},
+    process::{Adoption, Processes},
+    reconcile::{
+        self, State,
+        event::{Boot, Event, StartKind},
+        record::{Memory, Record},
+    },
+    spec::{ChildName, Exit, RunId, Time},
+    watch::{Seen, Watch},
+};
+
+/// Why the server did not start, or had to end.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// server.yml, or in `full` mode a child's file, is bad: every fault as a whole diagnostic.
+    #[error("{}", .0.join("\n"))]
+    BadConfig(Vec<String>),
+    /// Its address is taken or cannot be had.
+    #[error("cannot listen on {address}: {source}\nhint: is another server running there? see `listener_addr` and `listener_port` in server.yml")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Another server uses its state.
+    #[error("{0}")]
+    InUse(JournalError),
+    /// Its state cannot be used.
+    #[error("{0}")]
+    State(JournalError),
+    /// The system refused something else.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl ServeError {
+    /// The server's exit code: DESIGN, section 6.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::BadConfig(_) => 6,
+            Self::Listen { .. } | Self::InUse(_) => 7,
+            Self::State(_) | Self::System { .. } => 1,
+        }
+    }
+
+    fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Runs a server with this configuration until it ends as asked.
+///
+/// # Errors
+///
+/// What kept it from starting.
+pub fn serve(path: &Path) -> Result<Killed, ServeError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(ServeError::system("make the event loop"))?;
+    runtime.block_on(async {
+        let signals = Signals::new().map_err(ServeError::system("listen to signals"))?;
+        let supervisor = start(path)?;
+        Ok(supervisor.run(signals).await)
+    })
+}
+
+/// Every fault of server.yml and of every child's file, each as a whole diagnostic; nothing is
+/// started or written.
+#[must_use]
+pub fn check(path: &Path) -> Vec<String> {
+    let server_file = match open_server_file(path) {
+        Ok(server_file) => server_file,
+        Err(faults) => return faults,
+    };
+    match server_file.watch_config() {
+        Ok(config) => {
+            let (_watch, listing, _seen) = Watch::start(config, BEING_WRITTEN);
+            reconcile::faults(&listing)
+        }
+        Err(fault) => vec![fault],
+    }
+}
+
+fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    ServerFile::open(absolute, host())
+}
+
+fn start(path: &Path) -> Result<Supervisor, ServeError> {
+    let started = clock::now();
+    let server_file = open_server_file(path).map_err(ServeError::BadConfig)?;
+    let spec = server_file.spec();
+    let address = SocketAddr::new(spec.listener_addr, spec.listener_port);
+    let listener =
+        TcpListener::bind(address).map_err(|source| ServeError::Listen { address, source })?;
+    let dirs = Dirs {
+        runtime_dir: spec.runtime_dir.clone(),
+        state_dir: spec.state_dir.clone(),
+        log_dir: spec.log_dir.clone(),
+    };
+    let boot = journal::boot_identity().map_err(ServeError::system("tell this boot"))?;
+    let mut opened = journal::open(&dirs, spec.id.as_deref(), &boot).map_err(refused)?;
+    for warning in &opened.warnings {
+        tracing::warn!("{warning}");
+    }
+    match start_with(&server_file, &listener, &opened, started) {
+        Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
+        Err(error) => {
+            // Nothing was started: the next start is still the fresh one.
+            if opened.start == StartKind::Fresh
+                && let Err(error) = opened.journal.append(&[Record::Closed])
+            {
+                tracing::warn!(%error, "the state could not be closed");
+            }
+            opened.journal.close();
+            Err(error)
+        }
+    }
+}
+
+/// What a start needs besides its configuration and its state.
+struct Ready {
+    boot: Boot,
+    processes: Processes,
+    watch: Watch,
+    seen: mpsc::Receiver<Seen>,
+    control: Control,
+    asked: mpsc::Receiver<Asked>,
+    facts: Facts,
+}
+
+fn start_with(
+    server_file: &ServerFile,
+    listener: &TcpListener,
+    opened: &Opened,
+    started: Time,
+) -> Result<Ready, ServeError> {
+    let spec = server_file.spec();
+    let listen = |source| ServeError::Listen {
+        address: SocketAddr::new(spec.listener_addr, spec.listener_port),
+        source,
+    };
+    let mut processes =
+        Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
+    let ended = adopt(&mut processes, &opened.memory);
+    let config = server_file.watch_config().map_err(|fault| ServeError::BadConfig(vec![fault]))?;
+    let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
+    let boot = Boot {
+        start: opened.start,
+        settings: server_file.settings(),
+        memory: opened.memory.clone(),
+        ended,
+        listing,
+        seed: seed(),
+    };
+    let faults = reconcile::refusal(&boot);
+    if !faults.is_empty() {
+        return Err(ServeError::BadConfig(faults));
+    }
+    let facts = Facts {
+        name: spec.name.clone(),
+        id: opened.server_id.clone(),
+        listener: listener.local_addr().map_err(listen)?,
+        started,
+        on_terminal: is_on_terminal(),
+    };
+    let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
+    let control = ControlConfig {
+        listeners: vec![listener.try_clone().map_err(listen)?],
+        name: facts.name.clone(),
+        id: facts.id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        encrypt: spec.encrypt,
+    };
+    let control = Control::start(control, requests).map_err(listen)?;
+    tracing::info!(
+        name = facts.name, id = facts.id, listener = %facts.listener, mode = %spec.mode,
+        pid = std::process::id(), "the server runs"
+    );
+    Ok(Ready { boot, processes, watch, seen, control, asked, facts })
+}
+
+impl Ready {
+    fn into_supervisor(self, server_file: ServerFile, journal: Journal) -> Supervisor {
+        Supervisor {
+            core: State::new(),
+            processes: self.processes,
+            journal,
+            watching: self.watch.capabilities(),
+            watch: self.watch,
+            seen: self.seen,
+            control: self.control,
+            asked: self.asked,
+            replies: BTreeMap::new(),
+            next_request: 0,
+            server_file,
+            facts: self.facts,
+            inbox: VecDeque::from([Event::Boot(Box::new(self.boot))]),
+            ended: None,
+        }
+    }
+}
+
+fn refused(error: JournalError) -> ServeError {
+    match &error {
+        JournalError::InUse { .. } => ServeError::InUse(error),
+        _ => ServeError::State(error),
+    }
+}
+
+/// Takes back what the records call live; says of which runs nothing lives, and how they ended.
+fn adopt(processes: &mut Processes, memory: &Memory) -> Vec<(ChildName, RunId, Exit)> {
+    let mut ended = Vec::new();
+    for (child, remembered) in &memory.children {
+        let Some(last) = remembered.last.as_ref().filter(|last| last.end.is_none()) else {
+            continue;
+        };
+        let Some((pid, start_ticks)) = last.process else { continue };
+        match processes.adopt(child, last.run, pid, start_ticks) {
+            Adoption::Live => {}
+            Adoption::Gone(exit) => ended.push((child.clone(), last.run, exit)),
+        }
+    }
+    ended
+}
+
+/// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.
+fn seed() -> u64 {
+    let mut bytes = [0_u8; 8];
+    match rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::NONBLOCK) {
+        Ok(8) => u64::from_ne_bytes(bytes),
+        Ok(_) | Err(_) => clock::mono().0,
+    }
+}
+
+/// What the configuration must know of this host and this process.
+fn host() -> Host {
+    let path = |name: &str| {
+        let value: OsString = env::var_os(name)?;
+        Some(PathBuf::from(value)).filter(|path| path.is_absolute())
+    };
+    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    Host {
+        root: rustix::process::geteuid().is_root(),
+        host_name,
+        xdg_state_home: path("XDG_STATE_HOME"),
+        home: path("HOME"),
+        pid1: std::process::id() == 1,
+    }
+}
