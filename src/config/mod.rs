@@ -1,1 +1,66 @@
-//! To be written.
+//! Text in, a checked configuration or diagnostics out.
+//!
+//! Invariants: what comes out is valid as a whole, or nothing comes out (I6); every fault of a
+//! file is told at once, each with its place; equal meaning gives an equal digest; no input makes
+//! this code panic, recurse without bound, or take more than a moment.
+//!
+//! Reading order: [`Diagnostic`]; `node` (bytes to a tree of values with places), `rules` (what
+//! every field's check is made of), `child` and `restart`, `server`, `digest`; `fault` holds every
+//! message.
+//!
+//! Absent on purpose: files, the clock, the environment, users and directories that exist. All
+//! facts come in as arguments; whether a path or a user exists is found out when it is used.
+
+mod child;
+mod diagnostic;
+mod digest;
+mod fault;
+mod node;
+mod restart;
+mod rules;
+mod server;
+mod suggest;
+
+pub use child::{ChildContext, Defaults, child};
+pub use diagnostic::{Diagnostic, Place};
+pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server};
+
+use std::path::Path;
+
+use diagnostic::{Source, Span};
+use fault::Fault;
+
+/// The most bytes a child file may have. A reader need not read more than one byte beyond.
+pub const CHILD_BYTES_MAX: usize = 64 << 10;
+
+/// The most bytes `server.yml` may have. A reader need not read more than one byte beyond.
+pub const SERVER_BYTES_MAX: usize = 1 << 20;
+
+/// A file's text, less its byte order mark, once its size and encoding are known to be good.
+fn text_of<'b>(path: &Path, bytes: &'b [u8], bytes_max: usize) -> Result<&'b str, Vec<Diagnostic>> {
+    if bytes.len() > bytes_max {
+        let fault = Fault::TooLarge { max: bytes_max };
+        return Err(vec![Diagnostic::of_file(
+            path,
+            fault.to_string(),
+            fault.help(),
+        )]);
+    }
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    std::str::from_utf8(bytes).map_err(|error| {
+        let start = error.valid_up_to();
+        let fault = Fault::NotUtf8 {
+            byte: bytes.get(start).copied().unwrap_or_default(),
+        };
+        // What stands before the place is the same in the lossy text.
+        let text = String::from_utf8_lossy(bytes);
+        let source = Source { path, text: &text };
+        vec![source.diagnostic(
+            Span {
+                start,
+                end: start + 1,
+            },
+            &fault,
+        )]
+    })
+}

@@ -1,1 +1,303 @@
-//! To be written.
+//! What stands on disk: the record of live runs, and what survives a reboot.
+//!
+//! - Two stores of one format: `runtime_dir/runtime.journal` for what concerns live
+//!   processes, `state_dir/state.journal` for holds and run numbers. [`Memory`] is the fold
+//!   over both; what a record means is decided there, not here.
+//! - A runtime record is with the kernel when [`Journal::append`] returns, and so outlives the
+//!   server; a state record is on disk when its ticket is answered, and so outlives the host.
+//! - One writer: each directory is locked for the life of the [`Journal`] (I1).
+//! - Damage never keeps the server from starting. What can be read is used, the damaged file
+//!   is kept aside, and a warning says so. A full disk does not either: what cannot be
+//!   written is owed. Only a directory that is not ours alone, a file of a newer format and
+//!   another server are errors.
+//! - A runtime file holds the records of one boot: those of another are forgotten before
+//!   anything is added. Where damage took the name of the boot, it counts as this one: a live
+//!   run that is forgotten would be started twice, a dead one is told by its start time.
+//!
+//! Reading order: `frame` (bytes), `log` (one file), `folder` (directories, locks), `writer`
+//! (the thread), then this.
+//!
+//! Absent on purpose: reading these files without owning them, and history.
+
+mod error;
+mod folder;
+mod frame;
+mod identity;
+mod log;
+mod writer;
+
+#[cfg(test)]
+mod drill;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
+
+use std::{io, path::PathBuf, time::Duration};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+
+pub use self::{error::JournalError, folder::LOCK_WAIT, identity::boot_identity};
+use self::{
+    folder::{Folder, Lock},
+    log::{AppendError, Durability, Found, Log},
+    writer::{Answer, Writer},
+};
+use crate::reconcile::{
+    event::{StartKind, Ticket},
+    record::{Memory, Record, Store},
+};
+
+const RUNTIME_NAME: &str = "runtime.journal";
+const STATE_NAME: &str = "state.journal";
+
+/// Where the stores are. Each is made with mode 0700 if it is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirs {
+    /// For what concerns live processes.
+    pub runtime_dir: PathBuf,
+    /// For what survives a reboot.
+    pub state_dir: PathBuf,
+}
+
+/// What was found on disk, and the journal to go on with.
+#[derive(Debug)]
+pub struct Opened {
+    /// To go on with.
+    pub journal: Journal,
+    /// What both stores amount to. What another boot left of live runs is forgotten already.
+    pub memory: Memory,
+    /// How this start is to be understood.
+    pub start: StartKind,
+    /// Who this server is: a UUID.
+    pub server_id: String,
+    /// What an operator should know, each a line for the log.
+    pub warnings: Vec<String>,
+}
+
+/// The one writer of both stores.
+pub struct Journal {
+    runtime: Log,
+    writer: Writer,
+    answers: UnboundedSender<Answer>,
+    committed: UnboundedReceiver<Answer>,
+    // Last: dropped when the thread has ended and nothing more is written.
+    _locks: Vec<Lock>,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Journal")
+            .field("behind", &self.is_behind())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens both stores, reads them, and writes down that this server began.
+///
+/// Blocks: reads files, and waits up to [`LOCK_WAIT`] for the end of another server. `boot` is
+/// [`boot_identity`]; `fixed_id` is the `id` of server.yml, which wins over the one on disk.
+///
+/// # Errors
+///
+/// [`JournalError`]; never because of damage or a full disk.
+pub fn open(dirs: &Dirs, fixed_id: Option<&str>, boot: &str) -> Result<Opened, JournalError> {
+    open_waiting(dirs, fixed_id, boot, LOCK_WAIT)
+}
+
+fn open_waiting(
+    dirs: &Dirs,
+    fixed_id: Option<&str>,
+    boot: &str,
+    wait: Duration,
+) -> Result<Opened, JournalError> {
+    // This order, because by default the one lies in the other.
+    let state_dir = Folder::open(&dirs.state_dir)?;
+    let runtime_dir = Folder::open(&dirs.runtime_dir)?;
+    let locks = lock(&state_dir, &runtime_dir, wait)?;
+    let mut warnings = Vec::new();
+    let server_id = identity::server_id(&state_dir, fixed_id, &mut warnings)?;
+
+    let runtime = Log::open(
+        Store::Runtime,
+        Durability::Server,
+        RUNTIME_NAME,
+        Box::new(runtime_dir),
+    )?;
+    let state = Log::open(
+        Store::State,
+        Durability::Host,
+        STATE_NAME,
+        Box::new(state_dir),
+    )?;
+    let (runtime, start) = begin(runtime, boot, &mut warnings);
+    let mut memory = runtime.memory;
+    for record in state.log.memory().records(Store::State) {
+        memory.apply(&record);
+    }
+    warnings.extend(state.warning);
+    let mut state = state.log;
+    if let Err(error) = state.catch_up() {
+        warnings.push(format!("cannot write to `{STATE_NAME}`: {error}"));
+    }
+
+    let (answers, committed) = mpsc::unbounded_channel();
+    let writer = Writer::start(state, answers.clone()).map_err(JournalError::Thread)?;
+    Ok(Opened {
+        journal: Journal {
+            runtime: runtime.log,
+            writer,
+            answers,
+            committed,
+            _locks: locks,
+        },
+        memory,
+        start,
+        server_id,
+        warnings,
+    })
+}
+
+fn lock(state: &Folder, runtime: &Folder, wait: Duration) -> Result<Vec<Lock>, JournalError> {
+    let mut locks = vec![state.lock(wait)?];
+    if !state.is_same(runtime) {
+        locks.push(runtime.lock(wait)?);
+    }
+    Ok(locks)
+}
+
+/// The runtime store at the beginning of a server.
+struct Begun {
+    log: Log,
+    /// As it was found, less what another boot left.
+    memory: Memory,
+}
+
+fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartKind) {
+    let mut log = found.log;
+    warnings.extend(found.warning);
+    let this_boot = match &log.memory().boot {
+        Some(recorded) => recorded == boot,
+        None => found.records_lost,
+    };
+    let start = if this_boot && !log.memory().closed {
+        StartKind::Continued
+    } else {
+        StartKind::Fresh
+    };
+    if !this_boot {
+        log.forget_boot();
+    }
+    let memory = log.memory().clone();
+    let opened = [Record::Opened {
+        boot: boot.to_owned(),
+    }];
+    match log.append(&opened) {
+        Ok(()) => {}
+        Err(error) => {
+            log.owe(&opened);
+            warnings.push(format!("cannot write to `{RUNTIME_NAME}`: {error}"));
+        }
+    }
+    (Begun { log, memory }, start)
+}
+
+impl Journal {
+    /// Writes runtime records, all or none, before it returns; does not wait for a disk.
+    ///
+    /// On an error nothing of a batch with a [`Record::Begun`] stands: that run must not be
+    /// begun. Any other batch says what has happened, so that it is kept in mind and written as
+    /// soon as something can be: with the next records, or by [`Journal::catch_up`].
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; `InvalidInput` for records that can never be written or
+    /// belong into the other store.
+    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
+        match self.runtime.append(records) {
+            Ok(()) => Ok(()),
+            Err(AppendError::Io(error)) => {
+                let announces = |record: &Record| matches!(record, Record::Begun { .. });
+                if !records.iter().any(announces) {
+                    self.runtime.owe(records);
+                }
+                Err(error)
+            }
+            Err(error @ (AppendError::Encode(_) | AppendError::WrongStore(_))) => {
+                Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+            }
+        }
+    }
+
+    /// Hands state records to the thread that writes them; never waits.
+    ///
+    /// The ticket is answered by [`Journal::committed`] once they are on disk or cannot be had
+    /// there. Records without a ticket are tried again until they can be written.
+    pub fn commit(&mut self, ticket: Option<Ticket>, records: Vec<Record>) {
+        self.writer.commit(ticket, records);
+    }
+
+    /// Writes records of either store: those of the runtime store before it returns.
+    ///
+    /// With a ticket, the answer of [`Journal::committed`] is about all of them; when the
+    /// runtime ones fail, the others are not written.
+    ///
+    /// # Errors
+    ///
+    /// As [`Journal::append`]; a ticket is answered all the same.
+    pub fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) -> io::Result<()> {
+        let (runtime, state): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|record| record.store() == Store::Runtime);
+        let appended = match runtime.is_empty() {
+            true => Ok(()),
+            false => self.append(&runtime),
+        };
+        match (ticket, &appended) {
+            (Some(ticket), Err(error)) => self.answer(ticket, Err(error.to_string())),
+            (Some(ticket), Ok(())) if state.is_empty() => self.answer(ticket, Ok(())),
+            (ticket, Ok(()) | Err(_)) => {
+                if !state.is_empty() {
+                    self.commit(ticket, state);
+                }
+            }
+        }
+        appended
+    }
+
+    /// Which tickets were answered and how. Bounded by the tickets given out.
+    pub fn committed(&mut self) -> &mut UnboundedReceiver<(Ticket, Result<(), String>)> {
+        &mut self.committed
+    }
+
+    /// Whether runtime records are owed that could not be written.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.runtime.is_behind()
+    }
+
+    /// Tries to write the runtime records that are owed; does nothing when none are.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; they stay owed.
+    pub fn catch_up(&mut self) -> io::Result<()> {
+        self.runtime.catch_up()
+    }
+
+    /// Ends the journal: what was handed over is written and synced, then the locks go.
+    ///
+    /// An end by order is told by a [`Record::Closed`] that the caller appends before. Blocks
+    /// as long as the disk does.
+    pub fn close(mut self) {
+        if let Err(error) = self.catch_up() {
+            tracing::error!(%error, "the record of live runs could not be written to its end");
+        }
+        drop(self);
+    }
+
+    fn answer(&self, ticket: Ticket, result: Result<(), String>) {
+        // The receiving end is ours and lives as long.
+        let _delivered = self.answers.send((ticket, result));
+    }
+}

@@ -1,0 +1,199 @@
+//! `restart`: a word, or the policy in full.
+//!
+//! Numbers with decimals are kept in thousandths, so that a policy compares and hashes exactly.
+//!
+//! Absent on purpose: when a restart is due; the core reckons that.
+
+use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
+
+use super::{
+    fault::{Fault, Words},
+    node::{Kind, Value},
+    rules::{Checker, DURATION_MAX, Field, Rule, Shape, parse_duration},
+};
+use crate::spec::{RestartLimit, RestartPolicy, RestartWhen};
+
+const WHEN: Words = &["never", "on-failure", "always"];
+
+/// Shorter than this is as good as none, and would let a failing child use up the host.
+const DELAY_MIN: Duration = Duration::from_millis(1);
+
+/// A factor of 1 keeps the delay as it is; beyond 1000 the second delay is the cap anyway.
+const FACTOR: RangeInclusive<u32> = 1_000..=1_000_000;
+
+/// From none to as much again.
+const JITTER: RangeInclusive<u32> = 0..=1_000;
+
+/// The statuses a process can exit with.
+const EXIT_CODES: RangeInclusive<u64> = 0..=255;
+
+/// What stands between count and duration in `max`.
+const WITHIN: &str = " in ";
+
+/// The policy as far as it was written.
+#[derive(Default)]
+struct Draft {
+    when: Option<RestartWhen>,
+    delay: Option<Duration>,
+    factor: Option<u32>,
+    max_delay: Option<Duration>,
+    jitter: Option<u32>,
+    reset_after: Option<Duration>,
+    max: Option<RestartLimit>,
+    success: Option<Vec<i32>>,
+    never_on: Option<Vec<i32>>,
+}
+
+const FIELDS: &[Rule<Draft>] = &[
+    Rule {
+        key: "when",
+        name: "restart.when",
+        check: |checker, field, draft| draft.when = when(checker, field),
+    },
+    Rule {
+        key: "delay",
+        name: "restart.delay",
+        check: |checker, field, draft| {
+            draft.delay = checker.duration(field, DELAY_MIN..=DURATION_MAX)
+        },
+    },
+    Rule {
+        key: "factor",
+        name: "restart.factor",
+        check: |checker, field, draft| draft.factor = checker.permille(field, FACTOR),
+    },
+    Rule {
+        key: "max_delay",
+        name: "restart.max_delay",
+        check: |checker, field, draft| {
+            draft.max_delay = checker.duration(field, DELAY_MIN..=DURATION_MAX)
+        },
+    },
+    Rule {
+        key: "jitter",
+        name: "restart.jitter",
+        check: |checker, field, draft| draft.jitter = checker.permille(field, JITTER),
+    },
+    Rule {
+        key: "reset_after",
+        name: "restart.reset_after",
+        check: |checker, field, draft| {
+            draft.reset_after = checker.duration(field, DELAY_MIN..=DURATION_MAX)
+        },
+    },
+    Rule {
+        key: "max",
+        name: "restart.max",
+        check: |checker, field, draft| draft.max = limit(checker, field),
+    },
+    Rule {
+        key: "success",
+        name: "restart.success",
+        check: |checker, field, draft| draft.success = codes(checker, field),
+    },
+    Rule {
+        key: "never_on",
+        name: "restart.never_on",
+        check: |checker, field, draft| draft.never_on = codes(checker, field),
+    },
+];
+
+/// Reads `restart`; `None` when a fault was told.
+pub(super) fn policy(checker: &mut Checker<'_>, field: Field<'_>) -> Option<RestartPolicy> {
+    match &field.node.value {
+        Value::Scalar { .. } => Some(RestartPolicy {
+            when: when(checker, field)?,
+            ..RestartPolicy::default()
+        }),
+        Value::List(_) => {
+            checker.form(
+                field,
+                "a word or a mapping",
+                Some("such as `restart: on-failure`"),
+            );
+            None
+        }
+        Value::Mapping(entries) => {
+            let mut draft = Draft::default();
+            checker.mapping(entries, FIELDS, &Shape::of("restart"), &mut draft);
+            if !entries.iter().any(|entry| entry.key == "when") {
+                let help = "add `when:` and one of never, on-failure, always";
+                checker.fault(
+                    field.key_span(),
+                    Fault::Missing {
+                        field: "restart.when",
+                        help,
+                    },
+                );
+            }
+            finish(checker, field, draft)
+        }
+    }
+}
+
+/// Fills in what was not written.
+fn finish(checker: &mut Checker<'_>, field: Field<'_>, draft: Draft) -> Option<RestartPolicy> {
+    let built_in = RestartPolicy::default();
+    let delay = draft.delay.unwrap_or(built_in.delay);
+    if draft.max_delay.is_some_and(|max_delay| max_delay < delay) {
+        let at = field.span_of("max_delay").unwrap_or(field.span());
+        checker.fault(at, Fault::MaxDelayBelowDelay);
+    }
+    Some(RestartPolicy {
+        when: draft.when?,
+        delay,
+        factor_permille: draft.factor.unwrap_or(built_in.factor_permille),
+        // A long delay without a cap of its own is its own cap.
+        max_delay: draft.max_delay.unwrap_or(built_in.max_delay.max(delay)),
+        jitter_permille: draft.jitter.unwrap_or(built_in.jitter_permille),
+        reset_after: draft.reset_after.unwrap_or(built_in.reset_after),
+        max: draft.max,
+        success: draft.success.unwrap_or(built_in.success),
+        never_on: draft.never_on.unwrap_or(built_in.never_on),
+    })
+}
+
+fn when(checker: &mut Checker<'_>, field: Field<'_>) -> Option<RestartWhen> {
+    checker.word(field, WHEN).map(|word| match word {
+        "always" => RestartWhen::Always,
+        "on-failure" => RestartWhen::OnFailure,
+        _ => RestartWhen::Never,
+    })
+}
+
+/// `10 in 5m`.
+fn limit(checker: &mut Checker<'_>, field: Field<'_>) -> Option<RestartLimit> {
+    let text = checker.text(field)?;
+    let limit = text.split_once(WITHIN).and_then(|(count, within)| {
+        let count = count.trim().parse().ok().filter(|count| *count > 0)?;
+        let within = parse_duration(within).ok()?;
+        (DELAY_MIN..=DURATION_MAX)
+            .contains(&within)
+            .then_some(RestartLimit { count, within })
+    });
+    if limit.is_none() {
+        checker.fault(field.span(), Fault::RestartMax { found: text.into() });
+    }
+    limit
+}
+
+/// A list of exit codes, sorted, each once: neither order nor repetition means anything.
+fn codes(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Vec<i32>> {
+    if field.node.kind() == Kind::Nothing {
+        // Nothing would be a success: too much to conclude from a value that was left out.
+        checker.fault(field.span(), Fault::NoValue { field: field.name });
+        return None;
+    }
+    let codes = checker.each(field, |checker, item| {
+        checker
+            .whole(item, EXIT_CODES)
+            .and_then(|code| i32::try_from(code).ok())
+    })?;
+    Some(
+        codes
+            .into_iter()
+            .collect::<BTreeSet<i32>>()
+            .into_iter()
+            .collect(),
+    )
+}

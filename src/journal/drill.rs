@@ -1,0 +1,549 @@
+//! Disks that fail, power that goes: every step of a store's life, cut off or refused.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    folder::{Contents, Folder, Medium, Shelf},
+    log::{AppendError, Durability, Log},
+    samples,
+};
+use crate::reconcile::record::{Memory, Record, Store};
+
+pub(super) const NAME: &str = "test.journal";
+
+/// How the disk behaves. Every operation that changes it counts.
+#[derive(Debug, Default)]
+pub(super) struct Disk {
+    /// How many operations were tried.
+    pub(super) operations: u64,
+    /// From which operation on everything fails for ever, the first write half way.
+    pub(super) power_until: Option<u64>,
+    /// Which operations fail, the writes among them half way.
+    pub(super) refuses: std::ops::Range<u64>,
+    /// How many bytes fit on it.
+    pub(super) space: Option<u64>,
+    /// Whether syncs fail.
+    pub(super) sync_fails: bool,
+    /// Whether files cannot be cut.
+    pub(super) truncate_fails: bool,
+    /// Every other write is interrupted and every write takes at most this many bytes.
+    pub(super) sip: Option<usize>,
+    interrupted: bool,
+}
+
+pub(super) type Shared = Arc<Mutex<Disk>>;
+
+pub(super) struct FaultyShelf {
+    pub(super) inner: Folder,
+    pub(super) disk: Shared,
+}
+
+struct FaultyFile {
+    inner: Box<dyn Medium>,
+    disk: Shared,
+}
+
+fn full() -> io::Error {
+    io::Error::from(io::ErrorKind::StorageFull)
+}
+
+impl Disk {
+    fn operation(&mut self) -> io::Result<()> {
+        let this = self.operations;
+        self.operations += 1;
+        let dead = self.power_until.is_some_and(|until| this >= until);
+        if dead || self.refuses.contains(&this) {
+            return Err(full());
+        }
+        Ok(())
+    }
+
+    fn is_first_dead(&self) -> bool {
+        self.power_until == Some(self.operations - 1)
+    }
+}
+
+impl FaultyShelf {
+    pub(super) fn new(path: &std::path::Path) -> (Self, Shared) {
+        let disk = Shared::default();
+        let inner = Folder::open(path).unwrap();
+        let shelf = Self {
+            inner,
+            disk: Arc::clone(&disk),
+        };
+        (shelf, disk)
+    }
+
+    fn wrap(&self, inner: Box<dyn Medium>) -> Box<dyn Medium> {
+        Box::new(FaultyFile {
+            inner,
+            disk: Arc::clone(&self.disk),
+        })
+    }
+
+    fn operation(&self) -> io::Result<()> {
+        self.disk.lock().unwrap().operation()
+    }
+}
+
+impl Shelf for FaultyShelf {
+    fn read(&self, name: &str) -> io::Result<Option<Contents>> {
+        let read = self.inner.read(name)?;
+        Ok(read.map(|(file, bytes)| (self.wrap(file), bytes)))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn Medium>> {
+        self.operation()?;
+        Ok(self.wrap(self.inner.create(name)?))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.operation()?;
+        self.inner.rename(from, to)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        self.operation()?;
+        self.inner.remove(name)
+    }
+
+    /// Really syncing would only take time: the host of a test does not lose power.
+    fn sync(&self) -> io::Result<()> {
+        self.operation()
+    }
+
+    fn set_aside(&self, name: &str, bytes: &[u8]) -> io::Result<String> {
+        self.operation()?;
+        self.inner.set_aside(name, bytes)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.inner.path(name)
+    }
+}
+
+impl Medium for FaultyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut disk = self.disk.lock().unwrap();
+        let half = bytes.len() / 2;
+        if let Err(error) = disk.operation() {
+            let dead_before = disk.power_until.is_some() && !disk.is_first_dead();
+            if !dead_before && half > 0 {
+                self.inner.write(&bytes[..half])?;
+            }
+            return Err(error);
+        }
+        let mut len = bytes.len();
+        if let Some(space) = &mut disk.space {
+            if *space == 0 {
+                return Err(full());
+            }
+            len = len.min(usize::try_from(*space).unwrap());
+            *space -= len as u64;
+        }
+        if let Some(sip) = disk.sip {
+            disk.interrupted = !disk.interrupted;
+            if disk.interrupted {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            len = len.min(sip);
+        }
+        self.inner.write(&bytes[..len])
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        disk.operation()?;
+        if disk.sync_fails {
+            return Err(io::Error::other("the disk is ill"));
+        }
+        Ok(())
+    }
+
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        disk.operation()?;
+        if disk.truncate_fails {
+            return Err(io::Error::other("the disk is ill"));
+        }
+        drop(disk);
+        self.inner.truncate(len)
+    }
+
+    fn is_linked(&self) -> io::Result<bool> {
+        self.inner.is_linked()
+    }
+}
+
+struct Bench {
+    temp: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        Self { temp }
+    }
+
+    fn open(&self, store: Store) -> (Log, Shared, Option<String>) {
+        let (shelf, disk) = FaultyShelf::new(self.temp.path());
+        let durability = match store {
+            Store::Runtime => Durability::Server,
+            Store::State => Durability::Host,
+        };
+        let found = Log::open(store, durability, NAME, Box::new(shelf)).unwrap();
+        (found.log, disk, found.warning)
+    }
+
+    /// What the next server would find.
+    fn reopened(&self, store: Store) -> Memory {
+        self.open(store).0.memory().clone()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.temp.path().join(NAME)
+    }
+
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.temp.path()).unwrap();
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.unwrap().file_name();
+        let mut names: Vec<_> = entries
+            .map(|entry| name(entry).into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// Enough batches for the file to be written anew several times.
+fn batches(store: Store) -> Vec<Vec<Record>> {
+    let mut all = Vec::new();
+    for run in 1..=12 {
+        for child in ["a", "b"] {
+            match store {
+                Store::Runtime => all.extend([
+                    vec![samples::begun(child, run)],
+                    vec![samples::started(child, run)],
+                    vec![samples::ended(child, run), Record::Closed],
+                ]),
+                Store::State => all.extend([
+                    vec![samples::held(child), samples::reserved(child, run * 64)],
+                    vec![samples::released(child)],
+                ]),
+            }
+        }
+    }
+    all
+}
+
+fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Memory {
+    let mut memory = Memory::default();
+    for record in records {
+        memory.apply(record);
+    }
+    memory
+}
+
+/// What a store says of a memory, which is all that its next reader can know.
+fn essence(memory: &Memory, store: Store) -> Vec<Record> {
+    memory.records(store)
+}
+
+const STORES: [Store; 2] = [Store::Runtime, Store::State];
+
+#[test]
+fn power_that_goes_at_any_step_loses_nothing_that_was_reported_written() {
+    for store in STORES {
+        let batches = batches(store);
+        let mut cut_at = 0;
+        loop {
+            let bench = Bench::new();
+            let (mut log, disk, _) = bench.open(store);
+            disk.lock().unwrap().power_until = Some(cut_at);
+            let written = batches
+                .iter()
+                .take_while(|batch| log.append(batch).is_ok())
+                .count();
+            drop(log);
+            let reported = batches[..written].iter().flatten();
+            let found = essence(&bench.reopened(store), store);
+            let under_way = batches.get(written).map_or(&[][..], Vec::as_slice);
+            let possible = (0..=under_way.len()).any(|some| {
+                let records = reported.clone().chain(&under_way[..some]);
+                essence(&fold(records), store) == found
+            });
+            assert!(possible, "{store:?}, power cut at step {cut_at}: {found:?}");
+            if written == batches.len() {
+                break;
+            }
+            cut_at += 1;
+        }
+        assert!(cut_at > batches.len() as u64);
+    }
+}
+
+#[test]
+fn refusals_at_any_step_leave_a_store_that_works_again_and_says_the_truth() {
+    for store in STORES {
+        let batches = batches(store);
+        for length in [1, 2, 7] {
+            for from in 0..70 {
+                let bench = Bench::new();
+                let (mut log, disk, _) = bench.open(store);
+                disk.lock().unwrap().refuses = from..from + length;
+                let mut truth = Memory::default();
+                for batch in &batches {
+                    let begins = |record: &Record| matches!(record, Record::Begun { .. });
+                    match log.append(batch) {
+                        Ok(()) => {}
+                        Err(AppendError::Io(_)) if batch.iter().any(begins) => continue,
+                        Err(AppendError::Io(_)) => log.owe(batch),
+                        Err(error) => panic!("{error}"),
+                    }
+                    for record in batch {
+                        truth.apply(record);
+                    }
+                }
+                let when = format!("{store:?}, steps {from} to {}", from + length);
+                log.catch_up().expect(&when);
+                assert_eq!(log.memory(), &truth, "{when}");
+                drop(log);
+                let found = bench.reopened(store);
+                assert_eq!(essence(&found, store), essence(&truth, store), "{when}");
+                assert_eq!(bench.names(), [NAME], "{when}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_takes_whole_batches_or_none() {
+    for space in 0..400 {
+        let bench = Bench::new();
+        let (mut log, disk, _) = bench.open(Store::State);
+        log.append(&[samples::held("first")]).unwrap();
+        let before = std::fs::read(bench.file()).unwrap();
+        disk.lock().unwrap().space = Some(space);
+        let batch = [samples::held("a"), samples::held("b")];
+        if log.append(&batch).is_err() {
+            assert_eq!(std::fs::read(bench.file()).unwrap(), before, "{space}");
+        }
+        disk.lock().unwrap().space = None;
+        log.append(&batch).unwrap();
+        let found = bench.reopened(Store::State);
+        let names: Vec<_> = found.children.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b", "first"]);
+    }
+}
+
+#[test]
+fn interrupted_and_partial_writes_are_carried_on() {
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::Runtime);
+    disk.lock().unwrap().sip = Some(3);
+    log.append(&samples::runtime()).unwrap();
+    assert_eq!(bench.reopened(Store::Runtime), fold(&samples::runtime()));
+}
+
+#[test]
+fn a_disk_that_takes_nothing_and_says_nothing_is_given_up_in_the_end() {
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::Runtime);
+    disk.lock().unwrap().sip = Some(0);
+    let error = log.append(&samples::runtime()).unwrap_err();
+    assert!(matches!(error, AppendError::Io(_)));
+    disk.lock().unwrap().sip = None;
+    log.append(&samples::runtime()).unwrap();
+    assert_eq!(bench.reopened(Store::Runtime), fold(&samples::runtime()));
+}
+
+#[test]
+fn after_a_failed_sync_the_file_is_written_anew_before_anything_is_called_written() {
+    use std::os::unix::fs::MetadataExt;
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::State);
+    log.append(&[samples::held("a")]).unwrap();
+    let inode = std::fs::metadata(bench.file()).unwrap().ino();
+    disk.lock().unwrap().sync_fails = true;
+    for _ in 0..3 {
+        assert!(log.append(&[samples::held("b")]).is_err());
+        let found = bench.reopened(Store::State);
+        assert_eq!(found, fold(&[samples::held("a")]));
+    }
+    disk.lock().unwrap().sync_fails = false;
+    log.append(&[samples::held("c")]).unwrap();
+    assert_ne!(std::fs::metadata(bench.file()).unwrap().ino(), inode);
+    let found = bench.reopened(Store::State);
+    assert_eq!(found, fold(&[samples::held("a"), samples::held("c")]));
+}
+
+#[test]
+fn a_file_that_cannot_be_cut_back_is_never_added_to_again() {
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1)]).unwrap();
+    {
+        let mut disk = disk.lock().unwrap();
+        disk.truncate_fails = true;
+        disk.refuses = disk.operations..disk.operations + 1;
+    }
+    assert!(log.append(&[samples::begun("b", 1)]).is_err());
+    assert!(log.is_behind());
+    log.append(&[samples::begun("c", 1)]).unwrap();
+    let (log, _, warning) = bench.open(Store::Runtime);
+    assert_eq!(warning, None);
+    let expected = fold(&[samples::begun("a", 1), samples::begun("c", 1)]);
+    assert_eq!(log.memory(), &expected);
+}
+
+#[test]
+fn a_deleted_or_replaced_file_is_written_anew() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1)]).unwrap();
+    std::fs::remove_file(bench.file()).unwrap();
+    log.append(&[samples::started("a", 1)]).unwrap();
+    let expected = fold(&[samples::begun("a", 1), samples::started("a", 1)]);
+    assert_eq!(bench.reopened(Store::Runtime), expected);
+
+    let planted = bench.temp.path().join("planted");
+    std::fs::write(&planted, "planted").unwrap();
+    std::fs::rename(&planted, bench.file()).unwrap();
+    log.append(&[samples::ended("a", 1)]).unwrap();
+    let mut expected = expected;
+    expected.apply(&samples::ended("a", 1));
+    assert_eq!(bench.reopened(Store::Runtime), expected);
+}
+
+#[test]
+fn a_store_stays_short_however_long_it_is_used() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    let mut longest = 0;
+    for run in 1..=2_000 {
+        log.append(&[samples::begun("a", run), samples::ended("a", run)])
+            .unwrap();
+        longest = longest.max(std::fs::metadata(bench.file()).unwrap().len());
+    }
+    assert!(longest < 16 << 10, "{longest}");
+    let expected = fold(&[samples::begun("a", 2_000), samples::ended("a", 2_000)]);
+    assert_eq!(bench.reopened(Store::Runtime), expected);
+}
+
+#[test]
+fn each_leftover_of_a_rewrite_is_removed_and_the_named_file_counts() {
+    let old = [samples::begun("old", 1)];
+    let temporary = format!("{NAME}.new");
+    // Died before the new file had anything, half way, and just before the rename.
+    for leftover in [
+        &b""[..],
+        b"supervisor-rs jour",
+        b"supervisor-rs journal 1 x\n",
+    ] {
+        let bench = Bench::new();
+        bench.open(Store::Runtime).0.append(&old).unwrap();
+        std::fs::write(bench.temp.path().join(&temporary), leftover).unwrap();
+        let (mut log, _, warning) = bench.open(Store::Runtime);
+        assert_eq!(warning, None);
+        assert_eq!(log.memory(), &fold(&old));
+        assert_eq!(bench.names(), [NAME]);
+        log.append(&[samples::ended("old", 1)]).unwrap();
+    }
+    // Died before the very first file had its name.
+    let bench = Bench::new();
+    std::fs::write(bench.temp.path().join(&temporary), "half").unwrap();
+    assert_eq!(bench.reopened(Store::Runtime), Memory::default());
+}
+
+#[test]
+fn a_leftover_that_cannot_be_removed_does_not_stop_the_store() {
+    let bench = Bench::new();
+    let planted = bench.temp.path().join(format!("{NAME}.new"));
+    std::fs::create_dir(&planted).unwrap();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    assert!(log.append(&[samples::begun("a", 1)]).is_err());
+    std::fs::remove_dir(&planted).unwrap();
+    log.append(&[samples::begun("a", 1)]).unwrap();
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_the_file_added_to() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1)]).unwrap();
+    let sound = std::fs::read(bench.file()).unwrap();
+    let mut torn = sound.clone();
+    torn.extend(b"\x80\0\0\0tor");
+    std::fs::write(bench.file(), &torn).unwrap();
+    let (mut log, _, warning) = bench.open(Store::Runtime);
+    let warning = warning.unwrap();
+    assert!(warning.contains("its 7 bytes were cut off"), "{warning}");
+    assert_eq!(std::fs::read(bench.file()).unwrap(), sound);
+    log.append(&[samples::started("a", 1)]).unwrap();
+    let expected = fold(&[samples::begun("a", 1), samples::started("a", 1)]);
+    assert_eq!(bench.reopened(Store::Runtime), expected);
+    assert_eq!(bench.names(), [NAME]);
+}
+
+#[test]
+fn a_damaged_file_is_kept_aside_and_the_rest_of_it_used() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1), samples::begun("b", 1)])
+        .unwrap();
+    let mut damaged = std::fs::read(bench.file()).unwrap();
+    let at = damaged.len() - 10;
+    damaged[at] ^= 1;
+    log.append(&[samples::begun("c", 1)]).unwrap();
+    let whole = std::fs::read(bench.file()).unwrap();
+    damaged.extend(&whole[damaged.len()..]);
+    std::fs::write(bench.file(), &damaged).unwrap();
+
+    let (mut log, _, warning) = bench.open(Store::Runtime);
+    let warning = warning.unwrap();
+    assert!(warning.contains("damaged in 1 place(s)"), "{warning}");
+    assert!(warning.contains("test.journal.corrupt-1"), "{warning}");
+    let left = [samples::begun("a", 1), samples::begun("c", 1)];
+    assert_eq!(log.memory(), &fold(&left));
+    assert!(log.is_behind());
+    log.append(&[samples::started("c", 1)]).unwrap();
+    let kept = bench.temp.path().join("test.journal.corrupt-1");
+    assert_eq!(std::fs::read(kept).unwrap(), damaged);
+    let (log, _, warning) = bench.open(Store::Runtime);
+    assert_eq!(warning, None);
+    assert_eq!(log.memory().children.len(), 2);
+}
+
+#[test]
+fn a_file_cut_or_flipped_at_any_byte_still_opens_and_takes_records() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    log.append(&samples::runtime()).unwrap();
+    let whole = std::fs::read(bench.file()).unwrap();
+    for at in 0..whole.len() {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 0x20;
+        for bytes in [&whole[..at], &flipped] {
+            std::fs::write(bench.file(), bytes).unwrap();
+            let (mut log, _, _) = bench.open(Store::Runtime);
+            log.append(&[samples::begun("late", 1)]).unwrap();
+            let (log, _, warning) = bench.open(Store::Runtime);
+            assert_eq!(warning, None, "byte {at}");
+            let late = samples::name("late");
+            assert!(log.memory().children.contains_key(&late), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn records_of_the_other_store_are_refused() {
+    let bench = Bench::new();
+    let (mut log, _, _) = bench.open(Store::Runtime);
+    let error = log.append(&[samples::held("a")]).unwrap_err();
+    assert!(matches!(error, AppendError::WrongStore(Store::Runtime)));
+    assert_eq!(log.memory(), &Memory::default());
+}

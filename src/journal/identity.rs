@@ -1,0 +1,201 @@
+//! Who this server is, and which boot of which host or container this is.
+//!
+//! Sources: `random(4)` for the boot id, `proc(5)` for field 22 of `/proc/PID/stat`,
+//! RFC 9562 for version 4 UUIDs.
+
+use std::{fs, io};
+
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use super::{
+    error::JournalError,
+    folder::{Folder, Shelf},
+};
+
+const ID_NAME: &str = "id";
+const ID_TEMPORARY: &str = "id.new";
+const ID_LEN_MAX: u64 = 64;
+
+/// Identifies this boot: the kernel's boot id and the start time of PID 1 in clock ticks.
+///
+/// Containers share the host's boot id, and each has a PID 1 of its own. Where PID 1 is
+/// hidden from us (`hidepid`), the number of our PID namespace stands for it.
+///
+/// # Errors
+///
+/// When there is no `/proc`.
+pub fn boot_identity() -> io::Result<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
+    let init = match fs::read_to_string("/proc/1/stat") {
+        Ok(stat) => start_ticks(&stat).map(str::to_owned).ok_or_else(|| {
+            let message = "`/proc/1/stat` has no start time";
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?,
+        Err(_) => {
+            let namespace = fs::read_link("/proc/self/ns/pid")?;
+            namespace.to_string_lossy().into_owned()
+        }
+    };
+    Ok(format!("{} {init}", boot.trim()))
+}
+
+/// Field 22. The second field is a name that may hold spaces and parentheses.
+fn start_ticks(stat: &str) -> Option<&str> {
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let ticks = after_name.split_ascii_whitespace().nth(19)?;
+    ticks.parse::<u64>().ok().map(|_| ticks)
+}
+
+/// The server's id: the fixed one, else the one on disk, else a new one, which is kept.
+///
+/// A disk that takes nothing and an id file that holds something else do not keep the server
+/// from starting; they are told in `warnings`.
+pub(super) fn server_id(
+    state: &Folder,
+    fixed: Option<&str>,
+    warnings: &mut Vec<String>,
+) -> Result<String, JournalError> {
+    if let Some(fixed) = fixed {
+        return Ok(fixed.to_owned());
+    }
+    let shown = state.path(ID_NAME);
+    let bytes = state
+        .read_small(ID_NAME, ID_LEN_MAX)
+        .map_err(|source| state.file_error(ID_NAME, source))?;
+    if let Some(bytes) = bytes {
+        let text = String::from_utf8_lossy(&bytes);
+        if is_uuid(text.trim()) {
+            return Ok(text.trim().to_owned());
+        }
+        let kept = state.set_aside(ID_NAME, &bytes);
+        let kept = kept.map_or_else(|error| error.to_string(), |kept| format!("`{kept}`"));
+        warnings.push(format!(
+            "`{}` holds no server id: a new one is made (the old file: {kept})",
+            shown.display()
+        ));
+    }
+    let id = new_uuid().map_err(JournalError::Random)?;
+    if let Err(error) = keep(state, &id) {
+        warnings.push(format!(
+            "the new server id cannot be kept in `{}`: {error}",
+            shown.display()
+        ));
+    }
+    Ok(id)
+}
+
+fn keep(state: &Folder, id: &str) -> io::Result<()> {
+    let mut file = state.create(ID_TEMPORARY)?;
+    let line = format!("{id}\n");
+    if file.write(line.as_bytes())? != line.len() {
+        state.remove(ID_TEMPORARY)?;
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    file.sync()?;
+    state.rename(ID_TEMPORARY, ID_NAME)?;
+    state.sync()
+}
+
+fn new_uuid() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    // Up to 256 bytes are never given in part, see getrandom(2).
+    getrandom(&mut bytes[..], GetRandomFlags::empty())?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let mut text = String::new();
+    for (at, byte) in bytes.iter().enumerate() {
+        if matches!(at, 4 | 6 | 8 | 10) {
+            text.push('-');
+        }
+        text.push_str(&format!("{byte:02x}"));
+    }
+    Ok(text)
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            _ => byte.is_ascii_hexdigit(),
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state() -> (tempfile::TempDir, Folder) {
+        let temp = tempfile::tempdir().unwrap();
+        let folder = Folder::open(&temp.path().join("state")).unwrap();
+        (temp, folder)
+    }
+
+    fn id_of(state: &Folder, fixed: Option<&str>) -> (String, Vec<String>) {
+        let mut warnings = Vec::new();
+        let id = server_id(state, fixed, &mut warnings).unwrap();
+        (id, warnings)
+    }
+
+    #[test]
+    fn an_id_once_made_is_kept() {
+        let (_temp, state) = state();
+        let (first, warnings) = id_of(&state, None);
+        assert_eq!(warnings, [""; 0]);
+        assert!(is_uuid(&first), "{first}");
+        assert_eq!(&first[14..15], "4");
+        assert!(matches!(&first[19..20], "8" | "9" | "a" | "b"));
+        assert_eq!(id_of(&state, None).0, first);
+        let (_temp, other) = self::state();
+        assert_ne!(id_of(&other, None).0, first);
+    }
+
+    #[test]
+    fn a_fixed_id_wins_and_is_not_kept() {
+        let (_temp, state) = state();
+        let (kept, _) = id_of(&state, None);
+        let fixed = "11111111-2222-4333-8444-555555555555";
+        assert_eq!(id_of(&state, Some(fixed)).0, fixed);
+        assert_eq!(id_of(&state, None).0, kept);
+    }
+
+    #[test]
+    fn a_damaged_id_is_told_kept_aside_and_replaced_once() {
+        let (temp, state) = state();
+        std::fs::write(temp.path().join("state/id"), [0xff; 4096]).unwrap();
+        let (id, warnings) = id_of(&state, None);
+        assert!(is_uuid(&id), "{id}");
+        assert!(warnings[0].contains("id.corrupt-1"), "{warnings:?}");
+        assert_eq!(id_of(&state, None), (id, vec![]));
+    }
+
+    #[test]
+    fn an_id_that_would_leave_its_place_is_not_believed() {
+        for text in [
+            "../../etc/passwd",
+            "",
+            "11111111-2222-4333-8444-55555555555",
+            "11111111-2222-4333-8444-55555555555/",
+            "11111111x2222x4333x8444x555555555555",
+        ] {
+            assert!(!is_uuid(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_boot_is_one_line_and_stays_the_same() {
+        let boot = boot_identity().unwrap();
+        assert_eq!(boot, boot_identity().unwrap());
+        assert!(boot.len() > 36, "{boot}");
+        assert_eq!(boot.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_program_cannot_choose_its_start_time_by_its_name() {
+        let rest = "S 0 1 1 0 -1 4194560 1 1 1 1 1 1 1 1 20 0 1 0 777 1 1";
+        assert_eq!(start_ticks(&format!("1 (init) {rest}")), Some("777"));
+        let name = "a) S 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 1 666 (";
+        assert_eq!(start_ticks(&format!("1 ({name}) {rest}")), Some("777"));
+        assert_eq!(start_ticks("1 (init) S 0"), None);
+        assert_eq!(start_ticks(""), None);
+    }
+}

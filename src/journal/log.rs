@@ -1,0 +1,301 @@
+//! One store: a file that records are added to, and what they amount to.
+//!
+//! - Adding is all or nothing: after a write that failed half way the file is cut back to
+//!   its last good length. Where even that fails, or a sync failed (after which the kernel
+//!   may call lost pages clean), or the file lost its name, the file is not added to again:
+//!   the next record first has it written anew, from memory.
+//! - Writing anew is also how a file is kept short: the shortest list of records that
+//!   amounts to the same goes into a new file, which then takes the name. Whoever dies on
+//!   the way leaves the old file or the new one, and a leftover that the next start removes.
+//! - A damaged file is kept aside and written anew, never added to.
+//! - [`Durability::Host`] syncs before it reports success. [`Durability::Server`] never
+//!   waits for a disk: its records concern processes, which a host's end takes with it.
+//!
+//! Absent on purpose: what is in a file (`frame`), directories and locks (`folder`).
+
+use std::io;
+
+use super::{
+    error::JournalError,
+    folder::{Medium, Shelf},
+    frame::{self, Damage, EncodeError},
+};
+use crate::reconcile::record::{Memory, Record, Store};
+
+/// A file shorter than this, in bytes, is not worth writing anew; tests want to see it.
+const REWRITE_LEN_MIN: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };
+
+/// How many times longer than just after it was written anew a file may get.
+const REWRITE_FACTOR: u64 = 4;
+
+/// How many times in a row a write may be interrupted or write nothing.
+const WRITE_RETRIES_MAX: u32 = 100;
+
+/// What a record outlives once it was reported as written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Durability {
+    /// The server.
+    Server,
+    /// The host.
+    Host,
+}
+
+/// Why records were not added.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AppendError {
+    /// They can never be.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// They belong into the other store.
+    #[error("the record does not belong into the store of kind {0:?}")]
+    WrongStore(Store),
+    /// They could not be written now.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// A store.
+pub(super) struct Log {
+    store: Store,
+    durability: Durability,
+    name: &'static str,
+    shelf: Box<dyn Shelf>,
+    /// `None`: written anew before anything is added.
+    file: Option<Box<dyn Medium>>,
+    /// The good length of the file, in bytes.
+    len: u64,
+    /// Beyond this length, in bytes, the file is written anew.
+    rewrite_at: u64,
+    memory: Memory,
+}
+
+/// A store as it was found.
+pub(super) struct Found {
+    pub(super) log: Log,
+    /// What was wrong with it, for the log.
+    pub(super) warning: Option<String>,
+    /// Whether something that was written could not be read.
+    pub(super) records_lost: bool,
+}
+
+impl Log {
+    /// Reads a store; one that does not exist is empty.
+    pub(super) fn open(
+        store: Store,
+        durability: Durability,
+        name: &'static str,
+        shelf: Box<dyn Shelf>,
+    ) -> Result<Found, JournalError> {
+        let log = Self {
+            store,
+            durability,
+            name,
+            shelf,
+            file: None,
+            len: 0,
+            rewrite_at: REWRITE_LEN_MIN,
+            memory: Memory::default(),
+        };
+        let path = log.shelf.path(name);
+        // A server that died while it wrote the file anew.
+        let _best_effort = log.shelf.remove(&temporary_of(name));
+        let read = log.shelf.read(name);
+        let read = read.map_err(|source| JournalError::of_file(path.clone(), source))?;
+        let mut found = Found {
+            log,
+            warning: None,
+            records_lost: false,
+        };
+        let Some((file, bytes)) = read else {
+            return Ok(found);
+        };
+        let scan = frame::scan(&bytes).map_err(|newer| JournalError::NewerFormat {
+            path: path.clone(),
+            found: newer.found,
+            known: frame::FORMAT,
+        })?;
+        for record in &scan.records {
+            found.log.memory.apply(record);
+        }
+        found.log.len = scan.sound_len;
+        let shown = path.display();
+        match scan.damage {
+            Damage::None => found.log.file = (scan.sound_len > 0).then_some(file),
+            Damage::TornTail { bytes } => {
+                found.log.cut(file);
+                found.warning = Some(format!(
+                    "the last record of `{shown}` was not written to its end: \
+                     its {bytes} bytes were cut off"
+                ));
+            }
+            Damage::Corrupt { at, spots } => {
+                found.records_lost = true;
+                let kept = found.log.shelf.set_aside(name, &bytes);
+                let kept = match kept {
+                    Ok(kept) => format!("the damaged file is kept as `{kept}`"),
+                    Err(error) => format!("the damaged file could not be kept: {error}"),
+                };
+                let read = scan.records.len();
+                found.warning = Some(format!(
+                    "`{shown}` is damaged in {spots} place(s), first at byte {at}: \
+                     the {read} records that can be read are used; {kept}"
+                ));
+            }
+        }
+        Ok(found)
+    }
+
+    /// What the store amounts to.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Forgets what does not outlive a boot; the file follows with the next record.
+    pub(super) fn forget_boot(&mut self) {
+        self.memory.forget_boot();
+        self.file = None;
+    }
+
+    /// Whether something is known that the file does not say.
+    pub(super) fn is_behind(&self) -> bool {
+        self.file.is_none()
+    }
+
+    /// Brings the file up to what is known.
+    pub(super) fn catch_up(&mut self) -> io::Result<()> {
+        if self.is_behind() {
+            self.rewrite()?;
+        }
+        Ok(())
+    }
+
+    /// Adds records, all or none. The store stays usable on failure.
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<(), AppendError> {
+        let mut bytes = Vec::new();
+        for record in records {
+            if record.store() != self.store {
+                return Err(AppendError::WrongStore(self.store));
+            }
+            frame::encode(record, &mut bytes)?;
+        }
+        self.write(&bytes)?;
+        for record in records {
+            self.memory.apply(record);
+        }
+        if self.len > self.rewrite_at && self.rewrite().is_err() {
+            // The records are written; the file is merely long. Not tried at each record.
+            self.rewrite_at = self.len.saturating_mul(2);
+        }
+        Ok(())
+    }
+
+    /// Keeps records in mind that [`AppendError::Io`] kept out of the file, because what
+    /// they say has happened: they are written as soon as something can be.
+    pub(super) fn owe(&mut self, records: &[Record]) {
+        for record in records {
+            self.memory.apply(record);
+        }
+        self.file = None;
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let linked = match &self.file {
+            Some(file) => file.is_linked()?,
+            None => false,
+        };
+        if !linked {
+            self.file = None;
+            self.rewrite()?;
+        }
+        let Some(mut file) = self.file.take() else {
+            return Err(io::Error::other("the file could not be written anew"));
+        };
+        match write_all(file.as_mut(), bytes) {
+            Ok(()) => {}
+            Err(error) => {
+                self.cut(file);
+                return Err(error);
+            }
+        }
+        if self.durability == Durability::Host
+            && let Err(error) = file.sync()
+        {
+            // Cut as well as given up: whoever reads it next must not find what was refused.
+            self.cut(file);
+            self.file = None;
+            return Err(error);
+        }
+        self.len += bytes.len() as u64;
+        self.file = Some(file);
+        Ok(())
+    }
+
+    /// Cuts the file to its good length, or gives it up.
+    fn cut(&mut self, mut file: Box<dyn Medium>) {
+        let sound = self.len > 0 && file.truncate(self.len).is_ok();
+        self.file = sound.then_some(file);
+    }
+
+    /// Writes the file anew. The old one stays in use on failure, if it was.
+    fn rewrite(&mut self) -> io::Result<()> {
+        let mut bytes = frame::header();
+        for record in self.memory.records(self.store) {
+            frame::encode(&record, &mut bytes).map_err(io::Error::other)?;
+        }
+        let temporary = temporary_of(self.name);
+        let made = self.make(&temporary, &bytes);
+        let file = match made {
+            Ok(file) => file,
+            Err(error) => {
+                // It takes up space that may be what is missing.
+                let _best_effort = self.shelf.remove(&temporary);
+                return Err(error);
+            }
+        };
+        if self.durability == Durability::Host
+            && let Err(error) = self.shelf.sync()
+        {
+            // Which of the two files has the name after a power cut is not known.
+            self.file = None;
+            return Err(error);
+        }
+        self.file = Some(file);
+        self.len = bytes.len() as u64;
+        self.rewrite_at = REWRITE_LEN_MIN.max(self.len.saturating_mul(REWRITE_FACTOR));
+        Ok(())
+    }
+
+    fn make(&self, temporary: &str, bytes: &[u8]) -> io::Result<Box<dyn Medium>> {
+        let mut file = self.shelf.create(temporary)?;
+        write_all(file.as_mut(), bytes)?;
+        if self.durability == Durability::Host {
+            file.sync()?;
+        }
+        self.shelf.rename(temporary, self.name)?;
+        Ok(file)
+    }
+}
+
+/// The name of a file that is being written anew.
+fn temporary_of(name: &str) -> String {
+    format!("{name}.new")
+}
+
+fn write_all(file: &mut dyn Medium, mut bytes: &[u8]) -> io::Result<()> {
+    let mut retries = 0;
+    while !bytes.is_empty() {
+        match file.write(bytes) {
+            Ok(0) => retries += 1,
+            Ok(written) => {
+                bytes = &bytes[written..];
+                retries = 0;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => retries += 1,
+            Err(error) => return Err(error),
+        }
+        if retries > WRITE_RETRIES_MAX {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    Ok(())
+}

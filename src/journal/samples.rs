@@ -1,0 +1,140 @@
+//! Records for the tests of this folder.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::{
+    reconcile::{effect::Cause, record::Record},
+    spec::{
+        ChildName, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink, Spec, Time,
+        Verb, Wall,
+    },
+};
+
+pub(super) fn name(text: &str) -> ChildName {
+    text.parse().unwrap()
+}
+
+pub(super) fn at(millis: u64) -> Time {
+    Time {
+        mono: Mono(millis * 1000),
+        wall: Wall(i64::try_from(millis).unwrap()),
+    }
+}
+
+pub(super) fn spec(child: &str, command: Vec<String>) -> Spec {
+    Spec {
+        path: PathBuf::from(format!("/srv/load/{child}.yml")),
+        command,
+        workdir: PathBuf::from("/srv/load"),
+        stdout: Sink::Inherit,
+        stderr: Sink::File {
+            path: PathBuf::from(format!("/srv/logs/{child}.err")),
+            mode: OpenMode::Append,
+        },
+        repeat: None,
+        prehook: None,
+        posthook: None,
+        restart: RestartPolicy::default(),
+        digest: Digest([7; 16]),
+    }
+}
+
+pub(super) fn begun_with(child: &str, run: u64, command: Vec<String>) -> Record {
+    Record::Begun {
+        child: name(child),
+        run: RunId(run),
+        spec: Arc::new(spec(child, command)),
+    }
+}
+
+pub(super) fn begun(child: &str, run: u64) -> Record {
+    begun_with(child, run, vec!["/bin/web".to_owned()])
+}
+
+pub(super) fn started(child: &str, run: u64) -> Record {
+    Record::Started {
+        child: name(child),
+        run: RunId(run),
+        pid: 4242,
+        start_ticks: 99,
+        at: at(5),
+    }
+}
+
+pub(super) fn ended(child: &str, run: u64) -> Record {
+    Record::Ended {
+        child: name(child),
+        run: RunId(run),
+        exit: Exit::Code(3),
+        at: at(9),
+        by: Some(Cause::Command),
+        restarts: 0,
+    }
+}
+
+pub(super) fn held(child: &str) -> Record {
+    Record::Held {
+        child: name(child),
+        since: Wall(1_700_000_000_000),
+    }
+}
+
+pub(super) fn released(child: &str) -> Record {
+    Record::Released { child: name(child) }
+}
+
+pub(super) fn reserved(child: &str, upto: u64) -> Record {
+    Record::Reserved {
+        child: name(child),
+        upto: RunId(upto),
+    }
+}
+
+/// One record of every kind.
+pub(super) fn one_of_each() -> Vec<Record> {
+    let mut all = runtime();
+    all.extend([held("web"), released("web"), reserved("web", 64)]);
+    all
+}
+
+/// One record of every kind that is kept in the runtime store.
+pub(super) fn runtime() -> Vec<Record> {
+    vec![
+        Record::Opened {
+            boot: "boot-1".to_owned(),
+        },
+        begun("web", 1),
+        started("web", 1),
+        Record::Stopping {
+            child: name("web"),
+            run: RunId(1),
+        },
+        ended("web", 1),
+        begun("web", 2),
+        Record::NotStarted {
+            child: name("web"),
+            run: RunId(2),
+            why: "no such file: `/bin/\u{0}wéb`\n".to_owned(),
+            at: at(11),
+        },
+        Record::Armed {
+            child: name("web"),
+            run: RunId(1),
+            repeat: Repeat {
+                action: Verb::Restart,
+                every: Duration::from_secs(5),
+            },
+            due: Mono(77),
+        },
+        Record::Disarmed { child: name("web") },
+        Record::LoadpathSeen {
+            path: PathBuf::from("/srv/load"),
+            dev: 1,
+            ino: 2,
+        },
+        Record::Forgotten {
+            child: name("gone"),
+        },
+        Record::Closed,
+    ]
+}
