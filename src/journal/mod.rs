@@ -33,7 +33,11 @@ mod samples;
 #[cfg(test)]
 mod tests;
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
@@ -103,6 +107,15 @@ impl std::fmt::Debug for Journal {
 /// [`JournalError`]; never because of damage or a full disk.
 pub fn open(dirs: &Dirs, fixed_id: Option<&str>, boot: &str) -> Result<Opened, JournalError> {
     open_waiting(dirs, fixed_id, boot, LOCK_WAIT)
+}
+
+/// Makes a directory of the server's own, such as the one for logs, if it is missing.
+///
+/// # Errors
+///
+/// [`JournalError`] when it cannot be made, is somebody else's or others can write to it.
+pub fn own_dir(path: &Path) -> Result<(), JournalError> {
+    Folder::open(path).map(drop)
 }
 
 fn open_waiting(

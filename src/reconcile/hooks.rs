@@ -6,7 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use super::{State, listing::Content};
+use super::{
+    State, Turn,
+    effect::Cause,
+    event::JobId,
+    job::{HookWait, Step, Waiter},
+    listing::Content,
+};
 use crate::{
     command::{ErrorCode, Failure},
     spec::{ChildName, Hook, Spec, Verb},
@@ -25,6 +31,110 @@ pub(super) enum Chain {
 }
 
 impl State {
+    /// Gives the order that a hook consists of; `parent` goes on when it is carried out.
+    pub(super) fn order_hook(
+        &mut self,
+        turn: &mut Turn,
+        parent: JobId,
+        verb: Verb,
+        target: &ChildName,
+    ) {
+        if self.would_wait_for_itself(parent, target) {
+            let message = format!("`{verb} {target}` would wait for itself");
+            let failure = Failure::new(ErrorCode::HookCycle, message);
+            self.hook_done(turn, parent, Err(failure));
+            return;
+        }
+        self.order(turn, target, verb, Cause::Hook, Some(Waiter::Hook(parent)));
+        // Unless it is done already, say whom to wait for.
+        let Some(child) = self.children.get(target) else {
+            return;
+        };
+        let waits_here = |id: &JobId| {
+            let job = self.jobs.get(id);
+            job.is_some_and(|job| job.waiters.contains(&Waiter::Hook(parent)))
+        };
+        let Some(sub) = child
+            .job
+            .iter()
+            .chain(&child.queue)
+            .copied()
+            .find(waits_here)
+        else {
+            return;
+        };
+        if let Some(job) = self.jobs.get_mut(&parent) {
+            match &mut job.step {
+                Step::Prehook(wait) | Step::Posthook(wait) => *wait = HookWait::Job(sub),
+                Step::Queued
+                | Step::Reading
+                | Step::Checking
+                | Step::StoppingOld
+                | Step::Recording
+                | Step::Spawning
+                | Step::Stopping
+                | Step::Closing => {}
+            }
+        }
+    }
+
+    pub(super) fn on_hook_program(
+        &mut self,
+        turn: &mut Turn,
+        id: JobId,
+        result: Result<(), String>,
+    ) {
+        let result = result.map_err(|why| Failure::new(ErrorCode::HookFailed, why));
+        let waits = self.jobs.get(&id).is_some_and(|job| {
+            matches!(
+                job.step,
+                Step::Prehook(HookWait::Program) | Step::Posthook(HookWait::Program)
+            )
+        });
+        if waits {
+            self.hook_done(turn, id, result);
+        }
+    }
+
+    /// The hook that a job waited for has ended.
+    pub(super) fn hook_done(&mut self, turn: &mut Turn, id: JobId, result: Result<(), Failure>) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        match (job.step, result) {
+            (Step::Prehook(_), Ok(())) => self.after_prehook(turn, id),
+            (Step::Prehook(_), Err(failure)) => {
+                let hook = job.spec.as_ref().and_then(|spec| spec.prehook.as_ref());
+                let hook = hook.map_or_else(String::new, |hook| format!(" `{hook}`"));
+                let message = format!(
+                    "the prehook{hook} of `{}` failed: {}",
+                    job.child, failure.message
+                );
+                let told = [ErrorCode::HookCycle, ErrorCode::ShuttingDown];
+                let code = failure.code;
+                let code = if told.contains(&code) {
+                    code
+                } else {
+                    ErrorCode::HookFailed
+                };
+                self.fail_start(turn, id, Failure::new(code, message));
+            }
+            (Step::Posthook(_), Ok(())) => self.close(turn, id),
+            (Step::Posthook(_), Err(failure)) => self.posthook_failed(turn, id, &failure.message),
+            (
+                Step::Queued
+                | Step::Reading
+                | Step::Checking
+                | Step::StoppingOld
+                | Step::Recording
+                | Step::Spawning
+                | Step::Stopping
+                | Step::Closing,
+                Ok(()) | Err(_),
+            ) => {}
+        }
+    }
+
     /// Follows the chain that begins with this hook of this child.
     pub(super) fn chain(&self, first: &ChildName, hook: Option<&Hook>) -> Chain {
         let mut names = BTreeSet::from([first.clone()]);
@@ -73,11 +183,7 @@ impl State {
 
     /// Whether making `parent` wait for an order to `target` would never end: what `target` is
     /// busy with waits, directly or not, for `parent` itself.
-    pub(super) fn would_wait_for_itself(
-        &self,
-        parent: super::event::JobId,
-        target: &ChildName,
-    ) -> bool {
+    pub(super) fn would_wait_for_itself(&self, parent: JobId, target: &ChildName) -> bool {
         let ancestors = self.ancestors(parent);
         let mut at = self.children.get(target).and_then(|child| child.job);
         // Each job is met at most once on a way without a cycle.
@@ -92,7 +198,7 @@ impl State {
     }
 
     /// A job and all that wait for it through hooks.
-    fn ancestors(&self, id: super::event::JobId) -> BTreeSet<super::event::JobId> {
+    fn ancestors(&self, id: JobId) -> BTreeSet<JobId> {
         let mut all = BTreeSet::new();
         let mut next = vec![id];
         while let Some(id) = next.pop() {
@@ -102,14 +208,13 @@ impl State {
             let Some(job) = self.jobs.get(&id) else {
                 continue;
             };
-            next.extend(job.waiters.iter().filter_map(super::job::Waiter::hook));
+            next.extend(job.waiters.iter().filter_map(Waiter::hook));
         }
         all
     }
 
     /// The job that must end before this one can go on.
-    fn waits_for(&self, id: super::event::JobId) -> Option<super::event::JobId> {
-        use super::job::{HookWait, Step};
+    fn waits_for(&self, id: JobId) -> Option<JobId> {
         let job = self.jobs.get(&id)?;
         match job.step {
             Step::Queued => self.children.get(&job.child)?.job,

@@ -57,6 +57,7 @@ mod removal;
 mod repeat;
 mod runs;
 mod shutdown;
+mod starts;
 mod stops;
 pub mod survey;
 mod timers;

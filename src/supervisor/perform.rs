@@ -9,7 +9,7 @@ use crate::{
     reconcile::{
         effect::Effect,
         event::{Event, JobId, RequestId, SpawnFailure, Ticket},
-        record::{Record, Store},
+        record::Record,
         survey::Survey,
     },
     spec::{ChildName, RunId, Spec},
@@ -45,21 +45,10 @@ impl Supervisor {
         }
     }
 
+    /// Hands records to the journal, which answers the ticket in its time.
     fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) {
-        let (state, runtime): (Vec<Record>, Vec<Record>) =
-            records.into_iter().partition(|record| record.store() == Store::State);
-        let appended = match runtime.is_empty() {
-            true => Ok(()),
-            false => self.append(&runtime),
-        };
-        match (ticket, appended) {
-            (Some(ticket), Err(why)) => {
-                self.inbox.push_back(Event::Recorded { ticket, result: Err(why) });
-            }
-            (ticket, Ok(())) if ticket.is_some() || !state.is_empty() => {
-                self.journal.commit(ticket, state);
-            }
-            (Some(_) | None, Ok(()) | Err(_)) => {}
+        if let Err(error) = self.journal.record(ticket, records) {
+            tracing::error!(%error, "a record could not be written");
         }
     }
 

@@ -128,10 +128,10 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     let dirs = Dirs {
         runtime_dir: spec.runtime_dir.clone(),
         state_dir: spec.state_dir.clone(),
-        log_dir: spec.log_dir.clone(),
     };
     let boot = journal::boot_identity().map_err(ServeError::system("tell this boot"))?;
     let mut opened = journal::open(&dirs, spec.id.as_deref(), &boot).map_err(refused)?;
+    journal::own_dir(&spec.log_dir).map_err(ServeError::State)?;
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }

@@ -1,0 +1,453 @@
+//! Starts and restarts, step by step: reading, prehook, checking, stopping the old run, recording,
+//! spawning; and what follows when a step fails.
+
+use std::{collections::BTreeSet, mem, sync::Arc};
+
+use super::{
+    Awaited, State, Turn,
+    backoff::Attempt,
+    child::Child,
+    effect::{Cause, Effect, Level},
+    event::{JobId, Ticket},
+    hooks::Chain,
+    job::{EndedRun, HookWait, Step, Success, Waiter},
+    jobs::not_running,
+    listing::Content,
+    record::Record,
+};
+use crate::{
+    command::{ErrorCode, Failure},
+    spec::{ChildName, Hook, RunId, Spec, Verb},
+};
+
+/// How many run numbers are reserved on disk at once: after a reboot numbering goes on behind
+/// them, so that none is used twice.
+pub(super) const RUNS_RESERVED: u64 = 1_000;
+
+impl State {
+    /// Begins an order whose turn has come.
+    pub(super) fn begin(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let name = job.child.clone();
+        let Some(child) = self.children.get(&name) else {
+            return;
+        };
+        let stale = |waiter: &Waiter| match waiter {
+            Waiter::Repeat(armed) => child.hold.is_some() || armed.run.0 != child.latest,
+            Waiter::Request(_) | Waiter::Batch(_) | Waiter::Hook(_) => false,
+        };
+        if job.waiters.iter().any(stale) {
+            let failure = Failure::new(ErrorCode::Superseded, "another run began meanwhile");
+            self.finish(turn, id, Err(failure));
+            return;
+        }
+        if job.cause == Cause::Hook && child.hold.is_some() && !child.is_live() {
+            let message = format!(
+                "`{name}` is held by an operator's `stop`, and a hook does not start a held child\n\
+                 hint: `supervisor-rs-client start {name}` releases it"
+            );
+            let parents: Vec<JobId> = job.waiters.iter().filter_map(Waiter::hook).collect();
+            for parent in parents {
+                if let Some(parent) = self.jobs.get_mut(&parent) {
+                    parent.read.insert(name.clone());
+                    parent.blocked_by.insert(name.clone());
+                }
+            }
+            self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, message)));
+            return;
+        }
+        job.step = Step::Reading;
+        job.read.insert(name.clone());
+        turn.emit(Effect::Reread {
+            job: id,
+            names: BTreeSet::from([name]),
+        });
+    }
+
+    /// The files were read again for a job: is the order to be refused, or where does it begin?
+    pub(super) fn on_reread(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.step == Step::Reading) else {
+            return;
+        };
+        let name = job.child.clone();
+        let (verb, cause) = (job.verb, job.cause);
+        let spec = match self.admit(&name, verb, cause) {
+            Ok(spec) => spec,
+            Err(failure) => {
+                self.finish(turn, id, Err(failure));
+                return;
+            }
+        };
+        let (names, failure) = match self.chain(&name, spec.prehook.as_ref()) {
+            Chain::Good(names) => (names, None),
+            Chain::Bad(failure, names) => (names, Some(failure)),
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        job.spec = Some(Arc::clone(&spec));
+        let unread: BTreeSet<ChildName> = names.difference(&job.read).cloned().collect();
+        if !unread.is_empty() {
+            job.read.extend(unread.iter().cloned());
+            turn.emit(Effect::Reread {
+                job: id,
+                names: unread,
+            });
+            return;
+        }
+        if let Some(failure) = failure {
+            job.blocked_by = names;
+            self.fail_start(turn, id, failure);
+            return;
+        }
+        self.run_prehook(turn, id, &name, &spec);
+    }
+
+    /// Whether this order makes sense in the state the child is in, and with which spec.
+    fn admit(&self, name: &ChildName, verb: Verb, cause: Cause) -> Result<Arc<Spec>, Failure> {
+        let Some(child) = self.children.get(name).filter(|child| child.is_known()) else {
+            return Err(self.unknown(name));
+        };
+        match (&child.run, verb) {
+            (Some(_), Verb::Start) if child.is_stopping() => {
+                if let Some(failure) = self.is_stuck(name) {
+                    return Err(failure);
+                }
+            }
+            (Some(run), Verb::Start) => {
+                let pid = run.pid.map_or(String::new(), |pid| format!(", pid {pid}"));
+                let message = format!("`{name}` is already running: run {}{pid}", run.id);
+                return Err(Failure::new(ErrorCode::AlreadyRunning, message));
+            }
+            (None, Verb::Restart) if child.retry.is_none() => return Err(not_running(name)),
+            (Some(_) | None, Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop) => {}
+        }
+        // What the core does by itself goes on with the last good spec.
+        if cause == Cause::Policy
+            && let Some(spec) = child.in_force()
+        {
+            return Ok(Arc::clone(spec));
+        }
+        match child
+            .entry
+            .as_ref()
+            .map(|entry| (&entry.content, &entry.paths))
+        {
+            Some((Content::Good(spec), _)) => Ok(Arc::clone(spec)),
+            Some((Content::Bad(faults), _)) => {
+                let message = format!("the file of `{name}` is bad:\n{}", faults.join("\n"));
+                Err(Failure::new(ErrorCode::InvalidConfig, message))
+            }
+            Some((Content::Conflict, paths)) => {
+                let paths: Vec<String> = paths
+                    .iter()
+                    .map(|path| format!("  {}", path.display()))
+                    .collect();
+                let message = format!(
+                    "several files declare `{name}`:\n{}\nhint: remove or rename all but one",
+                    paths.join("\n")
+                );
+                Err(Failure::new(ErrorCode::Conflict, message))
+            }
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    fn run_prehook(&mut self, turn: &mut Turn, id: JobId, name: &ChildName, spec: &Arc<Spec>) {
+        match spec.prehook.clone() {
+            None => self.after_prehook(turn, id),
+            Some(Hook::Command { verb, child }) => {
+                self.set_step(id, Step::Prehook(HookWait::Job(id)));
+                self.order_hook(turn, id, verb, &child);
+            }
+            Some(Hook::Run(argv)) => {
+                self.set_step(id, Step::Prehook(HookWait::Program));
+                let (child, spec) = (name.clone(), Arc::clone(spec));
+                turn.emit(Effect::RunHook {
+                    job: id,
+                    child,
+                    argv,
+                    spec,
+                });
+            }
+        }
+    }
+
+    pub(super) fn after_prehook(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(spec) = job.spec.clone() else { return };
+        if self.children.get(&job.child).is_some_and(Child::is_live) {
+            job.step = Step::Checking;
+            turn.emit(Effect::Preflight { job: id, spec });
+        } else {
+            self.record_then_spawn(turn, id);
+        }
+    }
+
+    pub(super) fn on_preflight(&mut self, turn: &mut Turn, id: JobId, result: Result<(), String>) {
+        let Some(job) = self
+            .jobs
+            .get_mut(&id)
+            .filter(|job| job.step == Step::Checking)
+        else {
+            return;
+        };
+        let (name, cause) = (job.child.clone(), job.cause);
+        if let Err(why) = result {
+            let message = format!("{why}\nnote: what ran runs on");
+            self.fail_start(turn, id, Failure::new(ErrorCode::SpawnFailed, message));
+        } else if self.children.get(&name).is_some_and(Child::is_live) {
+            job.step = Step::StoppingOld;
+            self.begin_ladder(turn, &name, cause);
+        } else {
+            self.record_then_spawn(turn, id);
+        }
+    }
+
+    /// Writes down what must be on disk before the run begins, then begins it.
+    fn record_then_spawn(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let (name, by_operator) = (job.child.clone(), job.cause == Cause::Command);
+        job.step = Step::Recording;
+        let Some(child) = self.children.get(&name) else {
+            return;
+        };
+        let mut records = Vec::new();
+        if child.hold.is_some() && by_operator {
+            records.push(Record::Released {
+                child: name.clone(),
+            });
+        }
+        if child.latest >= child.reserved {
+            let upto = RunId(child.latest + RUNS_RESERVED);
+            records.push(Record::Reserved {
+                child: name.clone(),
+                upto,
+            });
+        }
+        if records.is_empty() {
+            self.spawn_now(turn, id);
+            return;
+        }
+        let ticket = self.ticket(Awaited::Job(id));
+        if let Some(job) = self.jobs.get_mut(&id) {
+            job.ticket = Some(ticket);
+        }
+        turn.emit(Effect::Record {
+            ticket: Some(ticket),
+            records,
+        });
+    }
+
+    fn spawn_now(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let Some(spec) = job.spec.clone() else { return };
+        job.step = Step::Spawning;
+        let name = job.child.clone();
+        self.spawn(turn, &name, &spec);
+    }
+
+    /// A number to wait for, and who waits.
+    pub(super) fn ticket(&mut self, awaited: Awaited) -> Ticket {
+        let ticket = Ticket(self.number());
+        self.tickets.insert(ticket, awaited);
+        ticket
+    }
+
+    pub(super) fn on_recorded(
+        &mut self,
+        turn: &mut Turn,
+        ticket: Ticket,
+        result: Result<(), String>,
+    ) {
+        match self.tickets.remove(&ticket) {
+            Some(Awaited::Job(id)) => self.job_saw_record(turn, id, ticket, result),
+            Some(Awaited::Batch(id)) => self.batch_saw_record(turn, id, result),
+            None => {}
+        }
+    }
+
+    fn job_saw_record(
+        &mut self,
+        turn: &mut Turn,
+        id: JobId,
+        ticket: Ticket,
+        result: Result<(), String>,
+    ) {
+        let Some(job) = self
+            .jobs
+            .get_mut(&id)
+            .filter(|job| job.ticket == Some(ticket))
+        else {
+            return;
+        };
+        job.ticket = None;
+        let name = job.child.clone();
+        if job.step != Step::Recording {
+            job.not_recorded = result.err();
+            if job.step == Step::Closing {
+                self.close(turn, id);
+            }
+            return;
+        }
+        if let Err(why) = result {
+            let message = format!("`{name}` was not started, for it could not be recorded: {why}");
+            self.fail_start(turn, id, Failure::new(ErrorCode::Internal, message));
+            return;
+        }
+        let by_operator = job.cause == Cause::Command;
+        if let Some(child) = self.children.get_mut(&name) {
+            if by_operator {
+                child.hold = None;
+            }
+            child.reserved = child.reserved.max(child.latest + RUNS_RESERVED);
+        }
+        self.unblock(turn, &name);
+        self.spawn_now(turn, id);
+    }
+
+    /// The run that a job ordered has begun.
+    pub(super) fn job_saw_spawn(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        run: RunId,
+        pid: i32,
+    ) {
+        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+            return;
+        };
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        if job.step == Step::Spawning {
+            self.finish(turn, id, Ok(Success::Started { run, pid }));
+        } else if job.step == Step::Stopping {
+            let cause = job.cause;
+            self.begin_ladder(turn, name, cause);
+        }
+    }
+
+    /// The run that a job ordered could not begin.
+    pub(super) fn job_saw_no_spawn(&mut self, turn: &mut Turn, name: &ChildName, why: Failure) {
+        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+            turn.unsettle(name);
+            return;
+        };
+        match self.jobs.get(&id).map(|job| job.step) {
+            Some(Step::Spawning) => self.fail_start(turn, id, why),
+            Some(Step::Stopping) => {
+                // Its stop overtook it: there is nothing to stop any more, and nothing failed.
+                if let Some(child) = self.children.get_mut(name) {
+                    child.failure = None;
+                }
+                self.close(turn, id);
+            }
+            Some(
+                Step::Queued
+                | Step::Reading
+                | Step::Prehook(_)
+                | Step::Checking
+                | Step::StoppingOld
+                | Step::Recording
+                | Step::Posthook(_)
+                | Step::Closing,
+            )
+            | None => turn.unsettle(name),
+        }
+    }
+
+    /// A run has ended that a job may wait for.
+    pub(super) fn job_saw_end(&mut self, turn: &mut Turn, name: &ChildName, ended: EndedRun) {
+        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+            return;
+        };
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        match job.step {
+            Step::Stopping => self.stop_saw_end(turn, id, ended),
+            Step::StoppingOld => {
+                job.ended = Some(ended);
+                self.record_then_spawn(turn, id);
+            }
+            Step::Spawning => {
+                // It began and ended before the shell said that it had begun.
+                let message = format!("`{name}` ended while it was being started: {}", ended.exit);
+                self.fail_start(turn, id, Failure::new(ErrorCode::SpawnFailed, message));
+            }
+            Step::Queued
+            | Step::Reading
+            | Step::Prehook(_)
+            | Step::Checking
+            | Step::Recording
+            | Step::Posthook(_)
+            | Step::Closing => {}
+        }
+    }
+
+    /// A start-like order cannot be carried out. What it was ordered by decides what follows.
+    pub(super) fn fail_start(&mut self, turn: &mut Turn, id: JobId, failure: Failure) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let (name, cause, automatic) = (job.child.clone(), job.cause, job.is_automatic());
+        let blocked_by = mem::take(&mut job.blocked_by);
+        let spec = job.spec.clone();
+        if automatic {
+            let line = turn.log(Level::Warn, &name, "not started");
+            line.cause = Some(cause);
+            line.detail = Some(failure.message.clone());
+        }
+        let restarts = self.has_restart_policy(&name);
+        let Some(child) = self.children.get_mut(&name) else {
+            return;
+        };
+        if automatic {
+            child.tried = child.listed().map(|spec| spec.digest);
+            if child.is_live() {
+                child.note = Some(failure.message.clone());
+            } else {
+                child.failure = Some(failure.message.clone());
+            }
+            if !blocked_by.is_empty() && cause != Cause::Policy {
+                child.blocked = blocked_by;
+                self.blocked.insert(name.clone());
+            } else if restarts
+                && !child.is_live()
+                && let Some(spec) = spec
+            {
+                self.after_attempt(turn, &name, &spec, Attempt::NeverRan);
+            }
+        }
+        self.finish(turn, id, Err(failure));
+    }
+
+    /// Those who waited for this name's file or hold may try again.
+    pub(super) fn unblock(&mut self, turn: &mut Turn, changed: &ChildName) {
+        let waiting: Vec<ChildName> = self.blocked.iter().cloned().collect();
+        for name in waiting {
+            let Some(child) = self.children.get_mut(&name) else {
+                self.blocked.remove(&name);
+                continue;
+            };
+            if child.blocked.contains(changed) {
+                child.blocked.clear();
+                child.tried = None;
+                child.failure = None;
+                turn.unsettle(&name);
+            }
+            if child.blocked.is_empty() {
+                self.blocked.remove(&name);
+            }
+        }
+    }
+}
