@@ -147,6 +147,19 @@ impl Job {
         }
     }
 
+    /// Whether a listing that was read just now brought it about: nothing is read again for it.
+    pub(super) fn follows_listing(&self) -> bool {
+        match self.cause {
+            Cause::Boot | Cause::New | Cause::Changed | Cause::Settings => true,
+            Cause::Command
+            | Cause::Hook
+            | Cause::Repeat
+            | Cause::Policy
+            | Cause::Removed
+            | Cause::Shutdown => false,
+        }
+    }
+
     /// Whether it was given by the core itself rather than by anybody.
     pub(super) fn is_automatic(&self) -> bool {
         match self.cause {

@@ -60,6 +60,10 @@ impl State {
         }
         job.step = Step::Reading;
         job.read.insert(name.clone());
+        if job.follows_listing() {
+            self.on_reread(turn, id);
+            return;
+        }
         turn.emit(Effect::Reread {
             job: id,
             names: BTreeSet::from([name]),
@@ -89,7 +93,7 @@ impl State {
         };
         job.spec = Some(Arc::clone(&spec));
         let unread: BTreeSet<ChildName> = names.difference(&job.read).cloned().collect();
-        if !unread.is_empty() {
+        if !unread.is_empty() && !job.follows_listing() {
             job.read.extend(unread.iter().cloned());
             turn.emit(Effect::Reread {
                 job: id,
