@@ -1,1 +1,316 @@
-//! To be written.
+//! From a spec to a running process, and from a process to the fact of its end.
+//!
+//! [`Processes`] is owned by one task and holds every process that the server has started or
+//! taken back. It decides nothing: it is told to start, signal and let go, and it tells what
+//! ended.
+//!
+//! - At most one live run a child (I1): a second start is refused here too.
+//! - An exit is *peeked*: told once, while the process stays a zombie that holds its number and
+//!   its status, until [`Processes::reap`] says that it is on record (I2).
+//! - What concerns a run that is not there does nothing (I4).
+//! - A process is known by its pidfd; a number is never signalled unless somebody we know holds
+//!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
+//! - Nothing wakes us but an end, a `SIGCHLD` and the time of a hook (I9).
+//!
+//! The parts: `spawn` and `stack` (clone to exec), `program` and `output` (what is executed,
+//! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
+//! `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait`
+//! are what [`Processes`] does with them.
+//!
+//! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
+//! would take statuses that are not on record yet; threads and tasks.
+//!
+//! Sources: pidfd_open(2), waitid(2), clone(2), credentials(7); s6 and dinit for the order of
+//! things.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::fd::OwnedFd,
+    time::Duration,
+};
+
+use rustix::fs::{Mode, OFlags};
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
+
+use crate::{
+    reconcile::event::JobId,
+    spec::{ChildName, Exit, RunId},
+};
+
+mod adopt;
+mod group;
+mod hooks;
+mod identity;
+mod inherit;
+mod lease;
+mod output;
+mod program;
+mod spawn;
+mod stack;
+mod start;
+mod stop;
+mod strays;
+#[cfg(test)]
+mod tests;
+mod wait;
+
+pub use adopt::Adoption;
+pub use hooks::HOOK_SECONDS_MAX;
+pub use lease::open_for_writing;
+
+use group::GroupSignals;
+use hooks::Hook;
+use inherit::Inheritance;
+use spawn::Spawner;
+use stop::Left;
+use strays::Strays;
+use wait::{Exits, Token};
+
+/// Every process that the server has started or taken back.
+///
+/// Dropping it ends nothing: what runs runs on.
+#[derive(Debug)]
+pub struct Processes {
+    server_id: String,
+    inheritance: Inheritance,
+    spawner: Spawner,
+    /// Whether a start copies a few descriptors or all of them.
+    descriptors: Descriptors,
+    standard: Standard,
+    group_signals: GroupSignals,
+    exits: Exits,
+    children_changed: SignalStream,
+    strays: Strays,
+    /// Whether strays may be waiting; `None` when they are not.
+    strays_due: Option<StraysDue>,
+    processes: BTreeMap<Owner, Process>,
+    owners: BTreeMap<Token, Owner>,
+    /// Processes that have ended as far as their pidfd knows, but whose status cannot be had
+    /// yet: a tracer holds it.
+    unsettled: BTreeSet<Token>,
+    hooks: BTreeMap<JobId, Hook>,
+    hook_time: Duration,
+    /// Runs whose leader is gone while others of its group are not.
+    left: BTreeMap<(ChildName, RunId), Left>,
+    tokens_given: u64,
+}
+
+/// A process that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Started {
+    /// Its number, which is that of its process group as well.
+    pub pid: i32,
+    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+    pub start_ticks: u64,
+}
+
+/// What [`Processes::wait`] tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    /// The main process of a run ended; it is kept until [`Processes::reap`].
+    Exited {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// How.
+        exit: Exit,
+    },
+    /// A hook's program ended and was reaped.
+    HookFinished {
+        /// Who asked.
+        job: JobId,
+        /// `Err` says for a person how it failed.
+        result: Result<(), String>,
+    },
+}
+
+/// On whose behalf a process runs.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Owner {
+    Run(ChildName, RunId),
+    Hook(JobId),
+}
+
+/// The leader of a process group.
+#[derive(Debug)]
+struct Process {
+    pid: i32,
+    start_ticks: u64,
+    pidfd: OwnedFd,
+    token: Token,
+    parent: Parent,
+    phase: Phase,
+}
+
+/// Who can wait for a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Parent {
+    /// We.
+    Us,
+    /// Another: its server died, and we took it back.
+    Other,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Live,
+    /// Its end was told. If it is our child, it is a zombie.
+    Ended,
+}
+
+/// How a start treats the server's descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Descriptors {
+    /// The child takes the few it needs (close_range(2)).
+    Few,
+    /// It gets a copy of all; exec closes them.
+    All,
+}
+
+/// Why strays are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum StraysDue {
+    /// Something changed.
+    Now,
+    /// They may stand behind a zombie that is kept; for how many turns already.
+    Hidden(u32),
+}
+
+/// The descriptors a start is made with. They are opened first, so that their numbers are low
+/// and a child has few to copy.
+#[derive(Debug)]
+struct Standard {
+    /// `/dev/null`, for reading.
+    null: OwnedFd,
+    /// Where an output file is put for the time of a start; `/dev/null` in between, so that
+    /// nobody's log is held open.
+    slots: [OwnedFd; 2],
+}
+
+impl Standard {
+    fn open() -> io::Result<Self> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let null = rustix::fs::open("/dev/null", flags, Mode::empty())?;
+        let low = || rustix::io::fcntl_dupfd_cloexec(&null, inherit::FIRST_OTHER);
+        Ok(Self {
+            slots: [low()?, low()?],
+            null: low()?,
+        })
+    }
+}
+
+impl Processes {
+    /// Prepares this process for having children: makes it the one that orphans go to, closes
+    /// every inherited descriptor above 2 at exec, raises the limit of open files. Call it once,
+    /// early, inside a Tokio runtime.
+    ///
+    /// # Errors
+    /// The kernel is older than 5.10, `/proc` is not mounted, no descriptors are left, or
+    /// `server_id` holds a NUL byte.
+    pub fn new(server_id: &str) -> io::Result<Self> {
+        Self::with_strays(server_id, Strays::Reap)
+    }
+
+    /// As [`Processes::new`], for tests that run in one process with others: children that were
+    /// not started here are left alone.
+    #[cfg(test)]
+    pub(crate) fn beside_others(server_id: &str) -> io::Result<Self> {
+        Self::with_strays(server_id, Strays::LeaveAlone)
+    }
+
+    fn with_strays(server_id: &str, strays: Strays) -> io::Result<Self> {
+        if server_id.contains('\0') {
+            let error = "the server id holds a NUL byte";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+        }
+        let inheritance = Inheritance::take()?;
+        identity::stat(std::process::id().cast_signed())?;
+        Ok(Self {
+            server_id: server_id.to_owned(),
+            inheritance,
+            standard: Standard::open()?,
+            spawner: Spawner::new()?,
+            descriptors: match Spawner::can_forget() {
+                true => Descriptors::Few,
+                false => Descriptors::All,
+            },
+            group_signals: GroupSignals::detect(),
+            exits: Exits::new()?,
+            children_changed: signal(SignalKind::child())?,
+            strays,
+            // Whoever became this server may have left children behind.
+            strays_due: Some(StraysDue::Now),
+            processes: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            hooks: BTreeMap::new(),
+            hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
+            left: BTreeMap::new(),
+            tokens_given: 0,
+        })
+    }
+
+    /// What this machine gives, by name, as `info` shows it.
+    #[must_use]
+    pub fn capabilities(&self) -> BTreeMap<String, String> {
+        let descriptors = match self.descriptors {
+            Descriptors::Few => "close_range",
+            Descriptors::All => "close-on-exec",
+        };
+        let subreaper = match rustix::process::child_subreaper() {
+            Ok(Some(_)) => "yes",
+            Ok(None) | Err(_) => "no",
+        };
+        [
+            ("descriptors", descriptors),
+            ("group signals", self.group_signals.as_str()),
+            ("subreaper", subreaper),
+            ("waiting", "pidfd"),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+    }
+
+    /// How many runs live.
+    #[must_use]
+    pub fn live_count(&self) -> usize {
+        self.processes
+            .iter()
+            .filter(|(owner, process)| match (owner, process.phase) {
+                (Owner::Run(..), Phase::Live) => true,
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(_), _) => false,
+            })
+            .count()
+    }
+
+    /// The run of a child that lives, if one does.
+    fn live_run(&self, child: &ChildName) -> Option<RunId> {
+        let first = Owner::Run(child.clone(), RunId(0));
+        let last = Owner::Run(child.clone(), RunId(u64::MAX));
+        self.processes
+            .range(first..=last)
+            .find_map(|(owner, process)| match (owner, process.phase) {
+                (Owner::Run(_, run), Phase::Live) => Some(*run),
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(_), _) => None,
+            })
+    }
+
+    /// What stands in `SUPERVISOR_RS_RUN` of a run.
+    fn run_tag(&self, child: &ChildName, run: RunId) -> String {
+        format!("{}/{child}/{run}", self.server_id)
+    }
+
+    /// Enters a process that is being watched.
+    fn enter(&mut self, owner: Owner, process: Process) {
+        self.owners.insert(process.token, owner.clone());
+        self.processes.insert(owner, process);
+    }
+
+    fn next_token(&mut self) -> Token {
+        self.tokens_given += 1;
+        Token(self.tokens_given)
+    }
+}

@@ -1,0 +1,223 @@
+//! Who a process is: what `/proc` says of it, and which run it belongs to.
+//!
+//! A pid alone says nothing, since numbers are used again. A pid with its start time does, and an
+//! open pidfd does; here is what is needed to get from one to the other.
+//!
+//! Sources: proc_pid_stat(5), proc_pid_environ(5), pidfd_open(2).
+
+use std::{
+    fs::{self, File},
+    io::{self, Read},
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::spec::Exit;
+
+/// The name of the variable that tells whose run a process belongs to.
+pub(super) const RUN_VARIABLE: &str = "SUPERVISOR_RS_RUN";
+
+/// The name of the variable that tells which child a hook's program runs for.
+pub(super) const HOOK_VARIABLE: &str = "SUPERVISOR_RS_HOOK";
+
+/// How much of an environment is read, in bytes: ours comes first in it.
+const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
+
+/// How often a group is looked through when its members may still be forking.
+const PASSES_MAX: usize = 8;
+
+/// What we need of `/proc/PID/stat`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stat {
+    /// Field 4: its parent.
+    pub(super) parent: i32,
+    /// Field 5: its process group.
+    pub(super) group: i32,
+    /// Field 22: when it started, in clock ticks since boot.
+    pub(super) start_ticks: u64,
+    /// Field 52: how it ended, as wait(2) has it; 0 also when we may not know.
+    pub(super) status: i32,
+}
+
+/// Reads what `/proc` says of a process.
+///
+/// # Errors
+/// `NotFound` when there is none, `InvalidData` when the kernel speaks differently.
+pub(super) fn stat(pid: i32) -> io::Result<Stat> {
+    let text = fs::read(format!("/proc/{pid}/stat"))?;
+    parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unexpected stat line"))
+}
+
+/// The second field, a program's name in parentheses, is the program's own choice and may hold
+/// blanks, parentheses and line breaks; so we count from the last parenthesis.
+fn parse(text: &[u8]) -> Option<Stat> {
+    let end = text.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(text.get(end + 1..)?).ok()?;
+    let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
+    // Field numbers as in the man page; the first one here is number 3.
+    let field = |number: usize| fields.get(number - 3);
+    Some(Stat {
+        parent: field(4)?.parse().ok()?,
+        group: field(5)?.parse().ok()?,
+        start_ticks: field(22)?.parse().ok()?,
+        status: field(52)?.parse().ok()?,
+    })
+}
+
+/// A number that a child of ours can have: not that of PID 1, whose "group" is everybody to
+/// kill(2), nor one that stands for a group. Records can be damaged, so this is asked.
+pub(super) fn number(pid: i32) -> Option<Pid> {
+    if pid > 1 { Pid::from_raw(pid) } else { None }
+}
+
+/// How a process ended that is not our child, if its zombie is still there and we may know.
+pub(super) fn exit_of_zombie(pid: i32, start_ticks: u64) -> Exit {
+    match stat(pid) {
+        Ok(stat) if stat.start_ticks == start_ticks => {
+            if stat.status != 0 || may_inspect(pid) {
+                exit(stat.status)
+            } else {
+                Exit::Unknown
+            }
+        }
+        Ok(_) | Err(_) => Exit::Unknown,
+    }
+}
+
+/// Whether the kernel shows us the protected fields of this process, of which the status is one.
+/// Its links ask for the same right, and say so: a zombie's are gone, but not forbidden.
+fn may_inspect(pid: i32) -> bool {
+    match fs::read_link(format!("/proc/{pid}/cwd")) {
+        Ok(_) => true,
+        Err(error) => error.kind() != io::ErrorKind::PermissionDenied,
+    }
+}
+
+/// A status as wait(2) has it.
+fn exit(status: i32) -> Exit {
+    match status & 0x7f {
+        0 => Exit::Code((status >> 8) & 0xff),
+        signal => Exit::Signal(signal),
+    }
+}
+
+/// All processes there are.
+pub(super) fn pids() -> impl Iterator<Item = i32> {
+    fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+}
+
+/// Kills what is left of a run's group, one by one: for when the group has no pidfd, or the
+/// kernel cannot signal a group through one.
+///
+/// A process is taken for a member only when both its group and the run in its environment are
+/// the right ones, and both were read while its pidfd was open: neither a number that was used
+/// again nor a forged environment alone makes anybody a victim. (Whoever forges both is a
+/// process of that group that asks to be killed.)
+pub(super) fn kill_members(group: i32, run: &str) {
+    for _ in 0..PASSES_MAX {
+        let mut found = false;
+        for pid in pids() {
+            found |= kill_member(pid, group, run);
+        }
+        if !found {
+            return;
+        }
+    }
+}
+
+fn kill_member(pid: i32, group: i32, run: &str) -> bool {
+    if !stat(pid).is_ok_and(|stat| stat.group == group) {
+        return false;
+    }
+    let Some(pidfd) = number(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
+        return false;
+    };
+    stat(pid).is_ok_and(|stat| stat.group == group)
+        && belongs(pid, run)
+        && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
+}
+
+/// Whether a process was started with this run in its environment. A zombie has none.
+fn belongs(pid: i32, run: &str) -> bool {
+    let mut environment = Vec::new();
+    let read = File::open(format!("/proc/{pid}/environ")).and_then(|file| {
+        file.take(ENVIRONMENT_BYTES_MAX)
+            .read_to_end(&mut environment)
+    });
+    read.is_ok()
+        && environment.split(|byte| *byte == 0).any(|variable| {
+            variable
+                .strip_prefix(RUN_VARIABLE.as_bytes())
+                .and_then(|rest| rest.strip_prefix(b"="))
+                == Some(run.as_bytes())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_name_cannot_forge_the_fields_behind_it() {
+        let mut fields = vec!["0"; 50];
+        fields[0] = "S";
+        fields[1] = "7";
+        fields[2] = "8";
+        fields[19] = "12345";
+        fields[49] = "256";
+        for name in ["sh", "a b", ") S 1 1 1", "x) (y", "\n)\n"] {
+            let line = format!("42 ({name}) {}\n", fields.join(" "));
+            let stat = parse(line.as_bytes()).unwrap();
+            assert_eq!(
+                stat,
+                Stat {
+                    parent: 7,
+                    group: 8,
+                    start_ticks: 12345,
+                    status: 256
+                },
+                "{name:?}"
+            );
+        }
+        assert_eq!(parse(b""), None);
+        assert_eq!(parse(b"42 (sh"), None);
+        assert_eq!(parse(b"42 (sh) S 1"), None);
+        let invalid = format!("42 (\u{fffd}) {}", fields.join(" ")).replace('\u{fffd}', "\u{80}");
+        assert!(parse(invalid.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn a_status_is_a_code_or_a_signal() {
+        assert_eq!(exit(0), Exit::Code(0));
+        assert_eq!(exit(3 << 8), Exit::Code(3));
+        assert_eq!(exit(9), Exit::Signal(9));
+        assert_eq!(exit(11 | 0x80), Exit::Signal(11), "with a core dump");
+    }
+
+    #[test]
+    fn we_know_ourselves() {
+        let own = i32::try_from(std::process::id()).unwrap();
+        let stat = stat(own).unwrap();
+        assert!(stat.start_ticks > 0);
+        assert_eq!(
+            stat.parent,
+            std::os::unix::process::parent_id().cast_signed()
+        );
+        assert!(pids().any(|pid| pid == own));
+        assert!(!belongs(own, "no such run"));
+    }
+
+    #[test]
+    fn the_number_of_everybody_is_no_childs() {
+        for pid in [-1, 0, 1, i32::MIN] {
+            assert_eq!(number(pid), None);
+        }
+        assert!(number(2).is_some());
+        for pid in [-1, 0, 1, i32::MIN, i32::MAX] {
+            assert_eq!(exit_of_zombie(pid, 1), Exit::Unknown);
+        }
+    }
+}

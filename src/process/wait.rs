@@ -1,0 +1,233 @@
+//! Waiting for ends: every pidfd on one epoll instance, and orphans by the way.
+//!
+//! - A process is asked for once (`EPOLLONESHOT`): its zombie, which is kept, wakes nobody again.
+//! - A pidfd can be readable while the status is not ours to have yet, because a tracer takes it
+//!   first; such a process is looked at again at the next `SIGCHLD`.
+//! - [`Processes::wait`] may be dropped at any await: what it took from the kernel is in the
+//!   table by then, or in the facts that it returns without awaiting again.
+//!
+//! Sources: epoll(7), pidfd_open(2), waitid(2), ptrace(2).
+
+#![allow(unsafe_code)]
+
+use std::{
+    future::{Future, pending},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::{
+    event::{Timespec, epoll},
+    io::Errno,
+    process::{WaitId, WaitIdOptions, WaitIdStatus, waitid},
+};
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::{
+    Fact, Owner, Parent, Phase, Processes, StraysDue, identity,
+    strays::{self, HIDDEN_TURNS_MAX, Outcome, Strays},
+};
+use crate::spec::Exit;
+
+/// How many ends are told at once.
+const EXITS_PER_TURN_MAX: usize = 256;
+
+/// Stands for a process in the kernel's answers; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Token(pub(super) u64);
+
+/// All pidfds, behind one descriptor that the runtime knows of.
+#[derive(Debug)]
+pub(super) struct Exits {
+    epoll: AsyncFd<OwnedFd>,
+}
+
+impl Exits {
+    pub(super) fn new() -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        // SAFETY: the descriptor belongs to the `AsyncFd` from here on, which never gives it
+        // away and takes it off the runtime before it closes it.
+        let epoll = unsafe { AsyncFd::register_with_interest(epoll, Interest::READABLE)? };
+        Ok(Self { epoll })
+    }
+
+    /// Closing the pidfd ends it.
+    pub(super) fn watch(&self, pidfd: &OwnedFd, token: Token) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.0);
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
+        epoll::add(&self.epoll, pidfd, data, flags)?;
+        Ok(())
+    }
+
+    /// Whose process has ended, without waiting.
+    fn take(&self) -> Vec<Token> {
+        let mut events = Vec::with_capacity(EXITS_PER_TURN_MAX);
+        let at_once = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let taken = epoll::wait(
+            &self.epoll,
+            rustix::buffer::spare_capacity(&mut events),
+            Some(&at_once),
+        );
+        match taken {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => tracing::error!(%error, "ends cannot be waited for"),
+        }
+        events.iter().map(|event| Token(event.data.u64())).collect()
+    }
+
+    /// Until something has ended that was not taken yet.
+    async fn ready(&self) {
+        match self.epoll.readable().await {
+            // Cleared before what is there is taken: what comes later sets it again.
+            Ok(mut ready) => ready.clear_ready(),
+            // The runtime is going away.
+            Err(_) => pending().await,
+        }
+    }
+}
+
+/// How far a process has come.
+enum Peek {
+    Ended(Exit),
+    NotYet,
+}
+
+impl Processes {
+    /// Waits until something has ended, and tells it: each end once, at least one of them.
+    ///
+    /// Orphans that became our children are reaped here without a word. May be dropped at any
+    /// time without losing anything.
+    pub async fn wait(&mut self) -> Vec<Fact> {
+        loop {
+            let facts = self.collect();
+            if !facts.is_empty() {
+                return facts;
+            }
+            if self.strays_due == Some(StraysDue::Now) {
+                // A flood of orphans: others get their turn in between.
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let hook = sleep(self.until_hook());
+            tokio::select! {
+                () = self.exits.ready() => {}
+                changed = self.children_changed.recv() => {
+                    if changed.is_some() {
+                        self.strays_due = Some(match self.strays_due {
+                            Some(StraysDue::Hidden(turns)) => StraysDue::Hidden(turns + 1),
+                            Some(StraysDue::Now) | None => StraysDue::Now,
+                        });
+                    }
+                }
+                () = hook => {}
+            }
+        }
+    }
+
+    /// Everything that can be told now.
+    fn collect(&mut self) -> Vec<Fact> {
+        let mut tokens = self.exits.take();
+        tokens.extend(std::mem::take(&mut self.unsettled));
+        let mut facts: Vec<Fact> = tokens
+            .into_iter()
+            .filter_map(|token| self.look_at(token))
+            .collect();
+        if self.strays_due.is_some() {
+            self.reap_strays();
+        }
+        facts.append(&mut self.expire_hooks());
+        facts
+    }
+
+    fn look_at(&mut self, token: Token) -> Option<Fact> {
+        // Not there any more: reaped since.
+        let owner = self.owners.get(&token)?.clone();
+        let exit = match self.peek(&owner)? {
+            Peek::Ended(exit) => exit,
+            Peek::NotYet => {
+                self.unsettled.insert(token);
+                return None;
+            }
+        };
+        self.processes.get_mut(&owner)?.phase = Phase::Ended;
+        match owner {
+            Owner::Run(child, run) => Some(Fact::Exited { child, run, exit }),
+            Owner::Hook(job) => {
+                let process = self.take_ended(&owner)?;
+                self.finish_hook(job, process, exit)
+            }
+        }
+    }
+
+    fn peek(&self, owner: &Owner) -> Option<Peek> {
+        let process = self.processes.get(owner)?;
+        match process.phase {
+            Phase::Live => {}
+            Phase::Ended => return None,
+        }
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        let status = waitid(WaitId::PidFd(process.pidfd.as_fd()), options);
+        Some(match (status, process.parent) {
+            (Ok(Some(status)), _) => Peek::Ended(exit(&status)),
+            (Ok(None), _) | (Err(Errno::INTR), _) => Peek::NotYet,
+            (Err(_), Parent::Other) => {
+                Peek::Ended(identity::exit_of_zombie(process.pid, process.start_ticks))
+            }
+            (Err(error), Parent::Us) => {
+                tracing::error!(pid = process.pid, %error, "a status is lost");
+                Peek::Ended(Exit::Unknown)
+            }
+        })
+    }
+
+    /// Reaps orphans, as far as that is due.
+    pub(super) fn reap_strays(&mut self) {
+        match self.strays {
+            Strays::Reap => {}
+            #[cfg(test)]
+            Strays::LeaveAlone => {
+                self.strays_due = None;
+                return;
+            }
+        }
+        let hidden = match self.strays_due {
+            Some(StraysDue::Hidden(turns)) => turns,
+            Some(StraysDue::Now) | None => 0,
+        };
+        let outcome = if hidden < HIDDEN_TURNS_MAX {
+            strays::reap_first()
+        } else {
+            strays::reap_all()
+        };
+        self.strays_due = match outcome {
+            Outcome::Clear => None,
+            Outcome::More => Some(StraysDue::Now),
+            Outcome::Hidden => Some(StraysDue::Hidden(hidden)),
+        };
+        if !self.left.is_empty() {
+            self.prune_all();
+        }
+    }
+}
+
+/// A status as waitid(2) has it.
+pub(super) fn exit(status: &WaitIdStatus) -> Exit {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit::Code(code),
+        (None, Some(signal)) => Exit::Signal(signal),
+        (None, None) => Exit::Unknown,
+    }
+}
+
+fn sleep(span: Option<Duration>) -> impl Future<Output = ()> {
+    async move {
+        match span {
+            Some(span) => tokio::time::sleep(span).await,
+            None => pending().await,
+        }
+    }
+}
