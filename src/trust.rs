@@ -42,12 +42,12 @@ use rustix::{
     io::Errno,
 };
 
+use self::walk::{Found, Place, Role, Walk, system};
 pub use self::{
     error::{Kind, Shown, TrustError, Writers},
     owners::Owners,
     walk::{Step, Way},
 };
-use self::walk::{Found, Place, Role, Walk, system};
 
 /// How often something that was replaced while it was looked at is looked at again.
 const ATTEMPTS_MAX: u32 = 4;
@@ -175,16 +175,15 @@ pub fn open_dir_along(
     }
 }
 
-fn again<T>(attempt: impl FnMut() -> Result<T, TrustError>) -> Result<T, TrustError> {
-    let mut attempts = std::iter::repeat_with(attempt).take(ATTEMPTS_MAX as usize);
-    let mut last = attempts.next().expect("there is at least one attempt");
-    for next in attempts {
-        match last {
-            Err(TrustError::Changing { .. }) => last = next,
-            Ok(_) | Err(_) => break,
+fn again<T>(mut attempt: impl FnMut() -> Result<T, TrustError>) -> Result<T, TrustError> {
+    let mut result = attempt();
+    for _ in 1..ATTEMPTS_MAX {
+        if !matches!(result, Err(TrustError::Changing { .. })) {
+            break;
         }
+        result = attempt();
     }
-    last
+    result
 }
 
 /// A directory that passed the check, held open.
@@ -259,7 +258,7 @@ impl TrustedDir {
         for entry in Dir::new(fd).map_err(fail)? {
             let entry = entry.map_err(fail)?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
-            if !keep(name) {
+            if matches!(name.as_bytes(), b"." | b"..") || !keep(name) {
                 continue;
             }
             if names.len() == names_max {
@@ -315,11 +314,8 @@ impl TrustedFile {
             return Err(TrustError::NotRegular { path, kind });
         }
         // NONBLOCK and NOCTTY: it may have been replaced by a FIFO or a terminal since.
-        let flags = OFlags::RDONLY
-            | OFlags::NOFOLLOW
-            | OFlags::NONBLOCK
-            | OFlags::NOCTTY
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd: OwnedFd = match openat(&parent.fd, &name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(Errno::NOENT | Errno::LOOP | Errno::NXIO) => {

@@ -74,7 +74,10 @@ pub enum TrustError {
         kind: Kind,
     },
     /// More than is ever read.
-    #[error("{} is too large: it has {bytes} bytes, at most {bytes_max} are read", Shown(path))]
+    #[error(
+        "{} is too large: it has {bytes} bytes, at most {bytes_max} are read",
+        Shown(path)
+    )]
     TooLarge {
         /// Which.
         path: PathBuf,
