@@ -330,6 +330,7 @@ impl TrustedFile {
         walk::check(owners, Kind::File, &path, &stat, fd.as_fd(), Role::End)?;
         // A file that was removed since it was opened has no name at all, which is no fault.
         if parent.is_shared() && stat.st_nlink > 1 {
+            #[allow(clippy::useless_conversion, reason = "on some machines it is a u32")]
             let links = u64::from(stat.st_nlink);
             return Err(TrustError::HardLinks { path, links });
         }
