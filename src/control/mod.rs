@@ -11,4 +11,9 @@
 //! Absent on purpose: what a command does (`reconcile`). Tokens, keys, ssh and the peer's user
 //! come with signed commands; `authority` is where they will stand.
 
+mod authority;
+mod connection;
+mod nonce;
 pub mod protocol;
+mod roster;
+pub mod server;
