@@ -84,7 +84,11 @@ mod tests {
             "::ffff:192.0.2.1",
             "::127.0.0.1",
         ] {
-            assert_eq!(asks(elsewhere), Some(ErrorCode::ProtectedMode), "{elsewhere}");
+            assert_eq!(
+                asks(elsewhere),
+                Some(ErrorCode::ProtectedMode),
+                "{elsewhere}"
+            );
         }
     }
 

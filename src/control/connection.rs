@@ -86,7 +86,7 @@ enum Stage {
 }
 
 pub(super) struct Connection {
-    door: Door,
+    leave: oneshot::Receiver<Leave>,
     life: Life,
 }
 
@@ -95,6 +95,8 @@ struct Life {
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
+    /// Set once a request was given that is allowed.
+    active: Arc<AtomicBool>,
     stage: Stage,
     inbox: Vec<u8>,
     /// How much of the inbox is known to hold no line feed.
@@ -123,6 +125,7 @@ impl Connection {
             peer,
             deadline: Instant::now() + shared.limits.first_request_time_max,
             shared,
+            active: door.active,
             stage: Stage::Reading,
             inbox: Vec::new(),
             scanned: 0,
@@ -134,7 +137,8 @@ impl Connection {
             in_flight: Vec::new(),
             last_id: None,
         };
-        Self { door, life }
+        let leave = door.leave;
+        Self { leave, life }
     }
 
     /// From the hello to the end, or to the order to go. Everything [`Self::converse`] waits for
@@ -142,8 +146,8 @@ impl Connection {
     pub(super) async fn serve(mut self) {
         let done = tokio::select! {
             biased;
-            leave = &mut self.door.leave => Err(leave.unwrap_or(Leave::Closing)),
-            done = self.life.converse(&self.door.active) => Ok(done),
+            leave = &mut self.leave => Err(leave.unwrap_or(Leave::Closing)),
+            done = self.life.converse() => Ok(done),
         };
         let done = match done {
             Ok(done) => done,
@@ -156,7 +160,7 @@ impl Connection {
 }
 
 impl Life {
-    async fn converse(&mut self, active: &AtomicBool) -> io::Result<()> {
+    async fn converse(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
         self.greet();
         self.flush().await?;
@@ -170,7 +174,7 @@ impl Life {
                     if self.stage == Stage::Reading => match read?
                 {
                     0 => self.stage = Stage::Ended,
-                    _ => self.take_lines(active),
+                    _ => self.take_lines(),
                 },
                 () = alarm.as_mut(), if self.in_flight.is_empty() => {
                     if Instant::now() < self.deadline {
@@ -205,7 +209,7 @@ impl Life {
         protocol::write_hello(&mut self.outbox, &hello);
     }
 
-    fn take_lines(&mut self, active: &AtomicBool) {
+    fn take_lines(&mut self) {
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut start = 0;
         let mut scanned = std::mem::take(&mut self.scanned);
@@ -222,7 +226,7 @@ impl Life {
                 self.scanned = rest.len();
                 break;
             };
-            self.take_line(&rest[..end], active);
+            self.take_line(&rest[..end]);
             start += end + 1;
             scanned = 0;
         }
@@ -233,7 +237,7 @@ impl Life {
         self.inbox = inbox;
     }
 
-    fn take_line(&mut self, line: &[u8], active: &AtomicBool) {
+    fn take_line(&mut self, line: &[u8]) {
         match protocol::parse_request(line) {
             Err(bad) => self.refuse(bad.id, ErrorCode::BadRequest, bad.message),
             Ok(request) => match self.last_id {
@@ -244,13 +248,13 @@ impl Life {
                 }
                 Some(_) | None => {
                     self.last_id = Some(request.id);
-                    self.take_request(request, active);
+                    self.take_request(request);
                 }
             },
         }
     }
 
-    fn take_request(&mut self, Request { id, body }: Request, active: &AtomicBool) {
+    fn take_request(&mut self, Request { id, body }: Request) {
         let command = match authorise(self.shared.unsigned, self.peer, body) {
             Ok(command) => command,
             Err(failure) => {
@@ -258,7 +262,7 @@ impl Life {
                 return protocol::write_failure(&mut self.outbox, Some(id), &failure);
             }
         };
-        active.store(true, Ordering::Relaxed);
+        self.active.store(true, Ordering::Relaxed);
         self.rest(self.shared.limits.idle_time_max);
         if self.in_flight.len() >= self.shared.limits.in_flight_max {
             let message = format!(

@@ -363,10 +363,7 @@ impl Acceptor {
     }
 }
 
-async fn accept_any(
-    listeners: &[TcpListener],
-    turn: usize,
-) -> io::Result<(TcpStream, SocketAddr)> {
+async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {
     poll_fn(|context| {
         for index in 0..listeners.len() {
             let listener = &listeners[(turn % listeners.len() + index) % listeners.len()];
