@@ -167,6 +167,10 @@ impl Life {
         let mut alarm = pin!(sleep_until(self.deadline));
         while self.stage == Stage::Reading || !self.in_flight.is_empty() {
             self.inbox.reserve(READ_BYTES_MIN);
+            // A deadline that was put off is looked at when the alarm goes: most are.
+            if self.deadline < alarm.deadline() {
+                alarm.as_mut().reset(self.deadline);
+            }
             tokio::select! {
                 biased;
                 _ = self.answers.recv_many(&mut self.batch, BATCH_MAX) => self.take_answers(),

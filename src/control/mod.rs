@@ -12,8 +12,11 @@
 //! come with signed commands; `authority` is where they will stand.
 
 mod authority;
+pub mod client;
 mod connection;
+pub mod host;
 mod nonce;
 pub mod protocol;
+pub mod render;
 mod roster;
 pub mod server;
