@@ -17,7 +17,7 @@ use crate::spec::{
 };
 
 /// What stands in a spec whose digest is not reckoned yet.
-pub(super) const EMPTY: Digest = Digest([0; 16]);
+pub(super) const NONE: Digest = Digest([0; 16]);
 
 /// Tells this canonical form from any other that may follow.
 const FORM: &[u8] = b"supervisor-rs spec 1";
@@ -38,7 +38,7 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
     form.hook("prehook", spec.prehook.as_ref());
     form.hook("posthook", spec.posthook.as_ref());
     form.restart(&spec.restart);
-    let mut digest = EMPTY;
+    let mut digest = NONE;
     for (byte, hashed) in digest.0.iter_mut().zip(form.0.finalize()) {
         *byte = hashed;
     }

@@ -82,6 +82,8 @@ pub(super) enum Fault {
         known: Vec<&'static str>,
         belongs: Option<&'static str>,
     },
+    #[error("`<<` is not read: aliases repeat values, not keys")]
+    MergeKey,
     #[error("`{field}` is missing")]
     Missing {
         field: &'static str,
@@ -247,13 +249,16 @@ impl Fault {
             Self::TooLarge { .. } => "is this the file you meant?",
             Self::NotUtf8 { .. } => "save the file as UTF-8",
             Self::TooManyNodes { .. } | Self::TooMuchText { .. } => "write fewer aliases (`*name`)",
+            Self::MergeKey => "`defaults` in server.yml holds what children share",
             Self::SeveralDocuments => {
                 "a file holds one document: remove the `---` and what follows"
             }
             Self::Tag => "remove the `!…`; put the value in quotes if it begins with `!`",
             Self::KeyNotText => "put a value that begins with `{` or `[` in quotes",
             Self::Home { .. } => "no `~` and no `$HOME` here: write the path in full",
-            Self::Quotes { .. } => "close the quote, or write the command as a list",
+            Self::Quotes { .. } => {
+                "close the quote; one that stands for itself is written `\\'` or `\\\"`"
+            }
             Self::OutputNoStream => "write `- stdout: FILE` or `- stderr: FILE`",
             Self::OutputBothStreams => "write two entries, each with a `-` and its own `mode`",
             Self::OutputClimbs { .. } => "write a file outside of `log_dir` as an absolute path",

@@ -4,22 +4,28 @@
 //! file is told at once, each with its place; equal meaning gives an equal digest; no input makes
 //! this code panic, recurse without bound, or take more than a moment.
 //!
-//! Reading order: [`Diagnostic`]; `node` (bytes to a tree of values with places), `rules` (what
-//! every field's check is made of), `child` and `restart`, `server`, `digest`; `fault` holds every
+//! Reading order: [`Diagnostic`]; `node` and `tree` (bytes to values with places), `rules` and
+//! `values` (what every field's check is made of), `child` with `command`, `output`, `hooks` and `restart`, `server`, `digest`; `fault` holds every
 //! message.
 //!
 //! Absent on purpose: files, the clock, the environment, users and directories that exist. All
 //! facts come in as arguments; whether a path or a user exists is found out when it is used.
 
 mod child;
+mod command;
 mod diagnostic;
 mod digest;
 mod fault;
+mod hooks;
 mod node;
+mod output;
 mod restart;
 mod rules;
 mod server;
+mod server_fields;
 mod suggest;
+mod tree;
+mod values;
 
 pub use child::{ChildContext, Defaults, child};
 pub use diagnostic::{Diagnostic, Place};

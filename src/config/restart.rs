@@ -9,7 +9,8 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 use super::{
     fault::{Fault, Words},
     node::{Kind, Value},
-    rules::{Checker, DURATION_MAX, Field, Rule, Shape, parse_duration},
+    rules::{Checker, Field, Rule, Shape, rule},
+    values::{DURATION_MAX, parse_duration},
 };
 use crate::spec::{RestartLimit, RestartPolicy, RestartWhen};
 
@@ -45,57 +46,27 @@ struct Draft {
 }
 
 const FIELDS: &[Rule<Draft>] = &[
-    Rule {
-        key: "when",
-        name: "restart.when",
-        check: |checker, field, draft| draft.when = when(checker, field),
-    },
-    Rule {
-        key: "delay",
-        name: "restart.delay",
-        check: |checker, field, draft| {
-            draft.delay = checker.duration(field, DELAY_MIN..=DURATION_MAX)
-        },
-    },
-    Rule {
-        key: "factor",
-        name: "restart.factor",
-        check: |checker, field, draft| draft.factor = checker.permille(field, FACTOR),
-    },
-    Rule {
-        key: "max_delay",
-        name: "restart.max_delay",
-        check: |checker, field, draft| {
-            draft.max_delay = checker.duration(field, DELAY_MIN..=DURATION_MAX)
-        },
-    },
-    Rule {
-        key: "jitter",
-        name: "restart.jitter",
-        check: |checker, field, draft| draft.jitter = checker.permille(field, JITTER),
-    },
-    Rule {
-        key: "reset_after",
-        name: "restart.reset_after",
-        check: |checker, field, draft| {
-            draft.reset_after = checker.duration(field, DELAY_MIN..=DURATION_MAX)
-        },
-    },
-    Rule {
-        key: "max",
-        name: "restart.max",
-        check: |checker, field, draft| draft.max = limit(checker, field),
-    },
-    Rule {
-        key: "success",
-        name: "restart.success",
-        check: |checker, field, draft| draft.success = codes(checker, field),
-    },
-    Rule {
-        key: "never_on",
-        name: "restart.never_on",
-        check: |checker, field, draft| draft.never_on = codes(checker, field),
-    },
+    rule("restart.when", |c, f, draft| draft.when = when(c, f)),
+    rule("restart.delay", |c, f, draft| {
+        draft.delay = c.duration(f, DELAY_MIN..=DURATION_MAX)
+    }),
+    rule("restart.factor", |c, f, draft| {
+        draft.factor = c.permille(f, FACTOR)
+    }),
+    rule("restart.max_delay", |c, f, draft| {
+        draft.max_delay = c.duration(f, DELAY_MIN..=DURATION_MAX)
+    }),
+    rule("restart.jitter", |c, f, draft| {
+        draft.jitter = c.permille(f, JITTER)
+    }),
+    rule("restart.reset_after", |c, f, draft| {
+        draft.reset_after = c.duration(f, DELAY_MIN..=DURATION_MAX)
+    }),
+    rule("restart.max", |c, f, draft| draft.max = limit(c, f)),
+    rule("restart.success", |c, f, draft| draft.success = codes(c, f)),
+    rule("restart.never_on", |c, f, draft| {
+        draft.never_on = codes(c, f)
+    }),
 ];
 
 /// Reads `restart`; `None` when a fault was told.

@@ -20,11 +20,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::{
     Diagnostic, SERVER_BYTES_MAX,
-    child::{self, Defaults},
+    child::Defaults,
     diagnostic::{Source, Span},
-    fault::{Fault, Words},
-    node::{Node, Quoting, Value, plain_boolean},
-    rules::{Checker, DURATION_MAX, Field, Rule, Shape},
+    fault::Fault,
+    node::Node,
+    rules::{Checker, Shape},
+    server_fields::{Draft, FIELDS},
     text_of,
 };
 use crate::spec::{ChildName, Mode, OnExit};
@@ -35,18 +36,8 @@ pub const PORT_DEFAULT: u16 = 33_889;
 /// How often loadpaths are re-read although nothing was reported, unless told otherwise.
 pub const RESCAN_DEFAULT: Duration = Duration::from_secs(60);
 
-/// More often than this a rescan would be the server's main occupation.
-const RESCAN_MIN: Duration = Duration::from_secs(1);
-
-/// The most characters of a server's name: what a host name may have.
-const NAME_CHARS_MAX: usize = 255;
-
 /// How many bytes of the hash of its path tell one server's directories from another's.
 const PATH_HASH_BYTES: usize = 8;
-
-const MODES: Words = &["quiet", "half", "full", "sync"];
-const ON_EXITS: Words = &["leave", "stop"];
-const ON_OFF: Words = &["on", "off"];
 
 /// `server.yml`, checked, with every value in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,131 +94,6 @@ pub struct Host {
     /// Whether the server is PID 1.
     pub pid1: bool,
 }
-
-/// The file as far as it was written; `None` where it says nothing.
-#[derive(Default)]
-struct Draft {
-    loadpaths: Option<Vec<PathBuf>>,
-    mode: Option<Mode>,
-    startup: BTreeSet<ChildName>,
-    encrypt: Option<bool>,
-    encrypt_at: Span,
-    pub_keys_path: Option<Vec<PathBuf>>,
-    listener_addr: Option<IpAddr>,
-    ipv6: Option<bool>,
-    listener_port: Option<u16>,
-    name: Option<String>,
-    id: Option<String>,
-    state_dir: Option<(PathBuf, Span)>,
-    runtime_dir: Option<(PathBuf, Span)>,
-    log_dir: Option<(PathBuf, Span)>,
-    on_exit: Option<OnExit>,
-    allow_unsigned_remote: Option<bool>,
-    allow_local_users: Option<Vec<String>>,
-    trusted_owners: Option<Vec<String>>,
-    /// The inner `None` is `off`.
-    rescan: Option<Option<Duration>>,
-    defaults: Option<Defaults>,
-}
-
-/// The fields of `server.yml`.
-const FIELDS: &[Rule<Draft>] = &[
-    Rule {
-        key: "loadpaths",
-        name: "loadpaths",
-        check: loadpaths,
-    },
-    Rule {
-        key: "mode",
-        name: "mode",
-        check: |c, f, d| d.mode = mode(c, f),
-    },
-    Rule {
-        key: "startup",
-        name: "startup",
-        check: startup,
-    },
-    Rule {
-        key: "encrypt",
-        name: "encrypt",
-        check: encrypt,
-    },
-    Rule {
-        key: "pub_keys_path",
-        name: "pub_keys_path",
-        check: |c, f, d| d.pub_keys_path = c.each(f, Checker::directory),
-    },
-    Rule {
-        key: "listener_addr",
-        name: "listener_addr",
-        check: |c, f, d| d.listener_addr = address(c, f),
-    },
-    Rule {
-        key: "ipv6",
-        name: "ipv6",
-        check: |c, f, d| d.ipv6 = c.boolean(f),
-    },
-    Rule {
-        key: "listener_port",
-        name: "listener_port",
-        check: |c, f, d| d.listener_port = port(c, f),
-    },
-    Rule {
-        key: "name",
-        name: "name",
-        check: |c, f, d| d.name = name(c, f),
-    },
-    Rule {
-        key: "id",
-        name: "id",
-        check: |c, f, d| d.id = uuid(c, f),
-    },
-    Rule {
-        key: "state_dir",
-        name: "state_dir",
-        check: |c, f, d| d.state_dir = placed(c, f),
-    },
-    Rule {
-        key: "runtime_dir",
-        name: "runtime_dir",
-        check: |c, f, d| d.runtime_dir = placed(c, f),
-    },
-    Rule {
-        key: "log_dir",
-        name: "log_dir",
-        check: |c, f, d| d.log_dir = placed(c, f),
-    },
-    Rule {
-        key: "on_exit",
-        name: "on_exit",
-        check: |c, f, d| d.on_exit = on_exit(c, f),
-    },
-    Rule {
-        key: "allow_unsigned_remote",
-        name: "allow_unsigned_remote",
-        check: |c, f, d| d.allow_unsigned_remote = c.boolean(f),
-    },
-    Rule {
-        key: "allow_local_users",
-        name: "allow_local_users",
-        check: |c, f, d| d.allow_local_users = c.each(f, user),
-    },
-    Rule {
-        key: "trusted_owners",
-        name: "trusted_owners",
-        check: |c, f, d| d.trusted_owners = c.each(f, user),
-    },
-    Rule {
-        key: "rescan",
-        name: "rescan",
-        check: |c, f, d| d.rescan = rescan(c, f),
-    },
-    Rule {
-        key: "defaults",
-        name: "defaults",
-        check: |c, f, d| d.defaults = child::defaults(c, f),
-    },
-];
 
 /// Keys that somebody may write into a child's file by mistake.
 pub(super) const SERVER_KEYS: &[&str] = &[
@@ -299,16 +165,11 @@ fn read(
         elsewhere: &elsewhere,
     };
     checker.mapping(root.entries(), FIELDS, &shape, &mut draft);
-    if !root.entries().iter().any(|entry| entry.key == "loadpaths") {
-        let help = "add `loadpaths:` and a list of directories";
-        checker.fault(
-            root.head(),
-            Fault::Missing {
-                field: "loadpaths",
-                help,
-            },
-        );
-    }
+    checker.require(
+        root,
+        "loadpaths",
+        "add `loadpaths:` and a list of directories",
+    );
     if draft.encrypt == Some(true) && draft.pub_keys_path.as_ref().is_none_or(Vec::is_empty) {
         checker.fault(draft.encrypt_at, Fault::NoKeys);
     }
@@ -431,169 +292,4 @@ fn directories_are_distinct(checker: &mut Checker<'_>, draft: &Draft) {
         };
         checker.fault(*span, Fault::SameDirectory { one, other });
     }
-}
-
-fn loadpaths(checker: &mut Checker<'_>, field: Field<'_>, draft: &mut Draft) {
-    if field.is_nothing() {
-        checker.fault(field.span(), Fault::NoValue { field: field.name });
-        return;
-    }
-    let mut seen = BTreeSet::new();
-    draft.loadpaths = checker.each(field, |checker, item| {
-        let path = checker.directory(item)?;
-        if !seen.insert(path.clone()) {
-            let found = path.to_string_lossy().as_ref().into();
-            checker.fault(
-                item.span(),
-                Fault::ListedTwice {
-                    field: item.name,
-                    found,
-                },
-            );
-            return None;
-        }
-        Some(path)
-    });
-}
-
-fn startup(checker: &mut Checker<'_>, field: Field<'_>, draft: &mut Draft) {
-    let names: Option<Vec<ChildName>> = checker.each(field, |checker, item| {
-        let name = checker.line(item)?.parse();
-        name.map_err(|source| {
-            checker.fault(
-                item.span(),
-                Fault::ChildName {
-                    field: item.name,
-                    source,
-                },
-            )
-        })
-        .ok()
-    });
-    draft.startup = names.into_iter().flatten().collect();
-}
-
-fn mode(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Mode> {
-    let all = [Mode::Quiet, Mode::Half, Mode::Full, Mode::Sync];
-    let word = checker.word(field, MODES)?;
-    all.into_iter().find(|mode| mode.to_string() == word)
-}
-
-fn encrypt(checker: &mut Checker<'_>, field: Field<'_>, draft: &mut Draft) {
-    draft.encrypt_at = field.span();
-    draft.encrypt = match &field.node.value {
-        Value::Scalar {
-            quoting: Quoting::Text,
-            ..
-        } => checker.word(field, ON_OFF).map(|word| word == "on"),
-        Value::Scalar {
-            quoting: Quoting::Plain,
-            ..
-        }
-        | Value::List(_)
-        | Value::Mapping(_) => {
-            let value = plain_boolean(field.node);
-            if value.is_none() {
-                checker.form(field, "`on` or `off`", None);
-            }
-            value
-        }
-    };
-}
-
-fn address(checker: &mut Checker<'_>, field: Field<'_>) -> Option<IpAddr> {
-    let text = checker.text(field)?;
-    if let Ok(address) = text.parse() {
-        return Some(address);
-    }
-    let help = if text.eq_ignore_ascii_case("localhost") {
-        "write `127.0.0.1` or `::1`"
-    } else if text.starts_with('[') && text.ends_with(']') {
-        "write it without the brackets"
-    } else if text.parse::<std::net::SocketAddr>().is_ok() {
-        "write the port as `listener_port`"
-    } else {
-        "such as `127.0.0.1` or `::1`; a name is not looked up"
-    };
-    checker.fault(
-        field.span(),
-        Fault::Address {
-            field: field.name,
-            found: text.into(),
-            help,
-        },
-    );
-    None
-}
-
-fn port(checker: &mut Checker<'_>, field: Field<'_>) -> Option<u16> {
-    checker
-        .whole(field, 0..=u64::from(u16::MAX))
-        .and_then(|port| u16::try_from(port).ok())
-}
-
-fn name(checker: &mut Checker<'_>, field: Field<'_>) -> Option<String> {
-    let name = checker.line(field)?;
-    if name.chars().count() > NAME_CHARS_MAX {
-        checker.fault(
-            field.span(),
-            Fault::LongText {
-                field: field.name,
-                max: NAME_CHARS_MAX,
-            },
-        );
-        return None;
-    }
-    Some(name.to_owned())
-}
-
-fn uuid(checker: &mut Checker<'_>, field: Field<'_>) -> Option<String> {
-    let text = checker.text(field)?;
-    let lens: Vec<usize> = text.split('-').map(str::len).collect();
-    let digits = text.chars().all(|c| c == '-' || c.is_ascii_hexdigit());
-    if digits && lens == [8, 4, 4, 4, 12] {
-        return Some(text.to_ascii_lowercase());
-    }
-    checker.fault(field.span(), Fault::Uuid { found: text.into() });
-    None
-}
-
-/// A directory and where it was named.
-fn placed(checker: &mut Checker<'_>, field: Field<'_>) -> Option<(PathBuf, Span)> {
-    Some((checker.directory(field)?, field.span()))
-}
-
-fn on_exit(checker: &mut Checker<'_>, field: Field<'_>) -> Option<OnExit> {
-    checker.word(field, ON_EXITS).map(|word| {
-        if word == "stop" {
-            OnExit::Stop
-        } else {
-            OnExit::Leave
-        }
-    })
-}
-
-/// A user's name, or a number as it stands for a user without one.
-fn user(checker: &mut Checker<'_>, field: Field<'_>) -> Option<String> {
-    let name = checker.line(field)?;
-    if name.contains([':', '/', ',']) || name.contains(char::is_whitespace) {
-        checker.fault(
-            field.span(),
-            Fault::UserName {
-                field: field.name,
-                found: name.into(),
-            },
-        );
-        return None;
-    }
-    Some(name.to_owned())
-}
-
-fn rescan(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Duration>> {
-    if let Value::Scalar { text, .. } = &field.node.value
-        && text == "off"
-    {
-        return Some(None);
-    }
-    checker.duration(field, RESCAN_MIN..=DURATION_MAX).map(Some)
 }

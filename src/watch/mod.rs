@@ -1,1 +1,381 @@
-//! To be written.
+//! Watches the loadpaths and server.yml, and says what stands in them.
+//!
+//! One thread owns everything here. It waits for hints (`inbox`, `source`), makes out what they
+//! are about (`settle`), reads that (`scan`), and tells the shell what it found. Hints are never
+//! believed: the listing is what was read. So that nothing falls between a hint and a look:
+//!
+//! - Whenever watches are put up, everything is read afterwards.
+//! - A change of anything on the way to a loadpath has all watches put up anew.
+//! - Lost hints, a rescan and a HUP have everything read.
+//!
+//! With nothing to do it sleeps; its only timer is the rescan (I9). A file that did not change is
+//! not opened. Gathered hints have a bound ([`settle`]); what is told waits in a bounded queue,
+//! and while that is full hints go on being gathered.
+//!
+//! Absent on purpose: what a change means (`reconcile`), what a file says (`config`, given as
+//! [`Parse`]), and whether somebody writes a file (`process`, given as [`BeingWritten`]).
+//! Sources: inotify(7), fcntl(2) on leases.
+
+mod inbox;
+mod loaded;
+mod name;
+mod scan;
+mod server_file;
+mod settle;
+mod source;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use self::{
+    inbox::{Inbox, Mail, Order},
+    loaded::Respect,
+    scan::{Partial, Scanner},
+    server_file::{ServerFile, Told},
+    settle::{Hints, Layout},
+    source::{Open, Source},
+};
+pub use self::{loaded::CHILD_FILE_BYTES_MAX, source::Capabilities};
+use crate::{
+    clock,
+    reconcile::listing::{Scope, Update},
+    spec::{ChildName, Mono, Spec},
+    trust::Owners,
+};
+
+/// How much may be told and not yet taken.
+const SEEN_MAX: usize = 64;
+
+/// How often watches are put up in a row when the directories change while that is done. The
+/// hints of the last change have them put up again.
+const INSTALL_ATTEMPTS_MAX: usize = 4;
+
+/// How often everything is read when nothing tells of changes and `rescan` is `off`.
+const RESCAN_WITHOUT_HINTS: Duration = Duration::from_secs(60);
+
+/// Makes a spec of a child file's bytes; the path is as listed. `Err` holds whole diagnostics.
+pub type Parse = Arc<dyn Fn(&ChildName, &Path, &[u8]) -> Result<Spec, Vec<String>> + Send + Sync>;
+
+/// Whether somebody has this file open for writing; `false` when that cannot be told.
+pub type BeingWritten = fn(&File) -> bool;
+
+/// What is watched, and how it is read.
+#[derive(Clone)]
+pub struct WatchConfig {
+    /// Absolute, in the order configured.
+    pub loadpaths: Vec<PathBuf>,
+    /// How child files are read. Another one than before has all of them read again.
+    pub parse: Parse,
+    /// Who may own what is read.
+    pub owners: Owners,
+    /// How often everything is read although nothing was told; `None` is never.
+    pub rescan: Option<Duration>,
+    /// The path of server.yml, absolute.
+    pub server_file: PathBuf,
+}
+
+/// What the watch tells.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Seen {
+    /// The loadpaths were read, in whole or in part.
+    Listing(Update),
+    /// The answer to [`Watch::reread`].
+    Reread {
+        /// Which.
+        token: u64,
+        /// Each of the names; scope `Touched`.
+        update: Update,
+    },
+    /// server.yml may have changed since it was last told of: read it. Told once at the start too,
+    /// since it may have changed before it was watched.
+    ServerFile,
+    /// Changes are noticed in another way than before.
+    Capabilities(Capabilities),
+}
+
+/// A handle on the watch; when the last one is dropped, the watch ends.
+#[derive(Clone)]
+pub struct Watch {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    inbox: Arc<Inbox>,
+    capabilities: Arc<Mutex<Capabilities>>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+impl Watch {
+    /// Puts up the watches and reads everything once; then a thread of its own watches on.
+    ///
+    /// The receiver ends only when that thread does, which it does only with the last handle.
+    #[must_use]
+    pub fn start(
+        config: WatchConfig,
+        being_written: BeingWritten,
+    ) -> (Self, Update, Receiver<Seen>) {
+        Self::start_with(config, being_written, source::inotify)
+    }
+
+    fn start_with(
+        config: WatchConfig,
+        being_written: BeingWritten,
+        open: Open,
+    ) -> (Self, Update, Receiver<Seen>) {
+        let inbox = Arc::new(Inbox::default());
+        let (seen, receiver) = channel(SEEN_MAX);
+        let lookout = Lookout::new(config, being_written, open, &inbox, seen);
+        let (mut lookout, first) = lookout.begin();
+        let capabilities = Arc::clone(&lookout.capabilities);
+        let thread = thread::Builder::new().name("watch".to_owned());
+        if let Err(error) = thread.spawn(move || lookout.run()) {
+            // The receiver is at its end now, which tells the shell the same.
+            tracing::error!(%error, "cannot start the watch thread");
+        }
+        let handle = Arc::new(Handle {
+            inbox,
+            capabilities,
+        });
+        (Self { handle }, first, receiver)
+    }
+
+    /// Reads these names now; answered by [`Seen::Reread`], in the order asked.
+    pub fn reread(&self, token: u64, names: BTreeSet<ChildName>) {
+        self.handle.inbox.order(Order::Reread { token, names });
+    }
+
+    /// Reads everything now; told with [`Scope::Confirming`].
+    pub fn rescan(&self) {
+        self.handle.inbox.order(Order::Rescan);
+    }
+
+    /// Watches this from now on, and reads everything; told with [`Scope::Whole`].
+    pub fn configure(&self, config: WatchConfig) {
+        let config = Box::new(config);
+        self.handle.inbox.order(Order::Configure(config));
+    }
+
+    /// How changes are noticed now.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        let capabilities = self.handle.capabilities.lock();
+        capabilities.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Nobody listens any more.
+struct Deaf;
+
+/// What the watch thread owns.
+struct Lookout {
+    config: WatchConfig,
+    being_written: BeingWritten,
+    inbox: Arc<Inbox>,
+    source: Source,
+    scanner: Scanner,
+    server: ServerFile,
+    seen: Sender<Seen>,
+    capabilities: Arc<Mutex<Capabilities>>,
+    /// What the capabilities were when they were last told.
+    told: Capabilities,
+    rescan_at: Option<Mono>,
+}
+
+impl Lookout {
+    fn new(
+        config: WatchConfig,
+        being_written: BeingWritten,
+        open: Open,
+        inbox: &Arc<Inbox>,
+        seen: Sender<Seen>,
+    ) -> Self {
+        Self {
+            scanner: Scanner::new(&config, being_written),
+            server: ServerFile::new(config.server_file.clone()),
+            config,
+            being_written,
+            inbox: Arc::clone(inbox),
+            source: Source::new(open, Arc::clone(inbox)),
+            seen,
+            capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
+            told: Capabilities::Inotify,
+            rescan_at: None,
+        }
+    }
+
+    fn begin(mut self) -> (Self, Update) {
+        self.told = self.install();
+        let first = self.scanner.whole(Scope::Whole, Respect::Nothing);
+        self.server.look(&self.config.owners, self.being_written);
+        self.set_timer();
+        (self, first)
+    }
+
+    fn run(&mut self) {
+        if self.tell(Seen::ServerFile).is_err() {
+            return;
+        }
+        while let Some(mail) = self.inbox.wait(self.rescan_at) {
+            if self.attend(mail).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn attend(&mut self, mail: Mail) -> Result<(), Deaf> {
+        self.settle(mail.hints)?;
+        for order in mail.orders {
+            match order {
+                Order::Reread { token, names } => self.reread(token, &names)?,
+                Order::Rescan => self.rescan()?,
+                Order::Configure(config) => self.configure(*config)?,
+            }
+        }
+        match self.rescan_at {
+            Some(at) if clock::mono() >= at => self.rescan(),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn settle(&mut self, hints: Hints) -> Result<(), Deaf> {
+        let Hints {
+            files,
+            moved,
+            lost,
+            server,
+        } = hints;
+        if lost {
+            return self.whole(Scope::Whole, Respect::Nothing);
+        }
+        if moved {
+            return self.whole(Scope::Whole, Respect::Hints);
+        }
+        if !files.is_empty() {
+            match self.scanner.touch(files) {
+                Partial::Read(update) => self.tell(Seen::Listing(update))?,
+                Partial::Same => {}
+                Partial::Elsewhere => return self.whole(Scope::Whole, Respect::Hints),
+            }
+        }
+        if server {
+            self.look_at_server()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn reread(&mut self, token: u64, names: &BTreeSet<ChildName>) -> Result<(), Deaf> {
+        let update = match self.scanner.reread(names) {
+            Partial::Read(update) => update,
+            Partial::Same => self.scanner.recall(names),
+            Partial::Elsewhere => {
+                self.whole(Scope::Whole, Respect::Nothing)?;
+                self.scanner.recall(names)
+            }
+        };
+        self.tell(Seen::Reread { token, update })
+    }
+
+    fn rescan(&mut self) -> Result<(), Deaf> {
+        self.whole(Scope::Confirming, Respect::Nothing)?;
+        self.set_timer();
+        Ok(())
+    }
+
+    fn configure(&mut self, config: WatchConfig) -> Result<(), Deaf> {
+        self.scanner.configure(&config);
+        if self.config.server_file != config.server_file {
+            self.server = ServerFile::new(config.server_file.clone());
+        }
+        let rescan = self.config.rescan;
+        self.config = config;
+        self.whole(Scope::Whole, Respect::Hints)?;
+        if self.config.rescan != rescan {
+            self.set_timer();
+        }
+        Ok(())
+    }
+
+    /// Puts up the watches anew, and reads everything after that.
+    fn whole(&mut self, scope: Scope, respect: Respect) -> Result<(), Deaf> {
+        let now = self.install();
+        let update = self.scanner.whole(scope, respect);
+        self.tell(Seen::Listing(update))?;
+        if self.told != now {
+            self.told = now.clone();
+            self.set_timer();
+            self.tell(Seen::Capabilities(now))?;
+        }
+        match self.server.look(&self.config.owners, self.being_written) {
+            Told::Changed => self.tell(Seen::ServerFile),
+            Told::Same => Ok(()),
+        }
+    }
+
+    fn look_at_server(&mut self) -> Result<(), Deaf> {
+        let way = self.server.way().clone();
+        match self.server.look(&self.config.owners, self.being_written) {
+            Told::Changed => self.tell(Seen::ServerFile)?,
+            Told::Same => {}
+        }
+        if *self.server.way() == way {
+            return Ok(());
+        }
+        self.whole(Scope::Whole, Respect::Hints)
+    }
+
+    /// Watches what is to be watched, until that is what there is.
+    fn install(&mut self) -> Capabilities {
+        let mut installed = None;
+        let mut capabilities = Capabilities::Inotify;
+        for _ in 0..INSTALL_ATTEMPTS_MAX {
+            self.server.find(&self.config.owners);
+            let layout = Layout::of(&self.scanner.find(), self.server.way());
+            if installed.as_ref() == Some(&layout) {
+                break;
+            }
+            // Meanings first: a hint about a name without one is dropped.
+            self.inbox.lay_out(&layout);
+            let dirs: Vec<_> = layout
+                .dirs()
+                .map(|(dir, need)| (dir.to_owned(), need))
+                .collect();
+            capabilities = self.source.watch(&dirs);
+            installed = Some(layout);
+        }
+        let shared = &self.capabilities;
+        *shared.lock().unwrap_or_else(PoisonError::into_inner) = capabilities.clone();
+        capabilities
+    }
+
+    fn set_timer(&mut self) {
+        let without_hints = match self.told {
+            Capabilities::Inotify => None,
+            Capabilities::Partly { .. } | Capabilities::RescanOnly { .. } => {
+                Some(RESCAN_WITHOUT_HINTS)
+            }
+        };
+        let every = self.config.rescan.or(without_hints);
+        self.rescan_at = every.map(|every| clock::mono() + every);
+    }
+
+    fn tell(&self, seen: Seen) -> Result<(), Deaf> {
+        self.seen.blocking_send(seen).map_err(|_| Deaf)
+    }
+}

@@ -1,0 +1,395 @@
+//! The server's side of the control protocol: it takes connections in and hands requests over.
+//!
+//! One task takes connections in; each connection is a task (`connection`). A request that may
+//! be carried out is handed over as an [`Asked`] through the channel the caller gave; whoever
+//! takes it answers through its [`Reply`].
+//!
+//! Invariants: each [`Asked`] is answered exactly once, with `internal` if its [`Reply`] is
+//! dropped (I5); a request is carried out even if its client is gone by then; requests of one
+//! connection are handed over in their order; nothing waits for a slow peer; the channel being
+//! full is answered `busy` and never waited for (I8).
+//!
+//! Absent on purpose: making sockets (whoever listens says why it cannot), and deciding anything
+//! about a command but whether its sender may give it (`authority`).
+
+use std::{
+    collections::BTreeMap,
+    future::poll_fn,
+    io::{self, Write},
+    net::{SocketAddr, TcpListener as StdListener},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, oneshot},
+    task::{Id, JoinHandle, JoinSet},
+    time::{sleep, timeout},
+};
+use tracing::{debug, warn};
+
+use super::{
+    authority::Unsigned,
+    connection::{Connection, Door, Leave},
+    protocol,
+    roster::{Admission, Arrival, PeerKey, Roster},
+};
+use crate::command::{Answer, Command, ErrorCode, Failure};
+
+/// The most connections at one time.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// The most connections of one peer at one time (this host, an IPv4 address, an IPv6 /64).
+pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
+
+/// The most requests of one connection that are not answered yet.
+pub const IN_FLIGHT_MAX: usize = 128;
+
+/// How long a connection may take until its first request that is allowed.
+pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a connection may go without a request or an answer.
+pub const IDLE_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// How long a peer may take to read each 64 KiB of its answers.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a refused peer is given to read why before its connection is reset.
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long [`Control::close`] waits for answers to be written.
+pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long no connection is taken in after the system would not give one.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a peer may use. The defaults are this module's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// [`CONNECTIONS_PER_PEER_MAX`].
+    pub connections_per_peer_max: usize,
+    /// [`IN_FLIGHT_MAX`].
+    pub in_flight_max: usize,
+    /// [`FIRST_REQUEST_TIME_MAX`].
+    pub first_request_time_max: Duration,
+    /// [`IDLE_TIME_MAX`].
+    pub idle_time_max: Duration,
+    /// [`WRITE_TIME_MAX`].
+    pub write_time_max: Duration,
+    /// [`LINGER_TIME_MAX`].
+    pub linger_time_max: Duration,
+    /// [`CLOSE_TIME_MAX`].
+    pub close_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX,
+            in_flight_max: IN_FLIGHT_MAX,
+            first_request_time_max: FIRST_REQUEST_TIME_MAX,
+            idle_time_max: IDLE_TIME_MAX,
+            write_time_max: WRITE_TIME_MAX,
+            linger_time_max: LINGER_TIME_MAX,
+            close_time_max: CLOSE_TIME_MAX,
+        }
+    }
+}
+
+/// What a control plane is started with.
+#[derive(Debug)]
+pub struct ControlConfig {
+    /// Sockets that listen already.
+    pub listeners: Vec<StdListener>,
+    /// What the server calls itself.
+    pub name: String,
+    /// Its id, a UUID.
+    pub id: String,
+    /// Its version.
+    pub version: String,
+    /// Whether it accepts only signed commands.
+    pub encrypt: bool,
+    /// What a peer may use.
+    pub limits: Limits,
+}
+
+/// A command whose sender may give it.
+#[derive(Debug)]
+pub struct Asked {
+    /// What is to be done.
+    pub command: Command,
+    /// Who asked.
+    pub peer: SocketAddr,
+    /// Where the answer goes.
+    pub reply: Reply,
+}
+
+/// The one answer to one request. Dropped without one, it sends `internal`.
+#[derive(Debug)]
+pub struct Reply {
+    id: u64,
+    to: Option<mpsc::Sender<Answered>>,
+}
+
+/// An answer on its way to the connection that waits for it.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) id: u64,
+    pub(super) answer: Result<Answer, Failure>,
+}
+
+impl Reply {
+    pub(super) fn new(id: u64, to: mpsc::Sender<Answered>) -> Self {
+        Self { id, to: Some(to) }
+    }
+
+    /// Answers; if the client is gone, nobody hears it. Never waits.
+    pub fn send(mut self, answer: Result<Answer, Failure>) {
+        self.deliver(answer);
+    }
+
+    fn deliver(&mut self, answer: Result<Answer, Failure>) {
+        if let Some(to) = self.to.take() {
+            // Never full: the channel holds an answer to each request in flight. Closed means
+            // that the client is gone.
+            let _ = to.try_send(Answered {
+                id: self.id,
+                answer,
+            });
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.to.is_some() {
+            self.deliver(Err(Failure::new(
+                ErrorCode::Internal,
+                "the command was given up without an answer; `check` shows what became of it",
+            )));
+        }
+    }
+}
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) version: String,
+    pub(super) unsigned: Unsigned,
+    pub(super) limits: Limits,
+    pub(super) requests: mpsc::Sender<Asked>,
+}
+
+/// The running control plane. Dropping it closes it as [`Control::close`] does, unwatched.
+#[derive(Debug)]
+pub struct Control {
+    closing: oneshot::Sender<()>,
+    acceptor: JoinHandle<()>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Control {
+    /// Begins to take connections in. Must be called within a tokio runtime.
+    ///
+    /// `requests` is where commands are handed over; when it is full, clients are told `busy`.
+    ///
+    /// # Errors
+    ///
+    /// The system's, when a listener cannot be waited for.
+    pub fn start(config: ControlConfig, requests: mpsc::Sender<Asked>) -> io::Result<Self> {
+        let mut listeners = Vec::with_capacity(config.listeners.len());
+        let mut addresses = Vec::with_capacity(config.listeners.len());
+        for listener in config.listeners {
+            listener.set_nonblocking(true)?;
+            addresses.push(listener.local_addr()?);
+            listeners.push(TcpListener::from_std(listener)?);
+        }
+        let shared = Arc::new(Shared {
+            name: config.name,
+            id: config.id,
+            version: config.version,
+            unsigned: if config.encrypt {
+                Unsigned::Never
+            } else {
+                Unsigned::Local
+            },
+            limits: config.limits,
+            requests,
+        });
+        let (closing, closed) = oneshot::channel();
+        let acceptor = tokio::spawn(Acceptor::new(listeners, shared).run(closed));
+        Ok(Self {
+            closing,
+            acceptor,
+            addresses,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Takes nothing more in, lets answers already given be written, answers what is still in
+    /// flight `shutting_down`, and ends all connections; within [`Limits::close_time_max`].
+    pub async fn close(self) {
+        // An error means that the acceptor is gone already.
+        let _ = self.closing.send(());
+        let _ = self.acceptor.await;
+    }
+}
+
+/// What the acceptor keeps of a connection.
+#[derive(Debug)]
+struct Guest {
+    order: oneshot::Sender<Leave>,
+    active: Arc<AtomicBool>,
+}
+
+struct Acceptor {
+    listeners: Vec<TcpListener>,
+    /// The listener that is looked at first next time, so that none starves another.
+    turn: usize,
+    shared: Arc<Shared>,
+    roster: Roster<Guest>,
+    tasks: JoinSet<()>,
+    arrivals: BTreeMap<Id, Arrival>,
+    /// Whether the last attempt to take a connection in failed: said once, not each time.
+    starved: bool,
+}
+
+impl Acceptor {
+    fn new(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> Self {
+        let limits = shared.limits;
+        Self {
+            listeners,
+            turn: 0,
+            shared,
+            roster: Roster::new(limits.connections_max, limits.connections_per_peer_max),
+            tasks: JoinSet::new(),
+            arrivals: BTreeMap::new(),
+            starved: false,
+        }
+    }
+
+    async fn run(mut self, mut closed: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut closed => break,
+                Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
+                    let task = match ended {
+                        Ok((task, ())) => task,
+                        Err(fault) => fault.id(),
+                    };
+                    if let Some(arrival) = self.arrivals.remove(&task) {
+                        self.roster.leave(arrival);
+                    }
+                }
+                accepted = accept_any(&self.listeners, self.turn) => match accepted {
+                    Ok((stream, peer)) => {
+                        self.starved = false;
+                        self.turn = self.turn.wrapping_add(1);
+                        self.take_in(stream, peer);
+                    }
+                    Err(fault) => {
+                        if !std::mem::replace(&mut self.starved, true) {
+                            warn!(%fault, "cannot take a connection in");
+                        }
+                        tokio::select! {
+                            _ = &mut closed => break,
+                            () = sleep(ACCEPT_PAUSE) => {}
+                        }
+                    }
+                },
+            }
+        }
+        self.end().await;
+    }
+
+    fn take_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+        let key = PeerKey::of(peer.ip());
+        let is_silent = |guest: &Guest| !guest.active.load(Ordering::Relaxed);
+        match self.roster.admission(key, is_silent) {
+            Admission::Welcome => {}
+            Admission::InPlaceOf(arrival) => {
+                debug!(%peer, "a silent connection makes room");
+                if let Some(guest) = self.roster.leave(arrival) {
+                    // An error means that it is ending by itself.
+                    let _ = guest.order.send(Leave::MakeRoom);
+                }
+            }
+            Admission::Refused => {
+                debug!(%peer, "connection refused: too many");
+                return refuse(stream);
+            }
+        }
+        let (order, leave) = oneshot::channel();
+        let active = Arc::new(AtomicBool::new(false));
+        let door = Door {
+            leave,
+            active: Arc::clone(&active),
+        };
+        let arrival = self.roster.enter(key, Guest { order, active });
+        let connection = Connection::new(stream, peer, Arc::clone(&self.shared), door);
+        let task = self.tasks.spawn(connection.serve());
+        self.arrivals.insert(task.id(), arrival);
+    }
+
+    async fn end(mut self) {
+        drop(self.listeners);
+        for guest in self.roster.leave_all() {
+            let _ = guest.order.send(Leave::Closing);
+        }
+        let all_gone = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(self.shared.limits.close_time_max, all_gone)
+            .await
+            .is_err()
+        {
+            debug!(left = self.tasks.len(), "connections cut off at the end");
+        }
+        self.tasks.shutdown().await;
+    }
+}
+
+async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {
+    poll_fn(|context| {
+        for index in 0..listeners.len() {
+            let listener = &listeners[(turn % listeners.len() + index) % listeners.len()];
+            if let Poll::Ready(accepted) = listener.poll_accept(context) {
+                return Poll::Ready(accepted);
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// What a connection is told that is not let in or has to go.
+pub(super) fn too_many() -> Failure {
+    Failure::new(ErrorCode::Busy, "too many connections, try again later")
+}
+
+/// Says why and hangs up, without waiting.
+fn refuse(stream: TcpStream) {
+    let mut line = Vec::new();
+    protocol::write_failure(&mut line, None, &too_many());
+    // What a fresh socket does not take at once is not worth waiting for.
+    if let Ok(mut stream) = stream.into_std() {
+        let _ = stream.write_all(&line);
+    }
+}
+
+#[cfg(test)]
+mod tests;

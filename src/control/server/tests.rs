@@ -1,0 +1,620 @@
+//! The server over loopback, with a task that plays the core.
+
+use std::{future::Future, net::Ipv4Addr};
+
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    time::Instant,
+};
+
+use super::*;
+use crate::{
+    command::{Done, Op},
+    spec::RunId,
+};
+
+/// What every wait in these tests is bounded by.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn within<T>(what: &str, wait: impl Future<Output = T>) -> T {
+    match timeout(PATIENCE, wait).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} took too long"),
+    }
+}
+
+struct World {
+    control: Control,
+    asked: mpsc::Receiver<Asked>,
+    address: SocketAddr,
+}
+
+fn config(limits: Limits) -> ControlConfig {
+    ControlConfig {
+        listeners: vec![StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()],
+        name: "here".to_owned(),
+        id: "0b6e8c1e-0000-4000-8000-000000000000".to_owned(),
+        version: "1.0.0".to_owned(),
+        encrypt: false,
+        limits,
+    }
+}
+
+fn world_with(config: ControlConfig, queue: usize) -> World {
+    let (requests, asked) = mpsc::channel(queue);
+    let control = Control::start(config, requests).unwrap();
+    let address = control.addresses()[0];
+    World {
+        control,
+        asked,
+        address,
+    }
+}
+
+fn world() -> World {
+    world_with(config(Limits::default()), 1_024)
+}
+
+/// Answers every command as done, until the control plane is gone.
+fn obey(mut asked: mpsc::Receiver<Asked>) -> JoinHandle<Vec<Command>> {
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        while let Some(Asked { command, reply, .. }) = asked.recv().await {
+            reply.send(Ok(done(&command)));
+            all.push(command);
+        }
+        all
+    })
+}
+
+fn done(command: &Command) -> Answer {
+    Answer::Done(Done {
+        op: command.op(),
+        child: "web".parse().unwrap(),
+        pid: Some(7),
+        run: Some(RunId(1)),
+        exit: None,
+        message: "done".to_owned(),
+    })
+}
+
+struct Client(BufReader<TcpStream>);
+
+impl Client {
+    async fn connect(address: SocketAddr) -> Self {
+        let stream = within("connecting", TcpStream::connect(address)).await;
+        Self(BufReader::new(stream.unwrap()))
+    }
+
+    /// Connects and reads the hello.
+    async fn greeted(address: SocketAddr) -> Self {
+        let mut client = Self::connect(address).await;
+        let hello = client.line().await.unwrap();
+        assert_eq!(hello["hello"]["protocol"], 1, "{hello}");
+        client
+    }
+
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        within("sending", self.0.write_all(bytes.as_ref()))
+            .await
+            .unwrap();
+    }
+
+    async fn ask(&mut self, id: u64, op: &str) {
+        self.send(format!("{{\"id\":{id},\"command\":{{\"op\":\"{op}\"}}}}\n"))
+            .await;
+    }
+
+    /// The next line; `None` at a clean end.
+    async fn line(&mut self) -> Option<Value> {
+        let mut line = String::new();
+        let count = within("a line", self.0.read_line(&mut line)).await.unwrap();
+        (count > 0).then(|| serde_json::from_str(&line).unwrap())
+    }
+
+    async fn expect_refusal(&mut self, id: Value, code: &str) {
+        let line = self.line().await.unwrap_or(Value::Null);
+        assert_eq!(
+            (&line["id"], &line["error"]["code"]),
+            (&id, &json!(code)),
+            "{line}"
+        );
+    }
+
+    async fn expect_ok(&mut self, id: u64) {
+        let line = self.line().await.unwrap_or(Value::Null);
+        assert_eq!(line["id"], id, "{line}");
+        assert!(line["ok"].is_object(), "{line}");
+    }
+
+    async fn expect_end(&mut self) {
+        let mut rest = Vec::new();
+        // A reset is an end too.
+        let _ = within("the end", self.0.read_to_end(&mut rest)).await;
+        assert_eq!(String::from_utf8_lossy(&rest), "");
+    }
+}
+
+#[tokio::test]
+async fn the_hello_tells_who_serves_and_has_a_nonce_of_its_own() {
+    let world = world();
+    let mut nonces = Vec::new();
+    for _ in 0..2 {
+        let hello = Client::connect(world.address).await.line().await.unwrap()["hello"].clone();
+        assert_eq!(hello["protocol"], 1);
+        assert_eq!(hello["server"], "here");
+        assert_eq!(hello["id"], "0b6e8c1e-0000-4000-8000-000000000000");
+        assert_eq!(hello["version"], "1.0.0");
+        assert_eq!(hello["encrypt"], false);
+        let now = crate::clock::wall().0 / 1_000;
+        assert!((now - hello["time"].as_i64().unwrap()).abs() < 60);
+        nonces.push(hello["nonce"].as_str().unwrap().to_owned());
+    }
+    assert_ne!(nonces[0], nonces[1]);
+}
+
+#[tokio::test]
+async fn a_command_is_handed_over_and_its_answer_comes_back() {
+    let world = world();
+    let core = obey(world.asked);
+    let mut client = Client::greeted(world.address).await;
+    client
+        .send("{\"id\":5,\"command\":{\"op\":\"restart\",\"child\":\"web\"}}\n")
+        .await;
+    assert_eq!(
+        client.line().await.unwrap(),
+        json!({"id":5,"ok":{"op":"restart","child":"web","pid":7,"run":1,"message":"done"}})
+    );
+    world.control.close().await;
+    assert_eq!(within("the core", core).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_handed_over_in_order_and_answered_in_any() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    let lines: String = ["start", "stop", "restart"]
+        .iter()
+        .zip([3, 7, 20])
+        .map(|(op, id)| {
+            format!("{{\"id\":{id},\"command\":{{\"op\":\"{op}\",\"child\":\"web\"}}}}\n")
+        })
+        .collect();
+    client.send(lines).await;
+    let mut taken = Vec::new();
+    for op in [Op::Start, Op::Stop, Op::Restart] {
+        let asked = within("a request", world.asked.recv()).await.unwrap();
+        assert_eq!(asked.command.op(), op);
+        taken.push(asked);
+    }
+    for (asked, id) in taken.into_iter().rev().zip([20, 7, 3]) {
+        asked.reply.send(Ok(done(&asked.command)));
+        client.expect_ok(id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_may_come_byte_by_byte() {
+    let world = world();
+    let _core = obey(world.asked);
+    let mut client = Client::greeted(world.address).await;
+    for byte in b"{\"id\":1,\"command\":{\"op\":\"info\"}}\r\n" {
+        client.send([*byte]).await;
+    }
+    client.expect_ok(1).await;
+}
+
+#[tokio::test]
+async fn a_posted_web_page_is_cut_off_at_its_first_line() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client
+        .send(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\n\r\n\
+             {\"id\":1,\"command\":{\"op\":\"kill\",\"stop_children\":true}}\n",
+        )
+        .await;
+    client.expect_refusal(Value::Null, "bad_request").await;
+    client.expect_end().await;
+    assert!(world.asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn nothing_after_a_line_that_is_no_request_is_carried_out() {
+    let mut world = world();
+    for (line, id) in [
+        ("garbage", Value::Null),
+        ("", Value::Null),
+        ("{\"id\":1,\"command\":{\"op\":\"info\",\"x\":1}}", json!(1)),
+        ("\u{0}\u{0}", Value::Null),
+    ] {
+        let mut client = Client::greeted(world.address).await;
+        client
+            .send(format!(
+                "{line}\n{{\"id\":2,\"command\":{{\"op\":\"kill\"}}}}\n"
+            ))
+            .await;
+        client.expect_refusal(id, "bad_request").await;
+        client.expect_end().await;
+    }
+    assert!(world.asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn what_was_asked_before_a_bad_line_is_still_answered() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    client.send("nonsense\n").await;
+    client.expect_refusal(Value::Null, "bad_request").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(done(&asked.command)));
+    client.expect_ok(1).await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn ids_that_do_not_increase_are_refused() {
+    for second in [1, 0] {
+        let world = world();
+        let _core = obey(world.asked);
+        let mut client = Client::greeted(world.address).await;
+        client.ask(1, "info").await;
+        client.expect_ok(1).await;
+        client.ask(second, "info").await;
+        client.expect_refusal(json!(second), "bad_request").await;
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn half_a_line_is_never_carried_out() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client
+        .send("{\"id\":1,\"command\":{\"op\":\"kill\"}}")
+        .await;
+    client.0.shutdown().await.unwrap();
+    client.expect_end().await;
+    assert!(world.asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_line_may_have_64_kib_and_not_one_byte_more() {
+    let world = world();
+    let _core = obey(world.asked);
+    let command = "{\"id\":1,\"command\":{\"op\":\"info\"}}";
+    let fill = |bytes: usize| format!("{command}{}", " ".repeat(bytes - command.len()));
+
+    let mut client = Client::greeted(world.address).await;
+    client.send(fill(protocol::LINE_BYTES_MAX) + "\n").await;
+    client.expect_ok(1).await;
+
+    for line in [
+        fill(protocol::LINE_BYTES_MAX + 1) + "\n",
+        fill(protocol::LINE_BYTES_MAX + 1),
+        "x".repeat(3 * protocol::LINE_BYTES_MAX),
+    ] {
+        let mut client = Client::greeted(world.address).await;
+        client.send(line).await;
+        client.expect_refusal(Value::Null, "too_large").await;
+        client.expect_end().await;
+    }
+}
+
+#[tokio::test]
+async fn more_requests_in_flight_than_allowed_are_busy() {
+    let limits = Limits {
+        in_flight_max: 2,
+        ..Limits::default()
+    };
+    let mut world = world_with(config(limits), 16);
+    let mut client = Client::greeted(world.address).await;
+    for id in 1..=3 {
+        client.ask(id, "info").await;
+    }
+    client.expect_refusal(json!(3), "busy").await;
+    for id in 1..=2 {
+        let asked = within("a request", world.asked.recv()).await.unwrap();
+        asked.reply.send(Ok(done(&asked.command)));
+        client.expect_ok(id).await;
+    }
+    client.ask(4, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(done(&asked.command)));
+    client.expect_ok(4).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_is_busy_and_a_closed_one_is_shutting_down() {
+    let mut world = world_with(config(Limits::default()), 1);
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    client.ask(2, "info").await;
+    client.expect_refusal(json!(2), "busy").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(done(&asked.command)));
+    client.expect_ok(1).await;
+    drop(world.asked);
+    client.ask(3, "info").await;
+    client.expect_refusal(json!(3), "shutting_down").await;
+}
+
+#[tokio::test]
+async fn a_dropped_reply_is_an_internal_error() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    drop(within("a request", world.asked.recv()).await);
+    client.expect_refusal(json!(1), "internal").await;
+}
+
+#[tokio::test]
+async fn a_command_whose_client_is_gone_is_carried_out() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    drop(client);
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(done(&asked.command)));
+    let core = obey(world.asked);
+    let mut next = Client::greeted(world.address).await;
+    next.ask(1, "info").await;
+    next.expect_ok(1).await;
+    drop(core);
+}
+
+#[tokio::test]
+async fn who_says_that_nothing_follows_still_gets_the_answer() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    client.0.shutdown().await.unwrap();
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(done(&asked.command)));
+    client.expect_ok(1).await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn with_encrypt_on_unsigned_commands_and_tokens_are_unauthorized() {
+    let mut world = world_with(
+        ControlConfig {
+            encrypt: true,
+            ..config(Limits::default())
+        },
+        16,
+    );
+    let mut client = Client::connect(world.address).await;
+    assert_eq!(client.line().await.unwrap()["hello"]["encrypt"], true);
+    client.ask(1, "kill").await;
+    let unsigned = client.line().await.unwrap();
+    client.send("{\"id\":2,\"token\":\"a.b.c\"}\n").await;
+    let token = client.line().await.unwrap();
+    assert_eq!(unsigned["error"]["code"], "unauthorized");
+    assert_eq!(unsigned["error"], token["error"]);
+    assert!(world.asked.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn who_may_not_command_is_not_kept_for_asking() {
+    let limits = Limits {
+        first_request_time_max: Duration::from_millis(300),
+        ..Limits::default()
+    };
+    let world = world_with(
+        ControlConfig {
+            encrypt: true,
+            ..config(limits)
+        },
+        16,
+    );
+    let mut client = Client::greeted(world.address).await;
+    for id in 1.. {
+        let request = format!("{{\"id\":{id},\"token\":\"x\"}}\n");
+        if client.0.write_all(request.as_bytes()).await.is_err() {
+            break;
+        }
+        let line = client.line().await.unwrap();
+        if line["error"]["code"] == "timeout" {
+            client.expect_end().await;
+            break;
+        }
+        assert_eq!(line["error"]["code"], "unauthorized");
+    }
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_sent_away() {
+    let limits = Limits {
+        first_request_time_max: Duration::from_millis(50),
+        ..Limits::default()
+    };
+    let world = world_with(config(limits), 16);
+    let mut silent = Client::greeted(world.address).await;
+    silent.expect_refusal(Value::Null, "timeout").await;
+    silent.expect_end().await;
+    let mut dripping = Client::greeted(world.address).await;
+    dripping.send("{\"id\":1,").await;
+    dripping.expect_refusal(Value::Null, "timeout").await;
+    dripping.expect_end().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_ends_but_not_while_it_waits_for_an_answer() {
+    let limits = Limits {
+        idle_time_max: Duration::from_millis(100),
+        ..Limits::default()
+    };
+    let mut world = world_with(config(limits), 16);
+    let mut client = Client::greeted(world.address).await;
+    let began = Instant::now();
+    client.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    let silence = timeout(Duration::from_millis(400), client.line()).await;
+    assert!(silence.is_err(), "{silence:?}");
+    asked.reply.send(Ok(done(&asked.command)));
+    client.expect_ok(1).await;
+    assert!(began.elapsed() >= Duration::from_millis(400));
+    client.expect_refusal(Value::Null, "timeout").await;
+    client.expect_end().await;
+}
+
+#[tokio::test]
+async fn silent_connections_keep_nobody_out() {
+    let limits = Limits {
+        connections_max: 8,
+        connections_per_peer_max: 4,
+        ..Limits::default()
+    };
+    let world = world_with(config(limits), 16);
+    let _core = obey(world.asked);
+    let mut silent = Vec::new();
+    for _ in 0..40 {
+        silent.push(Client::greeted(world.address).await);
+    }
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    client.expect_ok(1).await;
+    silent[0].expect_refusal(Value::Null, "busy").await;
+    silent[0].expect_end().await;
+}
+
+#[tokio::test]
+async fn connections_that_command_are_not_pushed_out_and_the_next_is_busy() {
+    let limits = Limits {
+        connections_max: 8,
+        connections_per_peer_max: 3,
+        ..Limits::default()
+    };
+    let world = world_with(config(limits), 16);
+    let _core = obey(world.asked);
+    let mut active = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::greeted(world.address).await;
+        client.ask(1, "info").await;
+        client.expect_ok(1).await;
+        active.push(client);
+    }
+    let mut refused = Client::connect(world.address).await;
+    refused.expect_refusal(Value::Null, "busy").await;
+    refused.expect_end().await;
+    for client in &mut active {
+        client.ask(2, "info").await;
+        client.expect_ok(2).await;
+    }
+    drop(active.pop());
+    // The slot is free once the end of that connection was seen.
+    let began = Instant::now();
+    loop {
+        let mut client = Client::connect(world.address).await;
+        if client.line().await.unwrap()["hello"].is_object() {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE);
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_does_not_read_is_cut_off_and_slows_nobody() {
+    let limits = Limits {
+        write_time_max: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let mut world = world_with(config(limits), 16);
+    let mut deaf = Client::greeted(world.address).await;
+    deaf.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    let Answer::Done(mut huge) = done(&asked.command) else {
+        panic!("not done");
+    };
+    huge.message = "x".repeat(32 * 1024 * 1024);
+    asked.reply.send(Ok(Answer::Done(huge)));
+    let _core = obey(world.asked);
+    let mut other = Client::greeted(world.address).await;
+    let began = Instant::now();
+    let mut id = 0;
+    while began.elapsed() < Duration::from_millis(600) {
+        id += 1;
+        other.ask(id, "info").await;
+        other.expect_ok(id).await;
+    }
+    let mut read = Vec::new();
+    let _ = within("the end", deaf.0.read_to_end(&mut read)).await;
+    assert!(read.len() < 32 * 1024 * 1024);
+}
+
+#[tokio::test]
+async fn a_long_answer_arrives_whole() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    let Answer::Done(mut huge) = done(&asked.command) else {
+        panic!("not done");
+    };
+    huge.message = "y".repeat(8 * 1024 * 1024);
+    asked.reply.send(Ok(Answer::Done(huge)));
+    let line = client.line().await.unwrap();
+    assert_eq!(
+        line["ok"]["message"].as_str().unwrap().len(),
+        8 * 1024 * 1024
+    );
+}
+
+#[tokio::test]
+async fn at_the_end_given_answers_arrive_and_the_rest_is_shutting_down() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    let mut idle = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    client.ask(2, "kill").await;
+    let first = within("a request", world.asked.recv()).await.unwrap();
+    let last_words = within("a request", world.asked.recv()).await.unwrap();
+    last_words.reply.send(Ok(done(&last_words.command)));
+    within("closing", world.control.close()).await;
+    client.expect_ok(2).await;
+    client.expect_refusal(json!(1), "shutting_down").await;
+    client.expect_end().await;
+    idle.expect_end().await;
+    first.reply.send(Ok(done(&first.command)));
+    assert!(TcpStream::connect(world.address).await.is_err());
+}
+
+#[tokio::test]
+async fn the_end_waits_for_nobody_who_does_not_read() {
+    let limits = Limits {
+        close_time_max: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let mut world = world_with(config(limits), 16);
+    let mut deaf = Client::greeted(world.address).await;
+    deaf.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    let Answer::Done(mut huge) = done(&asked.command) else {
+        panic!("not done");
+    };
+    huge.message = "z".repeat(32 * 1024 * 1024);
+    asked.reply.send(Ok(Answer::Done(huge)));
+    let began = Instant::now();
+    within("closing", world.control.close()).await;
+    assert!(began.elapsed() < WRITE_TIME_MAX / 2);
+}
+
+#[tokio::test]
+async fn several_listeners_are_served_at_once() {
+    let second = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let mut config = config(Limits::default());
+    config.listeners.push(second);
+    let world = world_with(config, 16);
+    let addresses = world.control.addresses().to_vec();
+    let _core = obey(world.asked);
+    for address in addresses {
+        let mut client = Client::greeted(address).await;
+        client.ask(1, "info").await;
+        client.expect_ok(1).await;
+    }
+}

@@ -1,0 +1,420 @@
+//! One loadpath as it was last read: each file's content, and what tells whether it changed.
+//!
+//! - A file whose identity is unchanged is neither opened nor parsed again (I9).
+//! - Identities rest on the file system's clock, which ticks: a file that was changed just before
+//!   it was read is not believed to be unchanged, and is read again at the next look.
+//! - A file that somebody still writes is not read; what was known of it stays. That holds too
+//!   when it was removed and is written anew, so what was removed is remembered for a while.
+//! - What is known outlives a loadpath that is away for a time; the scanner does not list it then.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{FileType, Stat},
+    io::Errno,
+};
+
+use super::{
+    BeingWritten, Parse,
+    name::{Meaning, diagnostic},
+    settle::Writing,
+};
+use crate::{
+    clock,
+    reconcile::listing::{Content, LoadpathState},
+    spec::ChildName,
+    trust::{Identity, Links, Owners, TrustError, TrustedDir},
+};
+
+/// The most bytes of a child file that are read.
+pub const CHILD_FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// The most files that are listed in one loadpath.
+pub(super) const FILES_MAX: usize = 100_000;
+
+/// The most removed files that are remembered in one loadpath.
+const GHOSTS_MAX: usize = 1024;
+
+/// The most faulty names that are shown of one loadpath; the others are counted.
+const FAULTS_MAX: usize = 100;
+
+/// A file changed this shortly before it was read may change again without a trace: file
+/// systems keep the time of the last tick of the kernel's clock, which ticks every 10 ms or more
+/// often.
+const RACY_MS: i64 = 20;
+
+/// What a file is read with.
+pub(super) struct Reader {
+    pub(super) parse: Parse,
+    pub(super) owners: Owners,
+    pub(super) being_written: BeingWritten,
+    pub(super) files_max: usize,
+}
+
+/// A loadpath and what is known of its files.
+pub(super) struct Loaded {
+    pub(super) path: PathBuf,
+    pub(super) state: LoadpathState,
+    files: BTreeMap<OsString, Known>,
+    /// Names that no child can have, with their diagnostics.
+    odd: BTreeMap<OsString, String>,
+    /// Which files are links.
+    linked: BTreeSet<OsString>,
+    /// Files that hints say are still being written.
+    writing: BTreeSet<OsString>,
+    /// What was last known of files that are gone.
+    ghosts: BTreeMap<OsString, Content>,
+}
+
+/// What is known of a file.
+struct Known {
+    child: ChildName,
+    print: Option<Print>,
+    content: Content,
+}
+
+/// Which file was read, when that can be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Print {
+    /// What stands in the directory.
+    here: Identity,
+    /// What it leads to, when it is a link.
+    there: Option<Identity>,
+}
+
+/// How a look at a file ended.
+enum Look {
+    /// It is not there.
+    Gone,
+    /// Somebody writes it.
+    Written,
+    /// This is what it says; `sure` when an equal print means equal content.
+    Read { content: Content, sure: bool },
+}
+
+/// What `writing` means to a look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Respect {
+    /// Files that hints say are being written are not looked at.
+    Hints,
+    /// They are: hints may have been lost.
+    Nothing,
+}
+
+impl Loaded {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            state: LoadpathState::Missing,
+            files: BTreeMap::new(),
+            odd: BTreeMap::new(),
+            linked: BTreeSet::new(),
+            writing: BTreeSet::new(),
+            ghosts: BTreeMap::new(),
+        }
+    }
+
+    /// Reads the whole directory.
+    pub(super) fn read_all(&mut self, reader: &Reader, dir: &TrustedDir, respect: Respect) {
+        let wanted = |name: &OsStr| Meaning::of(name) != Meaning::Nothing;
+        let names = match dir.names(reader.files_max, wanted) {
+            Ok(Some(names)) => names,
+            Ok(None) => return self.state = LoadpathState::Missing,
+            Err(error) => return self.state = LoadpathState::Unreadable(error.to_string()),
+        };
+        let names: BTreeSet<OsString> = names.into_iter().collect();
+        let gone: Vec<OsString> = self
+            .files
+            .keys()
+            .chain(self.odd.keys())
+            .filter(|name| !names.contains(*name))
+            .cloned()
+            .collect();
+        for name in gone {
+            self.remove(&name);
+        }
+        self.writing.retain(|name| names.contains(name));
+        for name in &names {
+            self.look(reader, dir, name, respect);
+        }
+        let inode = dir.inode();
+        self.state = LoadpathState::Ready {
+            dev: inode.dev,
+            ino: inode.ino,
+        };
+    }
+
+    /// Notes what hints say about a file; whether it is worth a look now.
+    pub(super) fn note(&mut self, dir: &TrustedDir, file: &OsStr, writing: Writing) -> bool {
+        let open = match writing {
+            Writing::Done => false,
+            Writing::Open => true,
+            // What came whole is not open: a link, a second name for a file, a directory.
+            Writing::Begun => match dir.stat(file, Links::Keep) {
+                Ok(Some(stat)) => is_regular(&stat) && stat.st_nlink == 1,
+                Ok(None) | Err(_) => false,
+            },
+        };
+        if open {
+            self.note_open(file);
+        } else {
+            self.writing.remove(file);
+        }
+        !open
+    }
+
+    /// Notes that a file is being written.
+    pub(super) fn note_open(&mut self, file: &OsStr) {
+        if matches!(Meaning::of(file), Meaning::Child(_)) {
+            self.writing.insert(file.to_owned());
+        }
+    }
+
+    /// Looks at one name, and reads it if it may have changed.
+    pub(super) fn look(
+        &mut self,
+        reader: &Reader,
+        dir: &TrustedDir,
+        file: &OsStr,
+        respect: Respect,
+    ) {
+        let child = match Meaning::of(file) {
+            Meaning::Nothing => return,
+            Meaning::Odd(oddity) => {
+                if matches!(dir.stat(file, Links::Keep), Ok(None)) {
+                    self.odd.remove(file);
+                } else {
+                    let text = diagnostic(&self.path.join(file), &oddity);
+                    self.odd.insert(file.to_owned(), text);
+                }
+                return;
+            }
+            Meaning::Child(child) => child,
+        };
+        if respect == Respect::Nothing {
+            self.writing.remove(file);
+        }
+        let print = match Print::of(dir, file) {
+            Ok(Some(print)) => Some(print),
+            Ok(None) => return self.remove(file),
+            Err(_) => None,
+        };
+        if print.is_some_and(|print| print.there.is_some()) {
+            self.linked.insert(file.to_owned());
+        } else {
+            self.linked.remove(file);
+        }
+        let known = self.files.get(file).and_then(|known| known.print);
+        if known.is_some() && known == print {
+            return;
+        }
+        let look = if self.writing.contains(file) {
+            Look::Written
+        } else {
+            reader.read(dir, file, &child, &self.path.join(file), print)
+        };
+        match look {
+            Look::Gone => self.remove(file),
+            Look::Written => self.keep(file, child),
+            Look::Read { content, sure } => {
+                let print = print.filter(|_| sure);
+                self.learn(file, child, print, content);
+            }
+        }
+    }
+
+    fn learn(&mut self, file: &OsStr, child: ChildName, print: Option<Print>, content: Content) {
+        self.ghosts.remove(file);
+        match self.files.get_mut(file) {
+            Some(known) => {
+                known.print = print;
+                // Equal content stays the same one: it is shared with whoever has it already.
+                if known.content != content {
+                    known.content = content;
+                }
+            }
+            None => {
+                let known = Known {
+                    child,
+                    print,
+                    content,
+                };
+                self.files.insert(file.to_owned(), known);
+            }
+        }
+    }
+
+    /// Leaves what is known as it is, and has it looked at next time.
+    fn keep(&mut self, file: &OsStr, child: ChildName) {
+        if let Some(known) = self.files.get_mut(file) {
+            known.print = None;
+        } else if let Some(content) = self.ghosts.remove(file) {
+            self.learn(file, child, None, content);
+        }
+    }
+
+    fn remove(&mut self, file: &OsStr) {
+        self.odd.remove(file);
+        self.linked.remove(file);
+        self.writing.remove(file);
+        if let Some(known) = self.files.remove(file)
+            && self.ghosts.len() < GHOSTS_MAX
+        {
+            self.ghosts.insert(file.to_owned(), known.content);
+        }
+    }
+
+    /// Has every file read again at the next look.
+    pub(super) fn doubt(&mut self) {
+        for known in self.files.values_mut() {
+            known.print = None;
+        }
+    }
+
+    /// Forgets files that are gone.
+    pub(super) fn lay_ghosts(&mut self) {
+        self.ghosts.clear();
+    }
+
+    /// The files that are links: what they lead to changes without a trace in themselves.
+    pub(super) fn linked(&self) -> Vec<OsString> {
+        self.linked.iter().cloned().collect()
+    }
+
+    /// What is known of a file, when the loadpath is there.
+    pub(super) fn content(&self, file: &OsStr) -> Option<&Content> {
+        self.is_ready()
+            .then(|| self.files.get(file))?
+            .map(|known| &known.content)
+    }
+
+    /// All files, when the loadpath is there.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&OsStr, &ChildName, &Content)> {
+        self.files
+            .iter()
+            .filter(|_| self.is_ready())
+            .map(|(file, known)| (file.as_os_str(), &known.child, &known.content))
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(self.state, LoadpathState::Ready { .. })
+    }
+
+    /// What is wrong here and concerns no child.
+    pub(super) fn faults(&self) -> Vec<String> {
+        if !self.is_ready() {
+            return Vec::new();
+        }
+        let mut faults: Vec<String> = self.odd.values().take(FAULTS_MAX).cloned().collect();
+        if let Some(more) = self.odd.len().checked_sub(FAULTS_MAX).filter(|n| *n > 0) {
+            faults.push(format!(
+                "{more} more files here have names that no child can have"
+            ));
+        }
+        faults
+    }
+}
+
+fn is_regular(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+impl Print {
+    /// `None` when there is nothing of that name.
+    fn of(dir: &TrustedDir, file: &OsStr) -> Result<Option<Self>, Errno> {
+        let Some(here) = dir.stat(file, Links::Keep)? else {
+            return Ok(None);
+        };
+        let link = FileType::from_raw_mode(here.st_mode) == FileType::Symlink;
+        let here = Identity::from(&here);
+        let there = match link {
+            false => None,
+            // A link to nothing is what it is.
+            true => match dir.stat(file, Links::Follow) {
+                Ok(Some(stat)) => Some(Identity::from(&stat)),
+                Ok(None) | Err(_) => Some(here),
+            },
+        };
+        Ok(Some(Self { here, there }))
+    }
+
+    /// Whether it was changed long enough before this moment, in milliseconds since 1970.
+    fn is_settled(&self, now_ms: i64) -> bool {
+        let settled = |identity: &Identity| {
+            let ctime_ms = i64::try_from(identity.ctime_ns / 1_000_000).unwrap_or(i64::MAX);
+            now_ms.saturating_sub(ctime_ms) > RACY_MS
+        };
+        settled(&self.here) && self.there.as_ref().is_none_or(settled)
+    }
+}
+
+impl Reader {
+    fn read(
+        &self,
+        dir: &TrustedDir,
+        file: &OsStr,
+        child: &ChildName,
+        path: &Path,
+        print: Option<Print>,
+    ) -> Look {
+        // Read before the file is: what changes it later has a later time, or is within the tick.
+        let now_ms = clock::wall().0;
+        let settled = print.is_some_and(|print| print.is_settled(now_ms));
+        let opened = match dir.open(file, &self.owners) {
+            Ok(opened) => opened,
+            Err(error) => return Self::fault(error, settled, print),
+        };
+        if (self.being_written)(opened.file()) {
+            return Look::Written;
+        }
+        let identity = opened.identity();
+        let trusted = match opened.read(CHILD_FILE_BYTES_MAX) {
+            Ok(trusted) => trusted,
+            Err(error) => return Self::fault(error, settled, print),
+        };
+        let content = match (self.parse)(child, path, &trusted.bytes) {
+            Ok(spec) => Content::Good(Arc::new(spec)),
+            Err(faults) => Content::Bad(faults.into()),
+        };
+        // It may have been replaced between the look and the opening.
+        let same = print.is_some_and(|print| print.there.unwrap_or(print.here) == identity);
+        let sure = settled && same;
+        Look::Read { content, sure }
+    }
+
+    fn fault(error: TrustError, settled: bool, print: Option<Print>) -> Look {
+        let sure = match &error {
+            TrustError::Missing { .. } => return Look::Gone,
+            // Somebody is at it, and there will be a hint when he is done.
+            TrustError::Changing { .. }
+            | TrustError::System {
+                errno: Errno::AGAIN,
+                ..
+            } => return Look::Written,
+            // What is wrong lies in the file itself, so righting it changes the file.
+            TrustError::NotRegular { .. }
+            | TrustError::TooLarge { .. }
+            | TrustError::Owner { .. }
+            | TrustError::Writable { .. } => {
+                settled && print.is_some_and(|print| print.there.is_none())
+            }
+            TrustError::NotAbsolute { .. }
+            | TrustError::Dangling { .. }
+            | TrustError::Links { .. }
+            | TrustError::Deep { .. }
+            | TrustError::NotDirectory { .. }
+            | TrustError::Crowded { .. }
+            | TrustError::HardLinks { .. }
+            | TrustError::System { .. }
+            | TrustError::UnknownUser { .. }
+            | TrustError::Passwd { .. } => false,
+        };
+        let content = Content::Bad([error.to_string()].into());
+        Look::Read { content, sure }
+    }
+}

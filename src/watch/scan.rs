@@ -1,0 +1,313 @@
+//! Reads the loadpaths: all of them, or the names that something happened to.
+//!
+//! What a name stands for is put together from what is known of its files, so two files of one
+//! name are a conflict wherever they stand. A partial read that finds a loadpath elsewhere than
+//! before says so and reads nothing: then everything is to be read.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, btree_map},
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use rustix::fs::FileType;
+
+use super::{
+    BeingWritten, WatchConfig,
+    loaded::{FILES_MAX, Loaded, Reader, Respect},
+    name::{ENDINGS, Meaning},
+    settle::{Found, Writing},
+};
+use crate::{
+    reconcile::listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+    spec::ChildName,
+    trust::{self, Links, TrustError, TrustedDir, Way},
+};
+
+/// How a partial read ended.
+#[derive(Debug)]
+pub(super) enum Partial {
+    /// This is what changed.
+    Read(Update),
+    /// Nothing changed.
+    Same,
+    /// A loadpath is not where or what it was: everything is to be read.
+    Elsewhere,
+}
+
+/// All loadpaths and what is known of their files.
+pub(super) struct Scanner {
+    loadpaths: Vec<Loaded>,
+    reader: Reader,
+}
+
+impl Scanner {
+    pub(super) fn new(config: &WatchConfig, being_written: BeingWritten) -> Self {
+        let paths = config.loadpaths.iter().cloned();
+        Self {
+            loadpaths: paths.map(Loaded::new).collect(),
+            reader: Reader {
+                parse: Arc::clone(&config.parse),
+                owners: config.owners.clone(),
+                being_written,
+                files_max: FILES_MAX,
+            },
+        }
+    }
+
+    /// Reads other loadpaths, or the same in another way, from now on.
+    pub(super) fn configure(&mut self, config: &WatchConfig) {
+        let mut old: BTreeMap<PathBuf, Loaded> = std::mem::take(&mut self.loadpaths)
+            .into_iter()
+            .map(|loaded| (loaded.path.clone(), loaded))
+            .collect();
+        let same =
+            Arc::ptr_eq(&self.reader.parse, &config.parse) && self.reader.owners == config.owners;
+        for path in &config.loadpaths {
+            let loaded = old.remove(path);
+            let mut loaded = loaded.unwrap_or_else(|| Loaded::new(path.clone()));
+            if !same {
+                loaded.doubt();
+            }
+            self.loadpaths.push(loaded);
+        }
+        self.reader.parse = Arc::clone(&config.parse);
+        self.reader.owners = config.owners.clone();
+    }
+
+    /// Where each loadpath is now.
+    pub(super) fn find(&self) -> Vec<Found> {
+        let find = |index| {
+            let mut way = Way::default();
+            let dir = self.open(index, &mut way).ok();
+            let dir = dir.map(|dir| (dir.path().to_owned(), dir.inode()));
+            Found { way, dir }
+        };
+        (0..self.loadpaths.len()).map(find).collect()
+    }
+
+    fn open(&self, index: usize, way: &mut Way) -> Result<TrustedDir, TrustError> {
+        trust::open_dir_along(&self.loadpaths[index].path, &self.reader.owners, way)
+    }
+
+    /// The directory of a loadpath, when it is still the one that was read.
+    fn open_same(&self, index: usize) -> Result<Option<TrustedDir>, Partial> {
+        let opened = self.open(index, &mut Way::default());
+        let (state, dir) = match opened {
+            Ok(dir) => {
+                let inode = dir.inode();
+                let (dev, ino) = (inode.dev, inode.ino);
+                (LoadpathState::Ready { dev, ino }, Some(dir))
+            }
+            Err(error) => (state_of(&error), None),
+        };
+        if state == self.loadpaths[index].state {
+            Ok(dir)
+        } else {
+            Err(Partial::Elsewhere)
+        }
+    }
+
+    /// Reads everything. Hints are respected unless some may have been lost.
+    pub(super) fn whole(&mut self, scope: Scope, respect: Respect) -> Update {
+        for index in 0..self.loadpaths.len() {
+            match self.open(index, &mut Way::default()) {
+                Ok(dir) => self.loadpaths[index].read_all(&self.reader, &dir, respect),
+                Err(error) => self.loadpaths[index].state = state_of(&error),
+            }
+            match scope {
+                Scope::Confirming => self.loadpaths[index].lay_ghosts(),
+                Scope::Whole | Scope::Touched => {}
+            }
+        }
+        Update {
+            scope,
+            loadpaths: self.states(),
+            entries: self.all(),
+        }
+    }
+
+    /// Reads what hints speak of.
+    pub(super) fn touch(&mut self, hints: BTreeMap<(usize, OsString), Option<Writing>>) -> Partial {
+        let mut dirs: BTreeMap<usize, Option<TrustedDir>> = BTreeMap::new();
+        let mut files = BTreeSet::new();
+        for ((index, file), writing) in hints {
+            let Some(loaded) = self.loadpaths.get_mut(index) else {
+                continue;
+            };
+            // There will be another hint when it is closed.
+            if writing == Some(Writing::Open) {
+                loaded.note_open(&file);
+                continue;
+            }
+            let dir = match dirs.entry(index) {
+                btree_map::Entry::Occupied(opened) => opened.into_mut(),
+                btree_map::Entry::Vacant(first) => match self.open_same(index) {
+                    Ok(dir) => first.insert(dir),
+                    Err(partial) => return partial,
+                },
+            };
+            let Some(dir) = dir else {
+                continue;
+            };
+            match Meaning::of(&file) {
+                Meaning::Nothing if leads_further(dir, &file) => {
+                    let linked = self.loadpaths[index].linked();
+                    files.extend(linked.into_iter().map(|file| (index, file)));
+                }
+                Meaning::Nothing => {}
+                Meaning::Child(_) | Meaning::Odd(_) => {
+                    let noted = writing
+                        .is_none_or(|writing| self.loadpaths[index].note(dir, &file, writing));
+                    if noted {
+                        files.insert((index, file));
+                    }
+                }
+            }
+        }
+        let dirs = dirs
+            .into_iter()
+            .filter_map(|(index, dir)| Some((index, dir?)))
+            .collect();
+        self.read(&dirs, &files)
+    }
+
+    fn read(
+        &mut self,
+        dirs: &BTreeMap<usize, TrustedDir>,
+        files: &BTreeSet<(usize, OsString)>,
+    ) -> Partial {
+        let names: BTreeSet<ChildName> = files
+            .iter()
+            .filter_map(|(_, file)| match Meaning::of(file) {
+                Meaning::Child(child) => Some(child),
+                Meaning::Odd(_) | Meaning::Nothing => None,
+            })
+            .collect();
+        let before = (self.entries(&names), self.states());
+        for (index, file) in files {
+            if let Some(dir) = dirs.get(index) {
+                self.loadpaths[*index].look(&self.reader, dir, file, Respect::Hints);
+            }
+        }
+        let (mut entries, loadpaths) = (self.entries(&names), self.states());
+        let mut old = before.0.into_iter();
+        entries.retain(|entry| old.next().as_ref() != Some(entry));
+        if entries.is_empty() && loadpaths == before.1 {
+            return Partial::Same;
+        }
+        Partial::Read(Update {
+            scope: Scope::Touched,
+            loadpaths,
+            entries,
+        })
+    }
+
+    /// Reads these names wherever they may stand, and tells about each.
+    pub(super) fn reread(&mut self, names: &BTreeSet<ChildName>) -> Partial {
+        for index in 0..self.loadpaths.len() {
+            let dir = match self.open_same(index) {
+                Ok(Some(dir)) => dir,
+                Ok(None) => continue,
+                Err(partial) => return partial,
+            };
+            for file in names.iter().flat_map(files_of) {
+                self.loadpaths[index].look(&self.reader, &dir, &file, Respect::Nothing);
+            }
+        }
+        Partial::Read(self.recall(names))
+    }
+
+    /// What is known of these names.
+    pub(super) fn recall(&self, names: &BTreeSet<ChildName>) -> Update {
+        Update {
+            scope: Scope::Touched,
+            loadpaths: self.states(),
+            entries: self.entries(names),
+        }
+    }
+
+    fn states(&self) -> Vec<Loadpath> {
+        let state = |loaded: &Loaded| Loadpath {
+            path: loaded.path.clone(),
+            state: loaded.state.clone(),
+            faults: loaded.faults(),
+        };
+        self.loadpaths.iter().map(state).collect()
+    }
+
+    fn entries(&self, names: &BTreeSet<ChildName>) -> Vec<(ChildName, Option<Entry>)> {
+        let entry = |name: &ChildName| {
+            let mut found = Vec::new();
+            for loaded in &self.loadpaths {
+                for file in files_of(name) {
+                    if let Some(content) = loaded.content(&file) {
+                        found.push((loaded.path.join(file), content));
+                    }
+                }
+            }
+            (name.clone(), entry_of(found))
+        };
+        names.iter().map(entry).collect()
+    }
+
+    fn all(&self) -> Vec<(ChildName, Option<Entry>)> {
+        let mut found: BTreeMap<&ChildName, Vec<(PathBuf, &Content)>> = BTreeMap::new();
+        for loaded in &self.loadpaths {
+            for (file, child, content) in loaded.files() {
+                let files = found.entry(child).or_default();
+                files.push((loaded.path.join(file), content));
+            }
+        }
+        let entry = |(name, found): (&ChildName, _)| (name.clone(), entry_of(found));
+        found.into_iter().map(entry).collect()
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_files_max(&mut self, files_max: usize) {
+        self.reader.files_max = files_max;
+    }
+}
+
+/// What these files of one name amount to.
+fn entry_of(mut found: Vec<(PathBuf, &Content)>) -> Option<Entry> {
+    found.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let content = match found.as_slice() {
+        [] => return None,
+        [(_, content)] => (*content).clone(),
+        [_, _, ..] => Content::Conflict,
+    };
+    let paths = found.into_iter().map(|(path, _)| path).collect();
+    Some(Entry { paths, content })
+}
+
+/// The files that a child may have in a loadpath.
+fn files_of(name: &ChildName) -> [OsString; 2] {
+    ENDINGS.map(|ending| format!("{name}{ending}").into())
+}
+
+/// Whether links may lead through this name, as they do through `..data` of a ConfigMap. One
+/// that is gone may have been one of these.
+fn leads_further(dir: &TrustedDir, file: &OsStr) -> bool {
+    match dir.stat(file, Links::Keep) {
+        Ok(Some(stat)) => match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory | FileType::Symlink => true,
+            FileType::RegularFile
+            | FileType::Fifo
+            | FileType::Socket
+            | FileType::CharacterDevice
+            | FileType::BlockDevice
+            | FileType::Unknown => false,
+        },
+        Ok(None) | Err(_) => true,
+    }
+}
+
+fn state_of(error: &TrustError) -> LoadpathState {
+    if error.is_missing() {
+        LoadpathState::Missing
+    } else {
+        LoadpathState::Unreadable(error.to_string())
+    }
+}

@@ -1,0 +1,340 @@
+//! Where hints come from: the kernel's queue, through `notify`.
+//!
+//! - All watches are taken down before they are put up again. A watch is on an inode while
+//!   `notify` knows it by a path; after a directory was replaced it would report the old one
+//!   under the new one's name, and forget the new one when the old one's end is reported.
+//! - The handler only passes things on: a panic in it would end `notify`'s thread unseen.
+//! - When `notify`'s thread is gone its calls panic; that is caught, and we rescan instead.
+//!
+//! Absent on purpose: recursion, and `notify`'s own polling (the scanner knows what to look at).
+//! Source: inotify(7).
+
+use std::{
+    fmt, io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::Arc,
+};
+
+use notify::{
+    Config, ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode, ModifyKind, RenameMode},
+};
+use rustix::io::Errno;
+
+use super::{
+    inbox::Inbox,
+    settle::{Need, News},
+};
+use crate::trust::Shown;
+
+/// How often a queue is opened in a row when the thread that reads it dies.
+const OPEN_ATTEMPTS_MAX: usize = 2;
+
+/// How changes are noticed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Capabilities {
+    /// The kernel tells about all of them at once.
+    Inotify,
+    /// It does so but for some directories, which are seen at the next rescan.
+    Partly {
+        /// The first such directory.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// All are seen at the next rescan.
+    RescanOnly {
+        /// Why.
+        why: String,
+    },
+}
+
+impl fmt::Display for Capabilities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inotify => f.write_str("inotify"),
+            Self::Partly { path, why } => {
+                write!(f, "inotify, but {} by rescan only: {why}", Shown(path))
+            }
+            Self::RescanOnly { why } => write!(f, "rescan only: {why}"),
+        }
+    }
+}
+
+/// Passes on what the kernel says.
+pub(super) struct Handler(Arc<Inbox>);
+
+impl EventHandler for Handler {
+    fn handle_event(&mut self, event: notify::Result<Event>) {
+        let Ok(event) = event else {
+            return self.0.lose();
+        };
+        if event.need_rescan() {
+            return self.0.lose();
+        }
+        if let Some(news) = news_of(event.kind) {
+            for path in &event.paths {
+                self.0.hint(path, news);
+            }
+        }
+    }
+}
+
+fn news_of(kind: EventKind) -> Option<News> {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Closed),
+        // Reading changes nothing, and we do it ourselves.
+        EventKind::Access(_) => None,
+        EventKind::Create(_) => Some(News::Created),
+        EventKind::Modify(ModifyKind::Data(_)) => Some(News::Written),
+        // Each half was told on its own.
+        EventKind::Modify(ModifyKind::Name(RenameMode::Both)) => None,
+        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Remove(_) => Some(News::Replaced),
+        EventKind::Modify(_) | EventKind::Any | EventKind::Other => Some(News::Touched),
+    }
+}
+
+/// Opens a queue of hints; a function so that a test can refuse.
+pub(super) type Open = fn(Handler) -> notify::Result<RecommendedWatcher>;
+
+/// The kernel's queue.
+pub(super) fn inotify(handler: Handler) -> notify::Result<RecommendedWatcher> {
+    RecommendedWatcher::new(handler, Config::default())
+}
+
+/// The queue and its watches.
+pub(super) struct Source {
+    open: Open,
+    inbox: Arc<Inbox>,
+    watcher: Option<RecommendedWatcher>,
+    watched: Vec<PathBuf>,
+}
+
+impl Source {
+    pub(super) fn new(open: Open, inbox: Arc<Inbox>) -> Self {
+        Self {
+            open,
+            inbox,
+            watcher: None,
+            watched: Vec::new(),
+        }
+    }
+
+    /// Watches these directories, all anew, and no others.
+    pub(super) fn watch(&mut self, dirs: &[(PathBuf, Need)]) -> Capabilities {
+        for _ in 0..OPEN_ATTEMPTS_MAX {
+            let mut watcher = match self.take() {
+                Ok(watcher) => watcher,
+                Err(error) => return Capabilities::RescanOnly { why: why(&error) },
+            };
+            let old = std::mem::take(&mut self.watched);
+            let installed = catch_unwind(AssertUnwindSafe(|| install(&mut watcher, &old, dirs)));
+            if let Ok(capabilities) = installed {
+                self.watcher = Some(watcher);
+                self.watched = dirs.iter().map(|(path, _)| path.clone()).collect();
+                return capabilities;
+            }
+            // Its thread is gone; dropping it would call that thread once more.
+            std::mem::forget(watcher);
+        }
+        let why = "the thread that reads the kernel's queue does not stay alive".to_owned();
+        Capabilities::RescanOnly { why }
+    }
+
+    /// The queue, opened now when there is none: what was used up may be free again.
+    fn take(&mut self) -> notify::Result<RecommendedWatcher> {
+        match self.watcher.take() {
+            Some(watcher) => Ok(watcher),
+            None => (self.open)(Handler(Arc::clone(&self.inbox))),
+        }
+    }
+}
+
+fn install(
+    watcher: &mut RecommendedWatcher,
+    old: &[PathBuf],
+    new: &[(PathBuf, Need)],
+) -> Capabilities {
+    for path in old {
+        // It may be gone already: `notify` forgets what was removed.
+        let _ = watcher.unwatch(path);
+    }
+    let mut capabilities = Capabilities::Inotify;
+    for (path, need) in new {
+        let Err(error) = watcher.watch(path, RecursiveMode::NonRecursive) else {
+            continue;
+        };
+        let lacking = match (&error.kind, need) {
+            (ErrorKind::MaxFilesWatch, _) => true,
+            // What went away meanwhile is seen when the way is walked again.
+            (ErrorKind::PathNotFound, _) | (_, Need::Extra) => false,
+            (_, Need::Must) => true,
+        };
+        if lacking && capabilities == Capabilities::Inotify {
+            let (path, why) = (path.clone(), why(&error));
+            capabilities = Capabilities::Partly { path, why };
+        }
+    }
+    capabilities
+}
+
+fn why(error: &notify::Error) -> String {
+    match &error.kind {
+        ErrorKind::MaxFilesWatch => {
+            "inotify watches are used up; hint: raise `fs.inotify.max_user_watches`".to_owned()
+        }
+        ErrorKind::Io(error) if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) => {
+            "inotify instances or open files are used up; hint: raise \
+             `fs.inotify.max_user_instances`"
+                .to_owned()
+        }
+        ErrorKind::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            "permission denied".to_owned()
+        }
+        ErrorKind::Io(error) => error.to_string(),
+        ErrorKind::PathNotFound => "not there".to_owned(),
+        ErrorKind::Generic(_) | ErrorKind::WatchNotFound | ErrorKind::InvalidConfig(_) => {
+            error.to_string()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind};
+
+    use super::*;
+
+    #[test]
+    fn reading_is_no_news() {
+        for kind in [
+            AccessKind::Open(AccessMode::Any),
+            AccessKind::Close(AccessMode::Read),
+            AccessKind::Read,
+        ] {
+            assert_eq!(news_of(EventKind::Access(kind)), None);
+        }
+    }
+
+    #[test]
+    fn each_kind_of_event_is_its_news() {
+        let closed = AccessKind::Close(AccessMode::Write);
+        for (kind, news) in [
+            (EventKind::Access(closed), News::Closed),
+            (EventKind::Create(CreateKind::File), News::Created),
+            (
+                EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+                News::Written,
+            ),
+            (
+                EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+                News::Replaced,
+            ),
+            (
+                EventKind::Modify(ModifyKind::Name(RenameMode::From)),
+                News::Replaced,
+            ),
+            (
+                EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any)),
+                News::Touched,
+            ),
+            (EventKind::Remove(RemoveKind::File), News::Replaced),
+        ] {
+            assert_eq!(news_of(kind), Some(news));
+        }
+    }
+
+    #[test]
+    fn an_overflow_and_an_error_mean_that_hints_were_lost() {
+        let overflow = Ok(Event::new(EventKind::Other).set_flag(Flag::Rescan));
+        let error = Err(notify::Error::generic("broken"));
+        for event in [overflow, error] {
+            let inbox = Arc::new(Inbox::default());
+            Handler(Arc::clone(&inbox)).handle_event(event);
+            assert!(inbox.wait(None).unwrap().hints.lost);
+        }
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_had_says_which_limit_it_was() {
+        fn refuse(_: Handler) -> notify::Result<RecommendedWatcher> {
+            let error = io::Error::from(Errno::MFILE);
+            Err(notify::Error::io(error))
+        }
+        let mut source = Source::new(refuse, Arc::default());
+        let text = source.watch(&[("/".into(), Need::Must)]).to_string();
+        assert!(text.starts_with("rescan only: inotify instances"), "{text}");
+        assert!(text.contains("fs.inotify.max_user_instances"), "{text}");
+    }
+
+    #[test]
+    fn a_queue_that_is_free_again_is_taken() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        static FREE: AtomicBool = AtomicBool::new(false);
+        fn maybe(handler: Handler) -> notify::Result<RecommendedWatcher> {
+            if FREE.load(Ordering::SeqCst) {
+                return inotify(handler);
+            }
+            Err(notify::Error::new(ErrorKind::MaxFilesWatch))
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Source::new(maybe, Arc::default());
+        let dirs = [(dir.path().to_owned(), Need::Must)];
+        assert!(matches!(
+            source.watch(&dirs),
+            Capabilities::RescanOnly { .. }
+        ));
+        FREE.store(true, Ordering::SeqCst);
+        assert_eq!(source.watch(&dirs), Capabilities::Inotify);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_no_lack_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut source = Source::new(inotify, Arc::default());
+        let gone = dir.path().join("gone");
+        assert_eq!(source.watch(&[(gone, Need::Must)]), Capabilities::Inotify);
+    }
+
+    #[test]
+    fn a_thread_that_died_is_replaced() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        static OPENED: AtomicUsize = AtomicUsize::new(0);
+        fn dies_first(handler: Handler) -> notify::Result<RecommendedWatcher> {
+            if OPENED.fetch_add(1, Ordering::SeqCst) == 0 {
+                let dies = |_| std::panic::resume_unwind(Box::new("dies"));
+                return RecommendedWatcher::new(dies, Config::default());
+            }
+            inotify(handler)
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let inbox = Arc::new(Inbox::default());
+        let mut source = Source::new(dies_first, Arc::clone(&inbox));
+        let dirs = [(dir.path().to_owned(), Need::Must)];
+        assert_eq!(source.watch(&dirs), Capabilities::Inotify);
+        let until = crate::clock::mono() + std::time::Duration::from_secs(10);
+        // It dies at the first event, some time after it.
+        while OPENED.load(Ordering::SeqCst) < 2 {
+            assert!(crate::clock::mono() < until);
+            std::fs::write(dir.path().join("x"), "").unwrap();
+            assert_eq!(source.watch(&dirs), Capabilities::Inotify);
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_watched_is_named_when_it_matters() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let below = file.path().join("below");
+        let mut source = Source::new(inotify, Arc::default());
+        assert_eq!(
+            source.watch(&[(below.clone(), Need::Extra)]),
+            Capabilities::Inotify
+        );
+        let text = source.watch(&[(below.clone(), Need::Must)]).to_string();
+        assert!(
+            text.starts_with(&format!("inotify, but `{}` by rescan", below.display())),
+            "{text}"
+        );
+    }
+}

@@ -1,0 +1,575 @@
+//! A server of one's own: directories, a port, the two real programs, and nothing left behind.
+//!
+//! - All of a sandbox stands in one temporary directory; its server has an id of its own, and
+//!   so all its children can be found by `SUPERVISOR_RS_RUN` in their environment.
+//! - Conditions are waited for, with a deadline ([`wait_for`]); there are no bare sleeps.
+//! - At the end every process of the sandbox is ended. One that belongs to no live run of the
+//!   server, or outlived it, fails the test, unless [`Sandbox::expect_leftovers`] was called.
+//!
+//! Only processes started here are ever signalled, each by its own number.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::ExitStatusExt,
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use supervisor_rs::clock;
+
+/// How long a condition is waited for before the test fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// How often another port is tried when somebody took ours between choosing and listening.
+const PORT_TRIES_MAX: u32 = 5;
+
+/// The server's exit code for a port it cannot listen on.
+const CANNOT_LISTEN: i32 = 7;
+
+/// How long the hello of something that listens is waited for.
+const HELLO_WAIT: Duration = Duration::from_secs(2);
+
+/// A server, its directories and its children.
+pub(crate) struct Sandbox {
+    dir: tempfile::TempDir,
+    id: String,
+    port: u16,
+    settings: String,
+    server: Option<Child>,
+    leftovers: Leftovers,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leftovers {
+    Fail,
+    Expected,
+}
+
+/// What a program said and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Output {
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+    /// The exit code, or 128 and the signal's number, as shells say it.
+    pub(crate) code: i32,
+}
+
+/// A process of a sandbox.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: i32,
+    pub(crate) group: i32,
+    pub(crate) command: String,
+}
+
+impl Sandbox {
+    /// Directories and a `server.yml`; nothing runs yet. `settings` are further lines of
+    /// `server.yml`, such as `mode: sync`.
+    pub(crate) fn new(settings: &str) -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("supervisor-rs-it-")
+            .tempdir()
+            .expect("a temporary directory");
+        let sandbox = Self {
+            id: new_id(dir.path()),
+            dir,
+            port: free_port(),
+            settings: settings.to_owned(),
+            server: None,
+            leftovers: Leftovers::Fail,
+        };
+        fs::create_dir(sandbox.loadpath()).expect("a loadpath");
+        sandbox.write_settings();
+        sandbox
+    }
+
+    /// A sandbox whose server answers.
+    pub(crate) fn start(settings: &str) -> Self {
+        let mut sandbox = Self::new(settings);
+        sandbox.start_server();
+        sandbox
+    }
+
+    /// The directory that holds everything.
+    pub(crate) fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where child files go.
+    pub(crate) fn loadpath(&self) -> PathBuf {
+        self.root().join("load")
+    }
+
+    /// Where children's output goes.
+    pub(crate) fn log_dir(&self) -> PathBuf {
+        self.root().join("logs")
+    }
+
+    /// The server's configuration file.
+    pub(crate) fn server_yml(&self) -> PathBuf {
+        self.root().join("server.yml")
+    }
+
+    /// `host:port` of the server, as the client wants it.
+    pub(crate) fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// What the server wrote to its standard error, all its lives together.
+    pub(crate) fn server_log(&self) -> String {
+        let bytes = fs::read(self.server_log_path()).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Puts a child file into the loadpath as careful programs do: written elsewhere on the
+    /// same disk, then renamed.
+    pub(crate) fn write(&self, name: &str, yaml: &str) {
+        self.replace(&self.loadpath().join(name), yaml);
+    }
+
+    /// Takes a child file away.
+    pub(crate) fn remove(&self, name: &str) {
+        fs::remove_file(self.loadpath().join(name)).expect("a child file");
+    }
+
+    /// Edits `server.yml`: other `settings` than those given first.
+    pub(crate) fn configure(&mut self, settings: &str) {
+        settings.clone_into(&mut self.settings);
+        self.write_settings();
+    }
+
+    /// Starts the server and waits until it answers.
+    pub(crate) fn start_server(&mut self) {
+        for _ in 0..PORT_TRIES_MAX {
+            let server = self.spawn_server();
+            self.server = Some(server);
+            match self.wait_for_hello() {
+                Ok(()) => return,
+                Err(code) if code == CANNOT_LISTEN => {
+                    self.port = free_port();
+                    self.write_settings();
+                }
+                Err(code) => panic!("the server ended with {code}:\n{}", self.server_log()),
+            }
+        }
+        panic!("found no free port:\n{}", self.server_log());
+    }
+
+    /// Runs a server that is expected to end by itself.
+    pub(crate) fn server_to_end(&self, arguments: &[&str]) -> Output {
+        let mut command = program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root());
+        command.args(arguments);
+        run(command)
+    }
+
+    /// The server's process.
+    pub(crate) fn server_pid(&self) -> i32 {
+        let server = self.server.as_ref().expect("a running server");
+        Pid::from_child(server).as_raw_nonzero().get()
+    }
+
+    /// Kills the server, as a crash would.
+    pub(crate) fn kill_server(&mut self) {
+        self.signal_server(Signal::KILL);
+        self.wait_server();
+    }
+
+    /// Kills the server and starts another.
+    pub(crate) fn restart_server(&mut self) {
+        self.kill_server();
+        self.start_server();
+    }
+
+    /// Sends TERM, waits for the server's end and returns its exit code.
+    pub(crate) fn stop_server(&mut self) -> i32 {
+        self.signal_server(Signal::TERM);
+        self.wait_server()
+    }
+
+    /// Waits for the server's end, which something else has caused; returns its exit code.
+    pub(crate) fn wait_server(&mut self) -> i32 {
+        let mut server = self.server.take().expect("a running server");
+        let what = "the server's end";
+        let mut status = None;
+        wait_for(what, PATIENCE, || {
+            status = server.try_wait().expect("our child");
+            status.is_some()
+        });
+        code_of(status.expect("waited for"))
+    }
+
+    /// Runs the client against this server: `on` is added.
+    pub(crate) fn client(&self, arguments: &[&str]) -> Output {
+        let address = self.address().to_string();
+        self.client_as_given(&[arguments, &["on", &address]].concat())
+    }
+
+    /// Runs the client with just these arguments.
+    pub(crate) fn client_as_given(&self, arguments: &[&str]) -> Output {
+        let mut command = program(env!("CARGO_BIN_EXE_supervisor-rs-client"), self.root());
+        command.args(arguments);
+        run(command)
+    }
+
+    /// Runs the client with `--json` against this server, which must print one object.
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.client(&[&["--json"], arguments].concat());
+        assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
+        serde_json::from_str(&output.stdout).expect("one JSON object")
+    }
+
+    /// What `check --all` says of a child.
+    pub(crate) fn row(&self, name: &str) -> Option<Value> {
+        let answer = self.json(&["check", "--all"]);
+        let rows = answer["children"].as_array()?.iter();
+        rows.clone().find(|row| row["name"] == name).cloned()
+    }
+
+    /// Waits until a child is in a state, and returns its row.
+    pub(crate) fn wait_state(&self, name: &str, state: &str) -> Value {
+        let mut row = None;
+        wait_for(&format!("`{name}` {state}"), PATIENCE, || {
+            row = self.row(name).filter(|row| row["state"] == state);
+            row.is_some()
+        });
+        row.expect("waited for")
+    }
+
+    /// The processes that this sandbox's server has started and that still live, and theirs.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
+    }
+
+    /// Processes may outlive the server or their run here: the test has seen to it.
+    pub(crate) fn expect_leftovers(&mut self) {
+        self.leftovers = Leftovers::Expected;
+    }
+
+    fn server_log_path(&self) -> PathBuf {
+        self.root().join("server.log")
+    }
+
+    fn write_settings(&self) {
+        let root = self.root().display();
+        let text = format!(
+            "loadpaths: [load]\nlistener_addr: 127.0.0.1\nlistener_port: {}\nid: {}\n\
+             state_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
+            self.port, self.id, self.settings
+        );
+        self.replace(&self.server_yml(), &text);
+    }
+
+    fn replace(&self, path: &Path, text: &str) {
+        let temporary = self.root().join("being-written");
+        fs::write(&temporary, text).expect("a writable sandbox");
+        fs::rename(&temporary, path).expect("a writable sandbox");
+    }
+
+    fn spawn_server(&self) -> Child {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.server_log_path())
+            .expect("the server's log");
+        program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root())
+            .arg(self.server_yml())
+            .stdout(log.try_clone().expect("a descriptor"))
+            .stderr(log)
+            .spawn()
+            .expect("the server's program")
+    }
+
+    /// Waits for a hello of this very server; `Err` is the exit code of one that ended.
+    fn wait_for_hello(&mut self) -> Result<(), i32> {
+        let (address, id) = (self.address(), self.id.clone());
+        let server = self.server.as_mut().expect("just started");
+        let mut ended = None;
+        wait_for("the server's hello", PATIENCE, || {
+            ended = server.try_wait().expect("our child");
+            ended.is_some() || hello(address).is_some_and(|hello| hello["id"] == *id)
+        });
+        match ended {
+            Some(status) => {
+                self.server = None;
+                Err(code_of(status))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn signal_server(&self, signal: Signal) {
+        let server = self.server.as_ref().expect("a running server");
+        kill_process(Pid::from_child(server), signal).expect("our child");
+    }
+
+    /// The groups of live runs, as the server sees them; none when it does not answer.
+    fn live_groups(&mut self) -> Vec<i32> {
+        let server = self.server.as_mut();
+        let alive = server.is_some_and(|server| matches!(server.try_wait(), Ok(None)));
+        if !alive {
+            return Vec::new();
+        }
+        let output = self.client(&["--json", "check"]);
+        let answer: Value = serde_json::from_str(output.stdout.trim()).unwrap_or_default();
+        let rows = answer["children"].as_array().into_iter().flatten();
+        rows.filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok())
+            .collect()
+    }
+}
+
+impl Sandbox {
+    /// The processes that belong to no live run, as far as that can be told.
+    fn strays(&mut self) -> Vec<Process> {
+        let live = self.live_groups();
+        let mut strays = self.processes();
+        strays.retain(|process| !live.contains(&process.group));
+        strays
+    }
+
+    /// Ends every process of this sandbox; what is found while others end is ended too.
+    fn end_all(&self) -> Result<(), Vec<Process>> {
+        let deadline = clock::mono() + PATIENCE;
+        loop {
+            let left = self.processes();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if clock::mono() >= deadline {
+                return Err(left);
+            }
+            for process in &left {
+                if let Some(pid) = Pid::from_raw(process.pid) {
+                    let _may_have_ended = kill_process(pid, Signal::KILL);
+                }
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // A test that has failed already is not to fail twice, which would end all others.
+        let strays = match thread::panicking() || self.leftovers == Leftovers::Expected {
+            true => Ok(Vec::new()),
+            false => catch_unwind(AssertUnwindSafe(|| self.strays())),
+        };
+        if let Some(mut server) = self.server.take() {
+            let _may_have_ended = server.kill();
+            let _reaped = server.wait();
+        }
+        let ended = self.end_all();
+        let log = self.server_log();
+        if thread::panicking() {
+            println!("the server's log:\n{log}");
+            return;
+        }
+        let strays = strays.unwrap_or_else(|panic| resume_unwind(panic));
+        let none = strays.is_empty();
+        assert!(none, "processes were left behind: {strays:#?}\n{log}");
+        assert_eq!(ended, Ok(()), "processes cannot be ended\n{log}");
+    }
+}
+
+/// Waits until a condition holds; fails the test after the deadline, saying `what` did not.
+pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = clock::mono() + within;
+    while !condition() {
+        let late = clock::mono() >= deadline;
+        assert!(!late, "waited {within:?} in vain for {what}");
+        thread::sleep(LOOK);
+    }
+}
+
+/// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.
+pub(crate) fn skip(reason: &str) {
+    println!("skipped: {reason}");
+    let required = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(!required, "skipped although REQUIRE_ALL=1: {reason}");
+}
+
+/// The hello of whatever listens there.
+pub(crate) fn hello(address: SocketAddr) -> Option<Value> {
+    let stream = TcpStream::connect_timeout(&address, HELLO_WAIT).ok()?;
+    stream.set_read_timeout(Some(HELLO_WAIT)).ok()?;
+    let mut line = String::new();
+    BufReader::new(stream).read_line(&mut line).ok()?;
+    let message: Value = serde_json::from_str(&line).ok()?;
+    message.get("hello").cloned()
+}
+
+/// Runs a program to its end, with a deadline.
+pub(crate) fn run(mut command: Command) -> Output {
+    let capture = || tempfile::tempfile().expect("a temporary file");
+    let (stdout, stderr) = (capture(), capture());
+    let mut child = command
+        .stdout(stdout.try_clone().expect("a descriptor"))
+        .stderr(stderr.try_clone().expect("a descriptor"))
+        .spawn()
+        .expect("a program");
+    let deadline = clock::mono() + PATIENCE;
+    let status = loop {
+        if let Some(status) = child.try_wait().expect("our child") {
+            break status;
+        }
+        if clock::mono() >= deadline {
+            let _may_have_ended = child.kill();
+            let _reaped = child.wait();
+            panic!("still running after {PATIENCE:?}: {command:?}");
+        }
+        thread::sleep(LOOK);
+    };
+    Output {
+        stdout: read_back(stdout),
+        stderr: read_back(stderr),
+        code: code_of(status),
+    }
+}
+
+fn read_back(mut file: File) -> String {
+    use std::io::{Read, Seek};
+    let mut bytes = Vec::new();
+    file.rewind().expect("a temporary file");
+    file.read_to_end(&mut bytes).expect("a temporary file");
+    String::from_utf8(bytes).expect("UTF-8")
+}
+
+/// One of our programs, in an environment that says nothing of the machine's user.
+fn program(path: &str, home: &Path) -> Command {
+    let mut command = Command::new(path);
+    command
+        .stdin(Stdio::null())
+        .current_dir(home)
+        .env("HOME", home)
+        .env("NO_COLOR", "1");
+    let foreign = [
+        "RUST_LOG",
+        "SUPERVISOR_RS_ON",
+        "SUPERVISOR_RS_KEY",
+        "SUPERVISOR_RS_RUN",
+        "XDG_STATE_HOME",
+        "XDG_RUNTIME_DIR",
+    ];
+    for name in foreign {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn code_of(status: ExitStatus) -> i32 {
+    let signal = status.signal().map(|signal| 128 + signal);
+    status.code().or(signal).expect("it ended")
+}
+
+/// A port that nobody listens on at this moment.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("an address").port()
+}
+
+/// A UUID that no other sandbox has: the temporary directory's name is unique on this
+/// machine, and the clock tells later ones apart.
+fn new_id(dir: &Path) -> String {
+    use std::hash::{DefaultHasher, Hash, Hasher};
+    let hash = |salt: u8| {
+        let mut hasher = DefaultHasher::new();
+        (dir, std::process::id(), clock::mono(), salt).hash(&mut hasher);
+        hasher.finish()
+    };
+    let (high, low) = (hash(0), hash(1));
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        high >> 32,
+        high >> 16 & 0xffff,
+        high & 0xfff,
+        low >> 48 & 0xfff,
+        low & 0xffff_ffff_ffff
+    )
+}
+
+/// The live processes with this text at the beginning of a variable in their environment.
+fn processes_marked(mark: &str) -> Vec<Process> {
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter_map(|pid| process_marked(pid, mark)).collect()
+}
+
+/// `None` for a process without the mark, and for one that has ended, zombies included.
+fn process_marked(pid: i32, mark: &str) -> Option<Process> {
+    let proc = PathBuf::from(format!("/proc/{pid}"));
+    let environment = fs::read(proc.join("environ")).ok()?;
+    let mut variables = environment.split(|byte| *byte == 0);
+    variables.find(|variable| variable.starts_with(mark.as_bytes()))?;
+    let stat = fs::read_to_string(proc.join("stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    let group = after_name.split_ascii_whitespace().nth(2)?.parse().ok()?;
+    let command = fs::read(proc.join("cmdline")).ok()?;
+    Some(Process {
+        pid,
+        group,
+        command: String::from_utf8_lossy(&command).replace('\0', " "),
+    })
+}
+
+#[test]
+fn a_process_is_found_by_its_mark_and_by_no_other() {
+    let sandbox = Sandbox::new("");
+    let mut sleeper = Command::new("sleep")
+        .arg("300")
+        .env("SUPERVISOR_RS_RUN", format!("{}/web/1", sandbox.id))
+        .spawn()
+        .unwrap();
+    let pid = i32::try_from(sleeper.id()).unwrap();
+    // Between fork and exec it has its parent's environment still.
+    wait_for("the mark", PATIENCE, || !sandbox.processes().is_empty());
+    let found = sandbox.processes();
+    assert_eq!(found[0].pid, pid);
+    assert!(found[0].command.starts_with("sleep 300"), "{found:?}");
+    assert_eq!(Sandbox::new("").processes(), []);
+    sleeper.kill().unwrap();
+    sleeper.wait().unwrap();
+    assert_eq!(sandbox.processes(), []);
+}
+
+#[test]
+fn a_process_left_behind_fails_its_test_and_is_ended() {
+    let sandbox = Sandbox::new("");
+    let mut sleeper = Command::new("sleep")
+        .arg("300")
+        .env("SUPERVISOR_RS_RUN", format!("{}/web/1", sandbox.id))
+        .spawn()
+        .unwrap();
+    wait_for("the mark", PATIENCE, || !sandbox.processes().is_empty());
+    let root = sandbox.root().to_owned();
+    let dropped = thread::spawn(move || drop(sandbox)).join();
+    let words = *dropped.unwrap_err().downcast::<String>().unwrap();
+    assert!(words.contains("left behind"), "{words}");
+    assert_eq!(code_of(sleeper.wait().unwrap()), 128 + 9);
+    assert!(!root.exists());
+}
+
+#[test]
+fn a_program_that_ran_is_told_whole() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo out; echo err >&2; exit 3"]);
+    let expected = Output {
+        stdout: "out\n".to_owned(),
+        stderr: "err\n".to_owned(),
+        code: 3,
+    };
+    assert_eq!(run(command), expected);
+}
