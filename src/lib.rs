@@ -22,7 +22,7 @@ pub mod journal;
 pub mod process;
 pub mod reconcile;
 pub mod spec;
-// pub mod supervisor;
+pub mod supervisor;
 pub mod telemetry;
 pub mod trust;
 pub mod watch;

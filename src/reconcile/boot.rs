@@ -67,6 +67,7 @@ impl State {
             settings,
             memory,
             ended,
+            doubted,
             listing,
             seed,
         } = boot;
@@ -79,7 +80,9 @@ impl State {
             .map(|(child, run, exit)| ((child, run), exit))
             .collect();
         for (name, remembered) in memory.children {
-            self.take_back(turn, &name, remembered, start);
+            let doubt = doubted.iter().find(|(child, ..)| *child == name);
+            let doubt = doubt.map(|(_, _, why)| why.clone());
+            self.take_back(turn, &name, remembered, start, doubt);
         }
         for ((name, run), exit) in ended {
             self.on_exited(turn, &name, run, exit);
@@ -100,6 +103,7 @@ impl State {
         name: &ChildName,
         remembered: Remembered,
         start: StartKind,
+        doubt: Option<String>,
     ) {
         let child = self.children.entry(name.clone()).or_default();
         child.hold = remembered.held;
@@ -111,7 +115,7 @@ impl State {
             .as_ref()
             .map_or(child.reserved, |last| last.run.0);
         let Some(last) = remembered.last else { return };
-        let lives = last.end.is_none() && last.process.is_some();
+        let lives = last.end.is_none() && last.process.is_some() && doubt.is_none();
         if lives {
             child.run = Some(revived(&last, turn.now));
             child.good = Some(Arc::clone(&last.spec));
@@ -120,7 +124,7 @@ impl State {
                 self.timers.set(rung, turn.now.mono + super::GRACE);
             }
         } else {
-            self.take_back_ended(turn, name, &last, start);
+            self.take_back_ended(turn, name, &last, start, doubt);
         }
         let Some(child) = self.children.get_mut(name) else {
             return;
@@ -142,6 +146,7 @@ impl State {
         name: &ChildName,
         last: &RememberedRun,
         start: StartKind,
+        doubt: Option<String>,
     ) {
         let Some(child) = self.children.get_mut(name) else {
             return;
@@ -178,11 +183,12 @@ impl State {
                 child.failure = Some(why.clone());
             }
             None => {
+                let died = || format!("the server died while it was starting run {}", last.run);
                 let why = format!(
-                    "the server died while it was starting run {}; whether that run lives is not \
-                     known\nhint: see `pgrep -f {}`, then `supervisor-rs-client start {name}`",
-                    last.run,
-                    last.spec.command.first().map_or("", String::as_str)
+                    "{}; whether it lives is not known\nhint: look for `{}`, then `supervisor-rs-client \
+                     start {name}`",
+                    doubt.unwrap_or_else(died),
+                    shell_words::join(&last.spec.command),
                 );
                 child.failure = Some(why);
                 child.tried = Some(last.spec.digest);

@@ -132,6 +132,8 @@ pub struct Boot {
     pub memory: Memory,
     /// Of the runs that the records call live: those that are not, and how they ended.
     pub ended: Vec<(ChildName, RunId, Exit)>,
+    /// Of the runs that the records call live: those of which nobody can tell, and why.
+    pub doubted: Vec<(ChildName, RunId, String)>,
     /// The first listing, whole.
     pub listing: Update,
     /// Seeds the jitter of restart delays.

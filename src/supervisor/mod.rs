@@ -22,12 +22,12 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-pub use self::start::{ServeError, check, serve};
 use self::server_file::ServerFile;
+pub use self::start::{ServeError, check, serve};
 use crate::{
     clock,
     command::Killed,
-    control::{Asked, Control, Reply},
+    control::server::{Asked, Control, Reply},
     journal::Journal,
     process::{Fact, Processes},
     reconcile::{
@@ -148,17 +148,22 @@ impl Supervisor {
         match seen {
             Seen::Listing(update) => self.inbox.push_back(Event::Listing(update)),
             Seen::Reread { token, update } => {
-                self.inbox.push_back(Event::Reread { job: JobId(token), update });
+                self.inbox.push_back(Event::Reread {
+                    job: JobId(token),
+                    update,
+                });
             }
             Seen::ServerFile => self.look_at_server_file(),
-            Seen::Capabilities(watching) => self.watching = watching,
+            Seen::Capabilities(watching) => self.watching = watching.to_string(),
         }
     }
 
     fn take_asked(&mut self, first: Asked) {
         let mut next = Some(first);
         for _ in 0..REQUESTS_PER_TURN_MAX {
-            let Some(Asked { command, reply, .. }) = next else { break };
+            let Some(Asked { command, reply, .. }) = next else {
+                break;
+            };
             self.next_request += 1;
             let id = RequestId(self.next_request);
             self.replies.insert(id, reply);

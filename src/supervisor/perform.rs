@@ -25,12 +25,29 @@ impl Supervisor {
                 let result = self.processes.preflight(&spec);
                 self.inbox.push_back(Event::Preflight { job, result });
             }
-            Effect::Spawn { child, run, spec, clear } => self.spawn(child, run, &spec, clear),
+            Effect::Spawn {
+                child,
+                run,
+                spec,
+                clear,
+            } => self.spawn(child, run, &spec, clear),
             Effect::Signal { child, run, signal } => self.processes.signal(&child, run, signal),
-            Effect::Reap { child, run, leftovers } => self.processes.reap(&child, run, leftovers),
-            Effect::RunHook { job, child, argv, spec } => {
+            Effect::Reap {
+                child,
+                run,
+                leftovers,
+            } => self.processes.reap(&child, run, leftovers),
+            Effect::RunHook {
+                job,
+                child,
+                argv,
+                spec,
+            } => {
                 if let Err(why) = self.processes.run_hook(job, &child, &argv, &spec) {
-                    self.inbox.push_back(Event::HookFinished { job, result: Err(why) });
+                    self.inbox.push_back(Event::HookFinished {
+                        job,
+                        result: Err(why),
+                    });
                 }
             }
             Effect::KillHook { job } => self.processes.kill_hook(job),
@@ -71,7 +88,11 @@ impl Supervisor {
         if let Some(older) = clear {
             self.processes.clear(&child, older);
         }
-        let begun = Record::Begun { child: child.clone(), run, spec: Arc::clone(spec) };
+        let begun = Record::Begun {
+            child: child.clone(),
+            run,
+            spec: Arc::clone(spec),
+        };
         if let Err(why) = self.append(&[begun]) {
             let why = SpawnFailure::NotRecorded(why);
             self.inbox.push_back(Event::SpawnFailed { child, run, why });
@@ -81,15 +102,25 @@ impl Supervisor {
             Ok(started) => {
                 let (pid, start_ticks) = (started.pid, started.start_ticks);
                 let at = clock::now();
-                let record = Record::Started { child: child.clone(), run, pid, start_ticks, at };
+                let record = Record::Started {
+                    child: child.clone(),
+                    run,
+                    pid,
+                    start_ticks,
+                    at,
+                };
                 // Failing is told in the log; the process lives and is in the table (I2).
                 let _told = self.append(&[record]);
                 self.inbox.push_back(Event::Spawned { child, run, pid });
             }
             Err(why) => {
                 let at = clock::now();
-                let record =
-                    Record::NotStarted { child: child.clone(), run, why: why.clone(), at };
+                let record = Record::NotStarted {
+                    child: child.clone(),
+                    run,
+                    why: why.clone(),
+                    at,
+                };
                 let _told = self.append(&[record]);
                 let why = SpawnFailure::Refused(why);
                 self.inbox.push_back(Event::SpawnFailed { child, run, why });
@@ -99,7 +130,9 @@ impl Supervisor {
 
     /// Adds to the core's part of `info` what only the shell knows.
     fn inform(&mut self, id: RequestId, survey: Survey) {
-        let Some(reply) = self.replies.remove(&id) else { return };
+        let Some(reply) = self.replies.remove(&id) else {
+            return;
+        };
         let now = clock::now();
         let spec = self.server_file.spec();
         let mut faults = survey.faults;

@@ -66,7 +66,10 @@ impl ServerFile {
     }
 
     pub(super) fn needs_restart(&self) -> Vec<String> {
-        self.needs_restart.iter().map(|field| (*field).to_owned()).collect()
+        self.needs_restart
+            .iter()
+            .map(|field| (*field).to_owned())
+            .collect()
     }
 
     /// What the core needs of it.
@@ -158,7 +161,8 @@ impl Supervisor {
                     Ok(config) => self.watch.configure(config),
                     Err(error) => tracing::warn!(%error, "the loadpaths are watched as before"),
                 }
-                self.inbox.push_back(Event::Settings(self.server_file.settings()));
+                self.inbox
+                    .push_back(Event::Settings(self.server_file.settings()));
             }
         }
     }
@@ -171,7 +175,8 @@ fn owners(spec: &ServerSpec) -> Result<Owners, String> {
 fn read(path: &Path, trusted_owners: &[String]) -> Result<Vec<u8>, String> {
     let owners = Owners::new(trusted_owners).map_err(|error| error.to_string())?;
     let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
-    file.map(|file| file.bytes).map_err(|error| error.to_string())
+    file.map(|file| file.bytes)
+        .map_err(|error| error.to_string())
 }
 
 fn parse(path: &Path, bytes: &[u8], host: &Host) -> Result<ServerSpec, Vec<String>> {

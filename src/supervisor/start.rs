@@ -21,7 +21,7 @@ use crate::{
     clock,
     command::Killed,
     config::Host,
-    control::{Asked, Control, ControlConfig},
+    control::server::{Asked, Control, ControlConfig, Limits},
     journal::{self, Dirs, Journal, JournalError, Opened},
     process::{Adoption, Processes},
     reconcile::{
@@ -40,7 +40,9 @@ pub enum ServeError {
     #[error("{}", .0.join("\n"))]
     BadConfig(Vec<String>),
     /// Its address is taken or cannot be had.
-    #[error("cannot listen on {address}: {source}\nhint: is another server running there? see `listener_addr` and `listener_port` in server.yml")]
+    #[error(
+        "cannot listen on {address}: {source}\nhint: is another server running there? see `listener_addr` and `listener_port` in server.yml"
+    )]
     Listen {
         /// Which.
         address: SocketAddr,
@@ -174,14 +176,17 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
-    let ended = adopt(&mut processes, &opened.memory);
-    let config = server_file.watch_config().map_err(|fault| ServeError::BadConfig(vec![fault]))?;
+    let (ended, doubted) = adopt(&mut processes, &opened.memory);
+    let config = server_file
+        .watch_config()
+        .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
     let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),
         memory: opened.memory.clone(),
         ended,
+        doubted,
         listing,
         seed: seed(),
     };
@@ -203,13 +208,22 @@ fn start_with(
         id: facts.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         encrypt: spec.encrypt,
+        limits: Limits::default(),
     };
     let control = Control::start(control, requests).map_err(listen)?;
     tracing::info!(
         name = facts.name, id = facts.id, listener = %facts.listener, mode = %spec.mode,
         pid = std::process::id(), "the server runs"
     );
-    Ok(Ready { boot, processes, watch, seen, control, asked, facts })
+    Ok(Ready {
+        boot,
+        processes,
+        watch,
+        seen,
+        control,
+        asked,
+        facts,
+    })
 }
 
 impl Ready {
@@ -218,7 +232,7 @@ impl Ready {
             core: State::new(),
             processes: self.processes,
             journal,
-            watching: self.watch.capabilities(),
+            watching: self.watch.capabilities().to_string(),
             watch: self.watch,
             seen: self.seen,
             control: self.control,
@@ -240,20 +254,28 @@ fn refused(error: JournalError) -> ServeError {
     }
 }
 
+/// A run that is no more, and how it ended.
+type Ended = (ChildName, RunId, Exit);
+/// A run of which nobody can tell, and why.
+type Doubted = (ChildName, RunId, String);
+
 /// Takes back what the records call live; says of which runs nothing lives, and how they ended.
-fn adopt(processes: &mut Processes, memory: &Memory) -> Vec<(ChildName, RunId, Exit)> {
-    let mut ended = Vec::new();
+fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
+    let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = remembered.last.as_ref().filter(|last| last.end.is_none()) else {
             continue;
         };
-        let Some((pid, start_ticks)) = last.process else { continue };
+        let Some((pid, start_ticks)) = last.process else {
+            continue;
+        };
         match processes.adopt(child, last.run, pid, start_ticks) {
             Adoption::Live => {}
             Adoption::Gone(exit) => ended.push((child.clone(), last.run, exit)),
+            Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
-    ended
+    (ended, doubted)
 }
 
 /// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.
@@ -271,7 +293,10 @@ fn host() -> Host {
         let value: OsString = env::var_os(name)?;
         Some(PathBuf::from(value)).filter(|path| path.is_absolute())
     };
-    let host_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host_name = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     Host {
         root: rustix::process::geteuid().is_root(),
         host_name,
