@@ -1,0 +1,543 @@
+//! The client's command line: `COMMAND [NAME] [on HOST[,HOST…]]… [with KEY.pem]`.
+//!
+//! The words of this grammar may be in any case; names of children and hosts are as they are. A
+//! command that ends the server (`kill`) takes no name, so that a slip cannot mean it.
+
+use std::ffi::{OsStr, OsString};
+
+use clap::Parser;
+
+use super::{Early, Environment, HELP_COLUMNS_MAX, LogArgs, LogFormat, Place, USAGE};
+use crate::{
+    command::{CheckScope, Command, KillChildren, Op},
+    control::{
+        client::HOSTS_MAX,
+        host::{Host, HostError},
+    },
+    spec::{NameError, Verb},
+};
+
+/// A checked command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// What is asked.
+    pub command: Command,
+    /// Whom, in the order given; never empty, none twice.
+    pub hosts: Vec<Host>,
+    /// How the answers are printed.
+    pub output: Output,
+    /// How the client's own log is written.
+    pub log: LogArgs,
+}
+
+/// How answers are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Output {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What is wrong with a command line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UsageError {
+    /// Nothing to do.
+    #[error("a command is missing")]
+    NoCommand,
+    /// No command of ours.
+    #[error("there is no command `{}`{}", .word.escape_debug(), did_you_mean(.nearest))]
+    UnknownCommand {
+        /// What was typed.
+        word: String,
+        /// What may have been meant.
+        nearest: Option<&'static str>,
+    },
+    /// A command for one child without one.
+    #[error(
+        "`{0}` needs the name of a child: `{0} NAME`{all}",
+        all = if takes_all(*.0) { format!(", or `{0} --all`", .0) } else { String::new() }
+    )]
+    NameMissing(Verb),
+    /// A name that no child has.
+    #[error("{0}")]
+    Name(#[from] NameError),
+    /// `restart all` and `trystart all`.
+    #[error("`{0}` takes one child, there is no `{0} all`")]
+    NoAll(Verb),
+    /// A command that concerns the server, with a name.
+    #[error("`{}` takes no name{}", .command.as_str(), instead_of_name(*.command, .name))]
+    NameUnwanted {
+        /// The command.
+        command: Op,
+        /// The name.
+        name: String,
+    },
+    /// A name and `--all`.
+    #[error(
+        "`{0}` takes a name or all, not both: `{0} {1}` or `{0} --all`",
+        .command.as_str(),
+        .name.escape_debug()
+    )]
+    NameAndAll {
+        /// The command.
+        command: Op,
+        /// The name.
+        name: String,
+    },
+    /// A word too many.
+    #[error(
+        "unexpected word `{}`; the form is `COMMAND [NAME] [on HOST,HOST] [with KEY.pem]`, with \
+         several hosts in one word",
+        .0.escape_debug()
+    )]
+    Unexpected(String),
+    /// An option of another command.
+    #[error("`{flag}` does not go with `{}`{}", .command.as_str(), did_you_mean(.instead))]
+    Flag {
+        /// The option.
+        flag: &'static str,
+        /// The command.
+        command: Op,
+        /// What may have been meant.
+        instead: Option<&'static str>,
+    },
+    /// `on` and nothing after it.
+    #[error("`on` needs a host: `on HOST[,HOST…]`")]
+    HostMissing,
+    /// A host that is none.
+    #[error("{0}")]
+    Host(#[from] HostError),
+    /// More hosts than are asked at once.
+    #[error("at most {HOSTS_MAX} hosts are asked at once, these are {0}")]
+    TooManyHosts(usize),
+    /// A host behind ssh.
+    #[error("`{0}`: `ssh://` hosts are not supported by this version")]
+    Ssh(String),
+    /// `with` and nothing after it.
+    #[error("`with` needs a key: `with KEY.pem`")]
+    KeyMissing,
+    /// More than one key.
+    #[error("a command is signed with one key, not with {0}: one `with KEY.pem` only")]
+    KeyTwice(usize),
+    /// A key.
+    #[error("signing with a key ({0}) is not supported by this version; leave it out")]
+    Key(&'static str),
+    /// A variable that is no text.
+    #[error("`{0}` in the environment is not UTF-8")]
+    Environment(&'static str),
+}
+
+fn did_you_mean(nearest: &Option<&'static str>) -> String {
+    nearest.map_or(String::new(), |word| format!("; did you mean `{word}`?"))
+}
+
+fn instead_of_name(command: Op, name: &str) -> String {
+    let name = name.escape_debug();
+    match command {
+        Op::Kill => format!(": it ends the server; did you mean `stop {name}`?"),
+        Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check => {
+            format!("; did you mean `check {name}`?")
+        }
+    }
+}
+
+fn takes_all(verb: Verb) -> bool {
+    match verb {
+        Verb::Start | Verb::Stop => true,
+        Verb::Restart | Verb::Trystart => false,
+    }
+}
+
+const USAGE_LINE: &str = "supervisor-rs-client COMMAND [NAME] [on HOST[,HOST…]]… [with KEY.pem]";
+
+const COMMANDS_HELP: &str = "\
+Commands (in any case):
+  start NAME      start a child; releases it when it was stopped by order
+  start all       release all children and start what the mode wants
+  restart NAME    replace the run of a child that runs
+  trystart NAME   restart it if it runs, else start it: for CI/CD
+  stop NAME       stop a child, and keep it down until it is started by order
+  stop all        stop every child
+  check           the children with a live process; `check --all` shows the others too
+  check NAME      everything known about one child
+  info            the server itself
+  kill            end the server; its children run on unless it is told otherwise
+  help            this text";
+
+const AFTER_HELP: &str = "\
+Hosts:
+  An address or a name, with an optional port: 10.0.0.7, web1:33889, ::1, [::1]:33889.
+  Several in one word are separated by commas or spaces, and `on` may be repeated. All are asked
+  at once; the answers come in the order given. Without `on`: SUPERVISOR_RS_ON, else 127.0.0.1,
+  then ::1. The port is 33889 unless given.
+
+Examples:
+  supervisor-rs-client check
+  supervisor-rs-client restart web on host1,host2
+  supervisor-rs-client stop all on \"host1 host2\" --json
+  supervisor-rs-client check web on [::1]:4000 || echo 'not running'
+
+Exit codes (of several hosts, the largest):
+  0  done
+  1  not done: already_running not_running hook_failed spawn_failed superseded too_large
+     shutting_down internal
+  2  wrong command line, bad_request
+  3  check NAME: known, but without a live process
+  4  unauthorized forbidden protected_mode server_changed
+  5  unknown_child
+  6  invalid_config conflict hook_cycle
+  7  unreachable timeout busy
+
+Environment:
+  SUPERVISOR_RS_ON   hosts to ask when `on` is not given
+  SUPERVISOR_RS_KEY  the key to sign with when `with` is not given
+  NO_COLOR           no colours, whatever it is set to
+  RUST_LOG           what the client logs when --log is not given";
+
+/// Commands one or several servers of supervisor-rs.
+#[derive(Debug, Default, Parser)]
+#[command(
+    name = "supervisor-rs-client",
+    version,
+    max_term_width = HELP_COLUMNS_MAX,
+    override_usage = USAGE_LINE,
+    help_template = "{about}\n\nUsage: {usage}\n\n{before-help}Options:\n{options}{after-help}",
+    before_help = COMMANDS_HELP,
+    after_help = AFTER_HELP
+)]
+struct Flags {
+    #[arg(hide = true)]
+    words: Vec<String>,
+
+    /// Hosts to ask, as `on`; may be repeated
+    #[arg(short, long, value_name = "HOST[,HOST…]")]
+    on: Vec<String>,
+
+    /// The private key to sign with, as `with` (not supported by this version)
+    #[arg(short = 'k', long = "with", value_name = "KEY.pem")]
+    with: Vec<String>,
+
+    /// With `start` and `stop`: every child. With `check`: those without a live process too
+    #[arg(short = 'A', long)]
+    all: bool,
+
+    /// `--all`, with `check`
+    #[arg(short = 'a')]
+    all_rows: bool,
+
+    /// With `kill`: stop the children first
+    #[arg(long)]
+    stop_children: bool,
+
+    /// Print one JSON object a line and host
+    #[arg(long)]
+    json: bool,
+
+    /// What the client itself logs to standard error, such as `debug`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+
+    /// The form of that log: `text` or `json`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(hide_possible_values = true)]
+    log_format: LogFormat,
+}
+
+/// Reads the client's command line, the program's own name first.
+///
+/// # Errors
+///
+/// [`Early`] when help, the version or something impossible was asked for.
+pub fn client_args(
+    argv: impl IntoIterator<Item = OsString>,
+    environment: &Environment,
+) -> Result<Ask, Early> {
+    let flags = Flags::try_parse_from(argv)?;
+    let is_help = |word: &String| word.eq_ignore_ascii_case("help");
+    if flags.words.first().is_some_and(is_help) {
+        let help = <Flags as clap::CommandFactory>::command().render_help();
+        return Err(Early {
+            text: help.to_string(),
+            to: Place::Out,
+            code: 0,
+        });
+    }
+    resolve(flags, environment).map_err(|fault| Early {
+        text: format!(
+            "error: {fault}\n\nUsage: {USAGE_LINE}\n\nFor more information, try '--help'.\n"
+        ),
+        to: Place::Err,
+        code: USAGE,
+    })
+}
+
+/// What the words say, before it is known whether it makes sense.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Sentence {
+    command: String,
+    name: Option<String>,
+    hosts: Vec<String>,
+    keys: usize,
+}
+
+fn resolve(flags: Flags, environment: &Environment) -> Result<Ask, UsageError> {
+    let mut sentence = read_words(&flags.words)?;
+    for hosts in &flags.on {
+        sentence.hosts.extend(split_hosts(hosts)?);
+    }
+    let command = resolve_command(&sentence, &flags)?;
+    let keys = sentence.keys + flags.with.len();
+    if keys > 1 {
+        return Err(UsageError::KeyTwice(keys));
+    }
+    if keys == 1 {
+        return Err(UsageError::Key("`with`"));
+    }
+    if environment.key.is_some() {
+        return Err(UsageError::Key("`SUPERVISOR_RS_KEY`"));
+    }
+    Ok(Ask {
+        command,
+        hosts: resolve_hosts(sentence.hosts, environment.on.as_deref())?,
+        output: if flags.json {
+            Output::Json
+        } else {
+            Output::Text
+        },
+        log: LogArgs {
+            filter: flags.log,
+            format: flags.log_format,
+        },
+    })
+}
+
+/// The words that begin a clause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clause {
+    On,
+    With,
+}
+
+fn clause(word: &str) -> Option<Clause> {
+    if word.eq_ignore_ascii_case("on") {
+        Some(Clause::On)
+    } else if word.eq_ignore_ascii_case("with") {
+        Some(Clause::With)
+    } else {
+        None
+    }
+}
+
+fn read_words(words: &[String]) -> Result<Sentence, UsageError> {
+    let mut words = words.iter().peekable();
+    let mut sentence = Sentence::default();
+    match words.next() {
+        Some(word) if clause(word).is_none() => sentence.command.clone_from(word),
+        Some(_) | None => return Err(UsageError::NoCommand),
+    }
+    if let Some(name) = words.next_if(|word| clause(word).is_none()) {
+        sentence.name = Some(name.clone());
+    }
+    while let Some(word) = words.next() {
+        match clause(word) {
+            Some(Clause::On) => {
+                let mut hosts = words
+                    .next_if(|word| clause(word).is_none())
+                    .ok_or(UsageError::HostMissing)?
+                    .clone();
+                // `on host1, host2`, as a shell splits it.
+                while let Some(more) = words.next_if(|word| {
+                    clause(word).is_none() && (hosts.ends_with(',') || word.starts_with(','))
+                }) {
+                    hosts.push_str(more);
+                }
+                sentence.hosts.extend(split_hosts(&hosts)?);
+            }
+            Some(Clause::With) => {
+                words
+                    .next_if(|word| clause(word).is_none())
+                    .ok_or(UsageError::KeyMissing)?;
+                sentence.keys += 1;
+            }
+            None => return Err(UsageError::Unexpected(word.clone())),
+        }
+    }
+    Ok(sentence)
+}
+
+fn split_hosts(text: &str) -> Result<Vec<String>, UsageError> {
+    let hosts: Vec<String> = text
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|host| !host.is_empty())
+        .map(str::to_owned)
+        .collect();
+    match hosts.is_empty() {
+        true => Err(UsageError::HostMissing),
+        false => Ok(hosts),
+    }
+}
+
+fn resolve_hosts(given: Vec<String>, default: Option<&OsStr>) -> Result<Vec<Host>, UsageError> {
+    let words = match default {
+        Some(default) if given.is_empty() => {
+            let text = default
+                .to_str()
+                .ok_or(UsageError::Environment("SUPERVISOR_RS_ON"))?;
+            split_hosts(text)?
+        }
+        Some(_) | None => given,
+    };
+    if words.is_empty() {
+        return Ok(vec![Host::ThisHost]);
+    }
+    if words.len() > HOSTS_MAX {
+        return Err(UsageError::TooManyHosts(words.len()));
+    }
+    let mut hosts: Vec<Host> = Vec::with_capacity(words.len());
+    for word in words {
+        let host: Host = word.parse()?;
+        match &host {
+            Host::Ssh(ssh) => return Err(UsageError::Ssh(ssh.text.clone())),
+            Host::ThisHost | Host::Tcp(_) => {}
+        }
+        // A command is given to a host once, however often the host is named.
+        if !hosts.iter().any(|there| is_same(there, &host)) {
+            hosts.push(host);
+        }
+    }
+    Ok(hosts)
+}
+
+fn is_same(one: &Host, other: &Host) -> bool {
+    match (one, other) {
+        (Host::Tcp(one), Host::Tcp(other)) => {
+            one.port == other.port && one.name.eq_ignore_ascii_case(&other.name)
+        }
+        (Host::ThisHost | Host::Tcp(_) | Host::Ssh(_), _) => one == other,
+    }
+}
+
+const OPS: [Op; 7] = [
+    Op::Start,
+    Op::Restart,
+    Op::Trystart,
+    Op::Stop,
+    Op::Check,
+    Op::Info,
+    Op::Kill,
+];
+
+fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageError> {
+    let word = &sentence.command;
+    let op = OPS
+        .into_iter()
+        .find(|op| op.as_str().eq_ignore_ascii_case(word))
+        .ok_or_else(|| UsageError::UnknownCommand {
+            word: word.clone(),
+            nearest: nearest_command(word),
+        })?;
+    refuse_foreign_flags(op, flags)?;
+    let is_all = |name: &&String| name.eq_ignore_ascii_case("all");
+    let all = flags.all || flags.all_rows || sentence.name.as_ref().is_some_and(|n| is_all(&n));
+    let name = sentence.name.as_ref().filter(|name| !is_all(name));
+    if let (Some(name), true) = (name, all) {
+        return Err(UsageError::NameAndAll {
+            command: op,
+            name: name.clone(),
+        });
+    }
+    let of_child = |verb| match name {
+        Some(name) => Ok(Command::Child {
+            verb,
+            child: name.parse()?,
+        }),
+        None if all => Err(UsageError::NoAll(verb)),
+        None => Err(UsageError::NameMissing(verb)),
+    };
+    let of_server = |command| match &sentence.name {
+        None => Ok(command),
+        Some(name) => Err(UsageError::NameUnwanted {
+            command: op,
+            name: name.clone(),
+        }),
+    };
+    match op {
+        Op::Start if all => Ok(Command::StartAll),
+        Op::Start => of_child(Verb::Start),
+        Op::Restart => of_child(Verb::Restart),
+        Op::Trystart => of_child(Verb::Trystart),
+        Op::Stop if all => Ok(Command::StopAll),
+        Op::Stop => of_child(Verb::Stop),
+        Op::Check => Ok(match name {
+            Some(name) => Command::CheckOne(name.parse()?),
+            None if all => Command::Check {
+                scope: CheckScope::All,
+            },
+            None => Command::Check {
+                scope: CheckScope::Live,
+            },
+        }),
+        Op::Info => of_server(Command::Info),
+        Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
+        Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
+    }
+}
+
+fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
+    let wrong = |flag, instead| {
+        Err(UsageError::Flag {
+            flag,
+            command: op,
+            instead,
+        })
+    };
+    if flags.stop_children && op != Op::Kill {
+        return wrong("--stop-children", None);
+    }
+    match op {
+        Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
+        Op::Start | Op::Stop | Op::Check => Ok(()),
+        Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
+        Op::Restart | Op::Trystart | Op::Info if flags.all || flags.all_rows => {
+            wrong("--all", None)
+        }
+        Op::Restart | Op::Trystart | Op::Info | Op::Kill => Ok(()),
+    }
+}
+
+/// How many slips of the finger still make one word another.
+const SLIPS_MAX: usize = 2;
+
+fn nearest_command(word: &str) -> Option<&'static str> {
+    const OTHERS: [(&str, &str); 14] = [
+        ("status", "check"),
+        ("list", "check"),
+        ("ls", "check"),
+        ("ps", "check"),
+        ("show", "check"),
+        ("reload", "restart"),
+        ("run", "start"),
+        ("up", "start"),
+        ("down", "stop"),
+        ("shutdown", "kill"),
+        ("quit", "kill"),
+        ("exit", "kill"),
+        ("tryrestart", "trystart"),
+        ("version", "--version"),
+    ];
+    let word = word.to_ascii_lowercase();
+    if let Some((_, command)) = OTHERS.into_iter().find(|(other, _)| *other == word) {
+        return Some(command);
+    }
+    OPS.into_iter()
+        .map(Op::as_str)
+        .chain(["help"])
+        .map(|command| (strsim::damerau_levenshtein(&word, command), command))
+        .filter(|(slips, command)| *slips <= SLIPS_MAX && *slips < command.len() - 1)
+        .min_by_key(|(slips, _)| *slips)
+        .map(|(_, command)| command)
+}
+
+#[cfg(test)]
+mod tests;

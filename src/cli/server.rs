@@ -1,0 +1,102 @@
+//! The server's command line.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use clap::Parser;
+
+use super::{Early, HELP_COLUMNS_MAX, LogArgs, LogFormat};
+
+/// The server file when none is named.
+pub const CONFIG_DEFAULT: &str = "/tmp/server.yml";
+
+/// What the server was started for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerArgs {
+    /// The server file, as it was given.
+    pub config: PathBuf,
+    /// What is to be done with it.
+    pub task: ServerTask,
+    /// How the log is written.
+    pub log: LogArgs,
+}
+
+/// What a server does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerTask {
+    /// It supervises.
+    Supervise,
+    /// It prints what is wrong with the server file and every child file, and ends.
+    Check,
+}
+
+const AFTER_HELP: &str = "\
+Examples:
+  supervisor-rs-server /etc/supervisor-rs/server.yml
+  supervisor-rs-server --check /etc/supervisor-rs/server.yml
+
+A first server.yml:
+  loadpaths:
+    - ./children
+  mode: sync
+
+Signals:
+  TERM, INT  end; children run on unless `on_exit: stop`
+  HUP        read the loadpaths again now
+
+Exit codes:
+  0  ended as asked, or nothing wrong with --check
+  2  wrong command line
+  6  bad configuration
+  7  cannot listen, or its state is in use
+  1  anything else
+
+Environment:
+  RUST_LOG   what is logged when --log is not given";
+
+/// Supervises processes, each described by one YAML file in a watched directory.
+#[derive(Debug, Parser)]
+#[command(
+    name = "supervisor-rs-server",
+    version,
+    max_term_width = HELP_COLUMNS_MAX,
+    after_help = AFTER_HELP
+)]
+struct Flags {
+    /// The server file
+    #[arg(value_name = "SERVER.yml", default_value = CONFIG_DEFAULT)]
+    config: PathBuf,
+
+    /// Print what is wrong with the server file and with every child file, and end
+    #[arg(long)]
+    check: bool,
+
+    /// What is logged to standard error, such as `debug` or `warn,supervisor_rs::watch=debug`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
+
+    /// The form of the log: `text` or `json`
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t)]
+    #[arg(hide_possible_values = true)]
+    log_format: LogFormat,
+}
+
+/// Reads the server's command line, the program's own name first.
+///
+/// # Errors
+///
+/// [`Early`] when help, the version or something impossible was asked for.
+pub fn server_args(argv: impl IntoIterator<Item = OsString>) -> Result<ServerArgs, Early> {
+    let flags = Flags::try_parse_from(argv)?;
+    Ok(ServerArgs {
+        config: flags.config,
+        task: if flags.check {
+            ServerTask::Check
+        } else {
+            ServerTask::Supervise
+        },
+        log: LogArgs {
+            filter: flags.log,
+            format: flags.log_format,
+        },
+    })
+}
