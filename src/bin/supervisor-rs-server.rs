@@ -1,2 +1,57 @@
 //! The server's command line: parse, call, exit code.
-fn main() {}
+
+use std::{io::Write, process::ExitCode};
+
+use supervisor_rs::{
+    cli::{self, LogFormat, ServerArgs, ServerTask, USAGE},
+    supervisor, telemetry,
+};
+
+/// Something in the configuration is bad.
+const BAD_CONFIG: u8 = 6;
+
+fn main() -> ExitCode {
+    let args = match cli::server_args(std::env::args_os()) {
+        Ok(args) => args,
+        Err(early) => return early.finish(),
+    };
+    let format = match args.log.format {
+        LogFormat::Text => telemetry::LogFormat::Text,
+        LogFormat::Json => telemetry::LogFormat::Json,
+    };
+    if let Err(error) = telemetry::init(args.log.filter.as_deref(), format) {
+        complain(&error.to_string());
+        return USAGE.into();
+    }
+    match args.task {
+        ServerTask::Check => check(&args),
+        ServerTask::Supervise => supervise(&args),
+    }
+}
+
+fn check(args: &ServerArgs) -> ExitCode {
+    let faults = supervisor::check(&args.config);
+    for fault in &faults {
+        complain(fault);
+    }
+    if faults.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        BAD_CONFIG.into()
+    }
+}
+
+fn supervise(args: &ServerArgs) -> ExitCode {
+    match supervisor::serve(&args.config) {
+        Ok(_last_words) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&error.to_string());
+            error.exit_code().into()
+        }
+    }
+}
+
+/// Tells a person; that nobody may be there to read it is no reason to end otherwise.
+fn complain(text: &str) {
+    let _unread = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -12,14 +12,14 @@ mod start;
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    io::IsTerminal,
+    io::{IsTerminal, Write},
     net::SocketAddr,
 };
 
 use tokio::{
     signal::unix::{Signal as SignalStream, SignalKind, signal},
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::sleep,
 };
 
 use self::server_file::ServerFile;
@@ -146,7 +146,10 @@ impl Supervisor {
 
     fn take_seen(&mut self, seen: Seen) {
         match seen {
-            Seen::Listing(update) => self.inbox.push_back(Event::Listing(update)),
+            Seen::Listing(update) => {
+                self.catch_up();
+                self.inbox.push_back(Event::Listing(update));
+            }
             Seen::Reread { token, update } => {
                 self.inbox.push_back(Event::Reread {
                     job: JobId(token),
@@ -155,6 +158,15 @@ impl Supervisor {
             }
             Seen::ServerFile => self.look_at_server_file(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
+        }
+    }
+
+    /// Tries again what could not be written when the disk was full.
+    fn catch_up(&mut self) {
+        if self.journal.is_behind()
+            && let Err(error) = self.journal.catch_up()
+        {
+            tracing::error!(%error, "records still cannot be written");
         }
     }
 
@@ -183,12 +195,20 @@ impl Supervisor {
         tracing::info!(children = words.children.len(), "the server ends");
         self.control.close().await;
         self.journal.close();
-        if interrupted && self.facts.on_terminal && !words.children.is_empty() {
-            eprintln!("{}:", words.message);
-            for child in &words.children {
-                let (name, pid) = (&child.name, child.pid);
-                eprintln!("  {name}  pid {pid}  (end it: kill -- -{pid})");
-            }
+        if interrupted && self.facts.on_terminal {
+            say_goodbye(words);
+        }
+    }
+}
+
+/// Tells the person at the terminal what runs on, and how to end it.
+fn say_goodbye(words: &Killed) {
+    let mut err = std::io::stderr().lock();
+    for child in &words.children {
+        let (name, pid) = (&child.name, child.pid);
+        let line = format!("`{name}` runs on: pid {pid}; `kill -- -{pid}` ends it");
+        if writeln!(err, "{line}").is_err() {
+            return;
         }
     }
 }
@@ -199,7 +219,7 @@ async fn sleep_till(deadline: Option<Mono>) {
         Some(at) => {
             // tokio's timers tick in milliseconds and never fire early.
             let span = at - clock::mono();
-            sleep_until(Instant::now() + span).await;
+            sleep(span).await;
         }
         None => std::future::pending().await,
     }
