@@ -328,7 +328,7 @@ mod tests {
         os::unix::fs::{PermissionsExt, symlink},
     };
 
-    use super::*;
+    use super::{super::samples, *};
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -385,8 +385,7 @@ mod tests {
     #[test]
     fn a_directory_of_somebody_else_is_refused() {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can give a directory away");
-            return;
+            return samples::skip("only root can give a directory away");
         }
         let temp = tempfile::tempdir().unwrap();
         std::os::unix::fs::chown(temp.path(), Some(12345), None).unwrap();
@@ -400,8 +399,7 @@ mod tests {
     #[test]
     fn a_file_of_somebody_else_is_refused() {
         if !rustix::process::geteuid().is_root() {
-            println!("skipped: only root can give a file away");
-            return;
+            return samples::skip("only root can give a file away");
         }
         let (_temp, path, folder) = folder();
         write(&folder, "journal", b"x");

@@ -10,6 +10,13 @@ use crate::{
     },
 };
 
+/// Says that a test cannot run here; with `REQUIRE_ALL=1` that is a failure.
+pub(super) fn skip(reason: &str) {
+    println!("skipped: {reason}");
+    let required = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(!required, "skipped although REQUIRE_ALL=1: {reason}");
+}
+
 pub(super) fn name(text: &str) -> ChildName {
     text.parse().unwrap()
 }

@@ -112,7 +112,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next entries; `None` when there is something owed to try again, or it is over.
+    /// Sleeps until there is something to do; with something owed, no longer than [`RETRY`].
     fn next(&self, behind: bool) -> Next {
         let mut queue = self.lock();
         loop {
@@ -138,9 +138,13 @@ impl Shared {
     }
 }
 
+/// What the thread is to do.
 enum Next {
+    /// Write these.
     Entries(Vec<Entry>),
+    /// Try again what is owed.
     Retry,
+    /// End: everything handed over was taken.
     Close,
 }
 

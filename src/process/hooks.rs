@@ -22,7 +22,7 @@ const HOOK_END_SECONDS_MAX: u64 = 10;
 /// A hook's program that is waited for.
 #[derive(Debug)]
 pub(super) struct Hook {
-    /// `run ./x` for `web`.
+    /// hook `run ./x` of `web`.
     name: String,
     /// When something is to be done about it.
     deadline: Mono,
@@ -179,5 +179,13 @@ impl Hook {
             ),
             End::Killed => format!("{} failed: it was killed", self.name),
         }
+    }
+}
+
+#[cfg(test)]
+impl Hook {
+    /// As if its time had passed.
+    pub(super) fn expire(&mut self) {
+        self.deadline = Mono(0);
     }
 }

@@ -10,7 +10,7 @@
 //! - What concerns a run that is not there does nothing (I4).
 //! - A process is known by its pidfd; a number is never signalled unless somebody we know holds
 //!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
-//! - Nothing wakes us but an end, a `SIGCHLD` and the time of a hook (I9).
+//! - Nothing wakes us but an end, a `SIGCHLD`, the time of a hook and orphans that stand hidden (I9).
 //!
 //! The parts: `spawn` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
@@ -35,7 +35,7 @@ use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::{
     reconcile::event::JobId,
-    spec::{ChildName, Exit, RunId},
+    spec::{ChildName, Exit, Mono, RunId},
 };
 
 mod adopt;
@@ -174,8 +174,8 @@ enum Descriptors {
 enum StraysDue {
     /// Something changed.
     Now,
-    /// They may stand behind a zombie that is kept; for how many turns already.
-    Hidden(u32),
+    /// They may stand behind a zombie that is kept; until when that is put up with.
+    Hidden(Mono),
 }
 
 /// The descriptors a start is made with. They are opened first, so that their numbers are low

@@ -3,8 +3,8 @@
 //! A process that outlives its parent below us is given to us (`PR_SET_CHILD_SUBREAPER`, or as
 //! PID 1), and stays a zombie until we reap it. `waitid(P_ALL)` shows the first zombie of all
 //! our children; when that is one we started it must stay, since its status is kept until it is
-//! recorded, and it hides the others. Then we look again when it was reaped, and after
-//! [`HIDDEN_TURNS_MAX`] turns we go through `/proc` instead.
+//! recorded, and it hides the others. Then we look again when it was reaped; when that takes
+//! longer than [`HIDDEN_MAX`] we go through `/proc` instead.
 //!
 //! Which children were started by us stands in one set for the whole process, whoever in it
 //! starts processes: tests run several [`Processes`](super::Processes) side by side.
@@ -17,6 +17,7 @@ use std::{
     collections::BTreeSet,
     mem::MaybeUninit,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::identity;
@@ -24,8 +25,8 @@ use super::identity;
 /// How many strays are reaped before others get their turn.
 pub(super) const STRAYS_PER_TURN_MAX: usize = 256;
 
-/// For how many turns strays may stand hidden behind a zombie that is kept.
-pub(super) const HIDDEN_TURNS_MAX: u32 = 16;
+/// For how long strays may stand hidden behind a zombie that is kept.
+pub(super) const HIDDEN_MAX: Duration = Duration::from_millis(250);
 
 /// Whether orphans are reaped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

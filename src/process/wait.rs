@@ -26,9 +26,9 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Fact, Owner, Parent, Phase, Processes, StraysDue, identity,
-    strays::{self, HIDDEN_TURNS_MAX, Outcome, Strays},
+    strays::{self, HIDDEN_MAX, Outcome, Strays},
 };
-use crate::spec::Exit;
+use crate::{clock, spec::Exit};
 
 /// How many ends are told at once.
 const EXITS_PER_TURN_MAX: usize = 256;
@@ -112,18 +112,15 @@ impl Processes {
                 tokio::task::yield_now().await;
                 continue;
             }
-            let hook = sleep(self.until_hook());
+            let due = sleep(self.until_due());
             tokio::select! {
                 () = self.exits.ready() => {}
                 changed = self.children_changed.recv() => {
-                    if changed.is_some() {
-                        self.strays_due = Some(match self.strays_due {
-                            Some(StraysDue::Hidden(turns)) => StraysDue::Hidden(turns + 1),
-                            Some(StraysDue::Now) | None => StraysDue::Now,
-                        });
+                    if changed.is_some() && self.strays_due.is_none() {
+                        self.strays_due = Some(StraysDue::Now);
                     }
                 }
-                () = hook => {}
+                () = due => {}
             }
         }
     }
@@ -141,6 +138,15 @@ impl Processes {
         }
         facts.append(&mut self.expire_hooks());
         facts
+    }
+
+    /// How long until something is to be done although nothing has happened; `None` is never.
+    fn until_due(&self) -> Option<Duration> {
+        let strays = match self.strays_due {
+            Some(StraysDue::Hidden(deadline)) => Some(deadline - clock::mono()),
+            Some(StraysDue::Now) | None => None,
+        };
+        [self.until_hook(), strays].into_iter().flatten().min()
     }
 
     fn look_at(&mut self, token: Token) -> Option<Fact> {
@@ -194,19 +200,16 @@ impl Processes {
                 return;
             }
         }
-        let hidden = match self.strays_due {
-            Some(StraysDue::Hidden(turns)) => turns,
-            Some(StraysDue::Now) | None => 0,
-        };
-        let outcome = if hidden < HIDDEN_TURNS_MAX {
-            strays::reap_first()
-        } else {
-            strays::reap_all()
+        let now = clock::mono();
+        let outcome = match self.strays_due {
+            Some(StraysDue::Hidden(deadline)) if now < deadline => return,
+            Some(StraysDue::Hidden(_)) => strays::reap_all(),
+            Some(StraysDue::Now) | None => strays::reap_first(),
         };
         self.strays_due = match outcome {
             Outcome::Clear => None,
             Outcome::More => Some(StraysDue::Now),
-            Outcome::Hidden => Some(StraysDue::Hidden(hidden)),
+            Outcome::Hidden => Some(StraysDue::Hidden(now + HIDDEN_MAX)),
         };
         if !self.left.is_empty() {
             self.prune_all();

@@ -433,3 +433,57 @@ fn lines_that_no_server_says_are_refused() {
         assert!(parse_server_line(line.as_bytes()).is_err(), "{line:.80}");
     }
 }
+
+const PAGE: &str = include_str!("../../../docs/PROTOCOL.md");
+
+#[test]
+fn every_line_of_the_protocol_page_is_one_that_is_spoken() {
+    let mut ops = std::collections::BTreeSet::new();
+    let mut asked = None;
+    for line in PAGE.lines() {
+        if let Some(line) = line.strip_prefix("C: ") {
+            let request = parse_request(line.as_bytes());
+            let request = request.unwrap_or_else(|bad| panic!("{line}: {bad}"));
+            asked = Some(request.id);
+        } else if let Some(line) = line.strip_prefix("S: ") {
+            match parse_server_line(line.as_bytes()) {
+                Ok(ServerLine::Ok { id, fields }) => {
+                    assert_eq!(Some(id), asked, "{line}");
+                    ops.insert(assert_is_the_contract(&fields.object()));
+                }
+                Ok(ServerLine::Error { id, refusal }) => {
+                    assert!(refusal.known_code().is_some(), "{line}");
+                    assert!(id.is_none() || id == asked, "{line}");
+                }
+                Ok(ServerLine::Hello(hello)) => assert_eq!(hello.nonce.len(), 43),
+                other => panic!("{line}: {other:?}"),
+            }
+        }
+    }
+    assert_eq!(ops.len(), 7, "{ops:?}");
+}
+
+/// An answer on the page has just the fields that are written, in their order. Returns its op.
+fn assert_is_the_contract(ok: &str) -> String {
+    use crate::command::{Checked, Done, Each, Info, Killed};
+    let value: serde_json::Value = serde_json::from_str(ok).unwrap();
+    let op = value["op"].as_str().unwrap().to_owned();
+    let each = value.get("children").is_some();
+    let answer = match (op.as_str(), each) {
+        ("check", _) => Answer::Checked(serde_json::from_str::<Checked>(ok).unwrap()),
+        ("info", _) => Answer::Info(Box::new(serde_json::from_str::<Info>(ok).unwrap())),
+        ("kill", _) => Answer::Killed(serde_json::from_str::<Killed>(ok).unwrap()),
+        (_, true) => Answer::Each(serde_json::from_str::<Each>(ok).unwrap()),
+        (_, false) => Answer::Done(serde_json::from_str::<Done>(ok).unwrap()),
+    };
+    assert_eq!(serde_json::to_string(&answer).unwrap(), ok);
+    op
+}
+
+#[test]
+fn the_protocol_page_knows_every_code_and_its_exit_code() {
+    for code in ErrorCode::ALL {
+        let row = format!("| `{code}` | {} |", code.exit_code());
+        assert!(PAGE.contains(&row), "{row}");
+    }
+}

@@ -618,3 +618,33 @@ async fn several_listeners_are_served_at_once() {
         client.expect_ok(1).await;
     }
 }
+
+#[test]
+fn the_protocol_page_has_the_limits_that_are() {
+    let page = include_str!("../../../docs/PROTOCOL.md");
+    let seconds = |time: Duration| format!("{} s", time.as_secs());
+    for (what, limit) in [
+        (
+            "length of a request line",
+            format!("{} bytes", protocol::LINE_BYTES_MAX),
+        ),
+        ("connections", CONNECTIONS_MAX.to_string()),
+        (
+            "connections of one peer: this host, an IPv4 address, an IPv6 /64",
+            CONNECTIONS_PER_PEER_MAX.to_string(),
+        ),
+        (
+            "requests of a connection without an answer",
+            IN_FLIGHT_MAX.to_string(),
+        ),
+        (
+            "until the first request that is allowed",
+            seconds(FIRST_REQUEST_TIME_MAX),
+        ),
+        ("without a request or an answer", seconds(IDLE_TIME_MAX)),
+        ("reading 64 KiB of answers", seconds(WRITE_TIME_MAX)),
+    ] {
+        let row = format!("| {what} | {limit} |");
+        assert!(page.contains(&row), "{row}");
+    }
+}

@@ -1,1 +1,268 @@
-//! x
+//! Real processes, started and ended.
+//!
+//! Tests share one process, so theirs use [`Processes::beside_others`]; what concerns the whole
+//! process (orphans, counts of descriptors) runs [`alone`], in a process of its own. A [`World`]
+//! ends all that it started when it is dropped.
+
+use std::{
+    fs,
+    future::Future,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    clock,
+    reconcile::effect::{Leftovers, Signal},
+    spec::{Digest, OpenMode, RestartPolicy, Sink, Spec},
+};
+
+mod adopting;
+mod hooking;
+mod orphans;
+mod starting;
+mod stopping;
+
+/// How long anything is waited for.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often it is looked.
+const PAUSE: Duration = Duration::from_millis(2);
+
+const ONE: RunId = RunId(1);
+
+/// Set in a test's own process.
+const ALONE: &str = "PROCESS_TEST_ALONE";
+
+/// Tells the test binary to be an actor.
+const ACTOR: &str = "PROCESS_TEST_ACTOR";
+
+struct World {
+    folder: TempDir,
+    processes: Processes,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::of(Processes::beside_others("server").unwrap())
+    }
+
+    fn of(processes: Processes) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, processes }
+    }
+
+    /// One that signals groups as older kernels do.
+    fn old() -> Self {
+        let mut world = Self::new();
+        world.processes.group_signals = GroupSignals::Kill;
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn read(&self, name: &str) -> String {
+        String::from_utf8_lossy(&fs::read(self.path(name)).unwrap_or_default()).into_owned()
+    }
+
+    fn spec(&self, command: &[&str]) -> Spec {
+        let sink = |name| Sink::File {
+            path: self.path(name),
+            mode: OpenMode::Append,
+        };
+        Spec {
+            path: self.path("web.yml"),
+            command: command.iter().map(|&word| word.to_owned()).collect(),
+            workdir: self.folder.path().to_owned(),
+            stdout: sink("out"),
+            stderr: sink("err"),
+            repeat: None,
+            prehook: None,
+            posthook: None,
+            restart: RestartPolicy::default(),
+            digest: Digest([0; 16]),
+        }
+    }
+
+    fn shell(&self, script: &str) -> Spec {
+        self.spec(&["/bin/sh", "-c", script])
+    }
+
+    fn start(&mut self, script: &str) -> Started {
+        let spec = self.shell(script);
+        self.processes.start(&web(), ONE, &spec).unwrap()
+    }
+
+    fn process(&self) -> &Process {
+        &self.processes.processes[&Owner::Run(web(), ONE)]
+    }
+
+    /// Waits for the end of `web`'s first run, during which nothing else may end.
+    async fn exit(&mut self) -> Exit {
+        match self.facts().await.as_slice() {
+            [Fact::Exited { child, run, exit }] if *child == web() && *run == ONE => *exit,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn facts(&mut self) -> Vec<Fact> {
+        tokio::time::timeout(PATIENCE, self.processes.wait())
+            .await
+            .expect("something ends")
+    }
+
+    /// Waits until a file says this.
+    async fn says(&self, name: &str, text: &str) {
+        until(&format!("`{name}` says `{text}`"), || {
+            self.read(name).contains(text)
+        })
+        .await;
+    }
+
+    /// Waits until a file has a line, and takes it for a pid.
+    async fn pid(&self, name: &str) -> i32 {
+        until(&format!("`{name}` has a line"), || {
+            self.read(name).ends_with('\n')
+        })
+        .await;
+        self.read(name).trim().parse().unwrap()
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for process in self.processes.processes.values() {
+            let _ = self.processes.send(process, libc::SIGKILL);
+            let _ = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED);
+            strays::started().remove(&process.pid);
+        }
+        for left in self.processes.left.values() {
+            if let Some(pidfd) = &left.pidfd {
+                let _ = group::signal_group(pidfd, libc::SIGKILL);
+            }
+        }
+    }
+}
+
+fn web() -> ChildName {
+    "web".parse().unwrap()
+}
+
+fn named(name: &str) -> ChildName {
+    name.parse().unwrap()
+}
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = clock::mono() + PATIENCE;
+    while !holds() {
+        assert!(clock::mono() < deadline, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Field 3 of `/proc/PID/stat`; `None` when there is no such process.
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(')')?.1.trim_start().chars().next()
+}
+
+/// Whether a process is there and no zombie.
+fn lives(pid: i32) -> bool {
+    !matches!(state(pid), None | Some('Z' | 'X'))
+}
+
+/// Runs a test's body in a process of its own, where it is the only one.
+fn alone(test: &str, variables: &[(&str, &str)], body: impl Future<Output = ()>) {
+    if std::env::var_os(ALONE).is_some() {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(body);
+        return;
+    }
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args([test, "--exact", "--nocapture", "--test-threads=1"])
+        .env(ALONE, "yes")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert!(text.contains("1 passed"), "no such test: {text}");
+}
+
+/// The command that makes the test binary do what a shell cannot.
+fn actor(name: &str) -> String {
+    let binary = std::env::current_exe().unwrap();
+    let binary = binary.to_str().unwrap();
+    format!(
+        "{ACTOR}={name} exec '{binary}' process::tests::act --exact --nocapture --test-threads=1"
+    )
+}
+
+#[test]
+fn act() {
+    match std::env::var(ACTOR).as_deref() {
+        // Leaves its process group for that of its parent.
+        Ok("deserter") => {
+            let parent = rustix::process::getppid();
+            let group = rustix::process::getpgid(parent).unwrap();
+            rustix::process::setpgid(None, Some(group)).unwrap();
+            fs::write("deserted", "yes").unwrap();
+            std::thread::sleep(PATIENCE);
+        }
+        // Has a child that leads a group, which it does not reap.
+        Ok("parent") => {
+            use std::os::unix::process::CommandExt;
+            let script = fs::read_to_string("script").unwrap();
+            let child = Command::new("/bin/sh")
+                .args(["-c", &script])
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            fs::write("pid", format!("{}\n", child.id())).unwrap();
+            std::thread::sleep(PATIENCE);
+        }
+        _ => {}
+    }
+}
+
+#[tokio::test]
+async fn capabilities_are_told_by_name() {
+    let world = World::new();
+    let capabilities = world.processes.capabilities();
+    let names: Vec<_> = capabilities.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        ["descriptors", "group signals", "subreaper", "waiting"]
+    );
+    assert_eq!(capabilities["subreaper"], "yes");
+    assert_eq!(capabilities["waiting"], "pidfd");
+    assert_eq!(
+        World::old().processes.capabilities()["group signals"],
+        "kill"
+    );
+}
+
+#[tokio::test]
+async fn a_server_id_with_a_nul_byte_is_refused() {
+    assert!(Processes::beside_others("a\0b").is_err());
+}
+
+#[tokio::test]
+async fn processes_can_move_to_another_thread() {
+    fn is_send(_: &impl Send) {}
+    let mut world = World::new();
+    is_send(&world.processes);
+    is_send(&world.processes.wait());
+}

@@ -1,0 +1,167 @@
+//! Taking back what an earlier server has started.
+
+use super::*;
+
+/// A process that leads a group and is not our child; its parent does not reap it.
+async fn foreign(world: &mut World, script: &str) -> (i32, u64) {
+    fs::write(world.path("script"), script).unwrap();
+    let spec = world.shell(&actor("parent"));
+    world.processes.start(&named("old"), ONE, &spec).unwrap();
+    let pid = world.pid("pid").await;
+    (pid, identity::stat(pid).unwrap().start_ticks)
+}
+
+#[tokio::test]
+async fn a_live_process_is_taken_back_and_its_end_is_told() {
+    for mut world in [World::new(), World::old()] {
+        let (pid, ticks) = foreign(&mut world, "sleep 100 & echo $! > member; wait").await;
+        let member = world.pid("member").await;
+        let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+        assert_eq!(adoption, Adoption::Live);
+        assert_eq!(world.process().parent, Parent::Other);
+        assert_eq!(world.processes.live_count(), 2);
+        let spec = world.shell("exit 0");
+        world.processes.start(&web(), RunId(2), &spec).unwrap_err();
+        world.processes.signal(&web(), ONE, Signal::Term);
+        // Its zombie is there, so that the exit is known.
+        assert_eq!(world.exit().await, Exit::Signal(15));
+        until("its group is gone too", || !lives(member)).await;
+        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.start(&web(), RunId(2), &spec).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_exit_of_a_zombie_of_another_is_read() {
+    for (script, exit) in [
+        ("exit 0", Exit::Code(0)),
+        ("exit 3", Exit::Code(3)),
+        ("kill -KILL $$", Exit::Signal(9)),
+    ] {
+        let mut world = World::new();
+        let (pid, ticks) = foreign(&mut world, script).await;
+        until("it is a zombie", || state(pid) == Some('Z')).await;
+        let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+        assert_eq!(adoption, Adoption::Gone(exit));
+        assert_eq!(world.processes.live_count(), 1, "its parent alone");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_gone_is_gone() {
+    let mut world = World::new();
+    let Started { pid, start_ticks } = world.start("exit 0");
+    assert_eq!(world.exit().await, Exit::Code(0));
+    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
+    assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
+    assert!(world.processes.left.is_empty());
+}
+
+#[tokio::test]
+async fn a_number_that_was_used_again_is_nobody_of_ours() {
+    let mut world = World::new();
+    let (pid, ticks) = foreign(&mut world, "sleep 100").await;
+    let adoption = world.processes.adopt(&web(), ONE, pid, ticks - 1);
+    assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
+    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.processes.clear(&web(), ONE);
+    assert!(lives(pid));
+    // End it as what it is.
+    world.processes.adopt(&web(), ONE, pid, ticks);
+    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.exit().await;
+}
+
+#[tokio::test]
+async fn a_forged_record_makes_nobody_a_victim() {
+    let mut world = World::new();
+    let own = std::process::id().cast_signed();
+    let ticks = identity::stat(own).unwrap().start_ticks;
+    let first = identity::stat(1).map_or(0, |stat| stat.start_ticks);
+    for (pid, ticks) in [
+        (0, 0),
+        (1, first),
+        (-1, 0),
+        (-own, 0),
+        (i32::MIN, 0),
+        (own, ticks),
+    ] {
+        let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+        assert_eq!(adoption, Adoption::Gone(Exit::Unknown), "{pid}");
+        world.processes.signal(&web(), ONE, Signal::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.clear(&web(), ONE);
+    }
+    assert!(world.processes.left.is_empty());
+    for group in [0, 1, -1, i32::MIN] {
+        assert!(group::signal_number(group, 0).is_err(), "{group}");
+    }
+}
+
+#[tokio::test]
+async fn a_thread_is_no_process() {
+    let (send, receive) = std::sync::mpsc::channel::<()>();
+    let (id, ids) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        id.send(rustix::thread::gettid()).unwrap();
+        receive.recv().unwrap_err();
+    });
+    let pid = ids.recv().unwrap().as_raw_nonzero().get();
+    let ticks = identity::stat(pid).unwrap().start_ticks;
+    let mut world = World::new();
+    let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+    assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
+    drop(send);
+    thread.join().unwrap();
+}
+
+#[tokio::test]
+async fn our_own_zombie_keeps_its_exit_until_it_is_reaped() {
+    let mut before = World::new();
+    let Started { pid, start_ticks } = before.start("exit 5");
+    assert_eq!(before.exit().await, Exit::Code(5));
+    let mut world = World::new();
+    let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
+    assert_eq!(adoption, Adoption::Gone(Exit::Code(5)));
+    assert_eq!(state(pid), Some('Z'));
+    assert_eq!(world.processes.live_count(), 0);
+    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    assert_eq!(state(pid), None);
+}
+
+#[tokio::test]
+async fn a_live_child_of_ours_is_taken_back_with_its_exit() {
+    let mut before = World::new();
+    let Started { pid, start_ticks } = before.start("sleep 0.05; exit 8");
+    let mut world = World::new();
+    let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
+    assert_eq!(adoption, Adoption::Live);
+    assert_eq!(world.exit().await, Exit::Code(8));
+}
+
+#[tokio::test]
+async fn a_second_live_run_is_in_doubt_i1() {
+    let mut world = World::new();
+    let Started { pid, start_ticks } = world.start("sleep 100");
+    let adoption = world.processes.adopt(&web(), RunId(2), pid, start_ticks);
+    let Adoption::Doubt(why) = adoption else {
+        panic!("{adoption:?}");
+    };
+    assert_eq!(why, "another run of `web` lives");
+}
+
+#[tokio::test]
+async fn what_is_left_of_a_run_before_is_found_and_cleared() {
+    let mut before = World::new();
+    let Started { pid, start_ticks } = before.start("sleep 100 & echo $! > pid");
+    let member = before.pid("pid").await;
+    assert_eq!(before.exit().await, Exit::Code(0));
+    before.processes.reap(&web(), ONE, Leftovers::Leave);
+    let mut world = World::new();
+    let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
+    assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
+    assert!(lives(member));
+    world.processes.clear(&web(), ONE);
+    until("the member is gone", || !lives(member)).await;
+}
