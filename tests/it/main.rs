@@ -3,5 +3,23 @@
 //! Each test has a [`sandbox::Sandbox`] of its own and may run beside any other. A test whose
 //! tool or right is missing says so (`sandbox::skip`) and, with `REQUIRE_ALL=1`, fails.
 
+mod adoption;
+mod bad_input;
+mod commands;
+mod exits;
+mod hooks;
+mod hosts;
+mod json;
 mod life;
+mod live_edits;
+mod modes;
+mod original;
+mod readme;
+mod removal;
+mod repeat;
+mod restart;
 mod sandbox;
+mod shutdown;
+mod states_table;
+mod stopping;
+mod watching;
