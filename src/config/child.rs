@@ -97,7 +97,7 @@ pub fn child(
 /// The fields of a child's file; a missing or faulty one is `None`, and told.
 fn own_fields(checker: &mut Checker<'_>) -> Fields {
     let mut own = Fields::default();
-    if let Some(root) = checker.root("a child file", "command: PROGRAM") {
+    if let Some(root) = checker.root("a child file", "it needs at least `command: PROGRAM`") {
         let elsewhere = &[(SERVER_KEYS, "server.yml")];
         let shape = Shape {
             inside: None,
@@ -160,4 +160,276 @@ fn assemble(
     };
     spec.digest = digest::of(&spec, workdir.map(PathBuf::as_path));
     spec
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        config::{Host, server},
+        spec::{Hook, OpenMode, RestartWhen, Sink, Verb},
+    };
+
+    const PATH: &str = "/srv/children/web.yml";
+
+    pub(in crate::config) fn context() -> ChildContext {
+        ChildContext {
+            log_dir: PathBuf::from("/logs"),
+            defaults: Arc::default(),
+            pid1: false,
+        }
+    }
+
+    fn pid1() -> ChildContext {
+        ChildContext {
+            pid1: true,
+            ..context()
+        }
+    }
+
+    /// A context with these lines as `defaults`.
+    fn with_defaults(lines: &str) -> ChildContext {
+        let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
+        let text = format!("loadpaths: [/srv/children]\ndefaults:\n{lines}");
+        let host = Host {
+            root: true,
+            host_name: "alpha".to_owned(),
+            xdg_state_home: None,
+            home: None,
+            pid1: false,
+        };
+        let path = Path::new("/etc/supervisor/server.yml");
+        let spec = server(path, path, text.as_bytes(), &host).expect("a good server.yml");
+        ChildContext {
+            defaults: spec.defaults,
+            ..context()
+        }
+    }
+
+    pub(in crate::config) fn read_in(text: &str, context: &ChildContext) -> Spec {
+        let name = "web".parse().expect("a name");
+        child(&name, Path::new(PATH), text.as_bytes(), context).unwrap_or_else(|faults| {
+            let told: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            panic!("{text}: {}", told.join("\n"))
+        })
+    }
+
+    pub(in crate::config) fn read(text: &str) -> Spec {
+        read_in(text, &context())
+    }
+
+    fn file(path: &str, mode: OpenMode) -> Sink {
+        Sink::File {
+            path: PathBuf::from(path),
+            mode,
+        }
+    }
+
+    #[test]
+    fn a_command_alone_is_a_whole_child() {
+        let spec = read("command: sleep 10\n");
+        assert_eq!(spec.path, Path::new(PATH));
+        assert_eq!(spec.command, ["sleep", "10"]);
+        assert_eq!(spec.workdir, Path::new("/srv/children"));
+        assert_eq!(spec.stdout, file("/logs/web.out", OpenMode::Append));
+        assert_eq!(spec.stderr, file("/logs/web.err", OpenMode::Append));
+        assert_eq!(
+            (spec.repeat, spec.prehook, spec.posthook),
+            (None, None, None)
+        );
+        assert_eq!(spec.restart, RestartPolicy::default());
+    }
+
+    #[test]
+    fn a_command_is_split_as_a_shell_would_and_no_shell_runs() {
+        for (text, argv) in [
+            (
+                "sh -c 'echo \"a b\"; exit'",
+                vec!["sh", "-c", "echo \"a b\"; exit"],
+            ),
+            (
+                "\"web --name 'two words'\"",
+                vec!["web", "--name", "two words"],
+            ),
+            (">\n  web\n  --port 80\n", vec!["web", "--port", "80"]),
+            ("|\n  web \\\n  --port 80\n", vec!["web", "--port", "80"]),
+            ("echo $USER && ls *", vec!["echo", "$USER", "&&", "ls", "*"]),
+            ("web ''", vec!["web", ""]),
+            ("[web, '', a b]", vec!["web", "", "a b"]),
+            ("true", vec!["true"]),
+        ] {
+            assert_eq!(read(&format!("command: {text}\n")).command, argv, "{text}");
+        }
+    }
+
+    #[test]
+    fn arguments_stay_exactly_as_typed() {
+        let spec = read("command: [sleep, 010, 1.10, 0x1F, yes, on, 1_000, 2024-01-01]\n");
+        let expected = [
+            "sleep",
+            "010",
+            "1.10",
+            "0x1F",
+            "yes",
+            "on",
+            "1_000",
+            "2024-01-01",
+        ];
+        assert_eq!(spec.command, expected);
+    }
+
+    #[test]
+    fn relative_output_lies_in_log_dir_and_absolute_where_it_says() {
+        let spec =
+            read("command: x\noutput:\n- stdout: ./a//b.log\n  mode: create\n- stderr: /var/x\n");
+        assert_eq!(spec.stdout, file("/logs/a/b.log", OpenMode::Create));
+        assert_eq!(spec.stderr, file("/var/x", OpenMode::Append));
+    }
+
+    #[test]
+    fn a_stream_without_an_entry_has_its_built_in_file() {
+        let spec = read("command: x\noutput:\n- stderr: e\n");
+        assert_eq!(spec.stdout, file("/logs/web.out", OpenMode::Append));
+        assert_eq!(spec.stderr, file("/logs/e", OpenMode::Append));
+        assert_eq!(read("command: x\noutput:\n"), read("command: x\n"));
+    }
+
+    #[test]
+    fn output_inherits_when_told_to_and_as_pid_1_unless_told_otherwise() {
+        let spec = read("command: x\noutput: inherit\n");
+        assert_eq!((spec.stdout, spec.stderr), (Sink::Inherit, Sink::Inherit));
+        let spec = read_in("command: x\n", &pid1());
+        assert_eq!((spec.stdout, spec.stderr), (Sink::Inherit, Sink::Inherit));
+        let spec = read_in("command: x\noutput:\n- stdout: a\n", &pid1());
+        assert_eq!(spec.stdout, file("/logs/a", OpenMode::Append));
+        assert_eq!(spec.stderr, Sink::Inherit);
+    }
+
+    #[test]
+    fn a_path_may_climb_as_long_as_it_stays_inside_of_log_dir() {
+        let spec = read("command: x\noutput:\n- stdout: a/../b\n- stderr: ...\n");
+        assert_eq!(spec.stdout, file("/logs/a/../b", OpenMode::Append));
+        assert_eq!(spec.stderr, file("/logs/...", OpenMode::Append));
+    }
+
+    #[test]
+    fn workdir_is_the_files_folder_or_relative_to_it_or_absolute() {
+        for (given, expected) in [
+            ("/opt/web/", "/opt/web"),
+            ("web", "/srv/children/web"),
+            (".", "/srv/children"),
+            ("../web", "/srv/children/../web"),
+        ] {
+            let spec = read(&format!("command: x\nworkdir: {given}\n"));
+            assert_eq!(spec.workdir, Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn repeat_has_restart_for_an_action_left_empty() {
+        for action in [
+            "",
+            "action:",
+            "action: ''",
+            "action: null",
+            "action: restart",
+        ] {
+            let spec = read(&format!("command: x\nrepeat:\n  {action}\n  seconds: 5\n"));
+            let every = Duration::from_secs(5);
+            assert_eq!(
+                spec.repeat,
+                Some(Repeat {
+                    action: Verb::Restart,
+                    every
+                }),
+                "{action}"
+            );
+        }
+        let spec = read("command: x\nrepeat: {action: stop, seconds: 1}\n");
+        assert_eq!(spec.repeat.map(|repeat| repeat.action), Some(Verb::Stop));
+    }
+
+    #[test]
+    fn hooks_are_commands_to_children_or_programs() {
+        let spec =
+            read("command: x\nhooks:\n- prehook: trystart  db.1\n- posthook: run sh -c 'a b'\n");
+        let child = "db.1".parse().expect("a name");
+        assert_eq!(
+            spec.prehook,
+            Some(Hook::Command {
+                verb: Verb::Trystart,
+                child
+            })
+        );
+        let argv = ["sh", "-c", "a b"].map(str::to_owned).to_vec();
+        assert_eq!(spec.posthook, Some(Hook::Run(argv)));
+        // Both in one entry mean the same as in two.
+        let spec = read("command: x\nhooks:\n- prehook: start a\n  posthook: stop a\n");
+        assert!(spec.prehook.is_some() && spec.posthook.is_some());
+    }
+
+    #[test]
+    fn a_childs_own_field_wins_whole_over_the_default() {
+        let context = with_defaults(
+            "output:\n- stdout: d.out\n- stderr: d.err\nrestart: {when: always, delay: 9s}\n\
+             repeat: {seconds: 9}\nhooks:\n- prehook: start a\n- posthook: stop a\nworkdir: run",
+        );
+        let spec = read_in("command: x\n", &context);
+        assert_eq!(spec.stdout, file("/logs/d.out", OpenMode::Append));
+        assert_eq!(spec.stderr, file("/logs/d.err", OpenMode::Append));
+        assert_eq!(spec.restart.when, RestartWhen::Always);
+        assert_eq!(spec.restart.delay, Duration::from_secs(9));
+        assert_eq!(
+            spec.repeat.map(|repeat| repeat.every),
+            Some(Duration::from_secs(9))
+        );
+        assert!(spec.prehook.is_some() && spec.posthook.is_some());
+        // Relative to the file it stands in: server.yml.
+        assert_eq!(spec.workdir, Path::new("/etc/supervisor/run"));
+
+        let own = "command: x\noutput:\n- stdout: own\nrestart: on-failure\n\
+                   hooks:\n- prehook: start b\nworkdir: .\nrepeat: {seconds: 1}\n";
+        let spec = read_in(own, &context);
+        assert_eq!(spec.stdout, file("/logs/own", OpenMode::Append));
+        assert_eq!(spec.stderr, file("/logs/web.err", OpenMode::Append));
+        assert_eq!(spec.restart.delay, RestartPolicy::default().delay);
+        assert_eq!(spec.posthook, None);
+        assert_eq!(spec.workdir, Path::new("/srv/children"));
+    }
+
+    #[test]
+    fn an_empty_collection_takes_the_default_away() {
+        let context =
+            with_defaults("output: inherit\nrepeat: {seconds: 9}\nhooks:\n- prehook: start a");
+        let spec = read_in("command: x\noutput:\nrepeat:\nhooks:\n", &context);
+        assert_eq!(spec.stdout, file("/logs/web.out", OpenMode::Append));
+        assert_eq!((spec.repeat, spec.prehook), (None, None));
+    }
+
+    #[test]
+    fn defaults_that_are_empty_change_nothing() {
+        for lines in ["", "x-note: mine"] {
+            assert_eq!(
+                read_in("command: x\n", &with_defaults(lines)),
+                read("command: x\n")
+            );
+        }
+    }
+
+    #[test]
+    fn keys_of_ones_own_are_ignored_whatever_is_in_them() {
+        let plain = read("command: x\n");
+        assert_eq!(
+            read("x-a: {command: y}\ncommand: x\nx-: [1, {z: 2}]\n"),
+            plain
+        );
+        assert_eq!(read("x-a: &a [x]\ncommand: *a\n").command, ["x"]);
+    }
+
+    #[test]
+    fn the_first_field_is_the_one_without_a_default() {
+        assert_eq!(FIELDS.first().map(Rule::key), Some(COMMAND));
+    }
 }

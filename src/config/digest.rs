@@ -170,3 +170,178 @@ impl Form {
 fn nanos(span: Duration) -> [u8; 16] {
     span.as_nanos().to_le_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
+
+    use super::*;
+    use crate::config::{
+        ChildContext, child,
+        child::tests::{context, read},
+    };
+
+    fn digest(text: &str) -> Digest {
+        read(text).digest
+    }
+
+    fn digest_at(path: &str, text: &str, context: &ChildContext) -> Digest {
+        let name = "web".parse().expect("a name");
+        let spec = child(&name, Path::new(path), text.as_bytes(), context);
+        spec.expect("a good file").digest
+    }
+
+    #[test]
+    fn spelling_does_not_change_it() {
+        let same = [
+            "command: sleep 10\nrestart: {when: always, delay: 5s}\nrepeat: {seconds: 7}\n",
+            "# a comment\nrepeat:\n  seconds: 7 # too\n  action: restart\nrestart:\n  delay: 5000ms\n  when: always\ncommand: [sleep, '10']\n",
+            "command: \"sleep '10'\"\r\nrestart: {delay: 0.5s 4500ms, when: always}\r\nrepeat: {seconds: 7, action: }\r\n",
+            "\u{feff}x-a: 1\ncommand: >\n  sleep\n  10\nrestart: {when: always, delay: 5s, factor: 2.000, success: [0, 0]}\nrepeat: {seconds: 7}\nhooks: []\noutput:\n",
+            "x-c: &c [sleep, 10]\ncommand: *c\nrestart: {when: always, delay: 5s}\nrepeat: {seconds: 7}\noutput:\n- stdout: ./web.out\n- stderr: web.err\n  mode: append\n",
+        ];
+        for text in same {
+            assert_eq!(digest(text), digest(same[0]), "{text}");
+        }
+    }
+
+    #[test]
+    fn every_change_of_meaning_changes_it() {
+        let all = [
+            "command: sleep 10",
+            "command: sleep 1 0",
+            "command: [sleep 10]",
+            "command: ['sleep', '10', '']",
+            "command: sleep 10\nworkdir: .",
+            "command: sleep 10\nworkdir: /x",
+            "command: sleep 10\noutput: inherit",
+            "command: sleep 10\noutput: [{stdout: a}]",
+            "command: sleep 10\noutput: [{stderr: a}]",
+            "command: sleep 10\noutput: [{stdout: a, mode: create}]",
+            "command: sleep 10\noutput: [{stdout: a}, {stderr: a}]",
+            "command: sleep 10\nrepeat: {seconds: 5}",
+            "command: sleep 10\nrepeat: {seconds: 6}",
+            "command: sleep 10\nrepeat: {seconds: 5, action: start}",
+            "command: sleep 10\nhooks: [{prehook: start a}]",
+            "command: sleep 10\nhooks: [{prehook: stop a}]",
+            "command: sleep 10\nhooks: [{prehook: start b}]",
+            "command: sleep 10\nhooks: [{posthook: start a}]",
+            "command: sleep 10\nhooks: [{prehook: run start a}]",
+            "command: sleep 10\nhooks: [{prehook: run 'start a'}]",
+            "command: sleep 10\nhooks: [{prehook: run command start a}]",
+            "command: sleep 10\nrestart: always",
+            "command: sleep 10\nrestart: on-failure",
+            "command: sleep 10\nrestart: {when: always, delay: 1s}",
+            "command: sleep 10\nrestart: {when: always, factor: 3}",
+            "command: sleep 10\nrestart: {when: always, max_delay: 1s}",
+            "command: sleep 10\nrestart: {when: always, jitter: 0}",
+            "command: sleep 10\nrestart: {when: always, reset_after: 1s}",
+            "command: sleep 10\nrestart: {when: always, max: 1 in 5s}",
+            "command: sleep 10\nrestart: {when: always, max: 5 in 1s}",
+            "command: sleep 10\nrestart: {when: always, success: []}",
+            "command: sleep 10\nrestart: {when: always, success: [0, 1]}",
+            "command: sleep 10\nrestart: {when: always, never_on: [0]}",
+            "command: sleep 10\nrestart: {when: always, never_on: [1]}",
+            "command: sleep 10\nrestart: {when: always, never_on: [0, 1]}",
+        ];
+        let mut seen = BTreeMap::new();
+        for text in all {
+            if let Some(other) = seen.insert(digest(&format!("{text}\n")), text) {
+                panic!("one digest for two meanings:\n{other}\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn arguments_cannot_be_shifted_into_one_another() {
+        let mut seen = BTreeMap::new();
+        // Every way to cut "aaaa" into arguments.
+        for cuts in 0..8_u32 {
+            let mut argv = vec![String::new()];
+            for i in 0..4_u32 {
+                argv.last_mut().expect("one").push('a');
+                if i < 3 && cuts & (1 << i) != 0 {
+                    argv.push(String::new());
+                }
+            }
+            let text = format!("command: [{}]\n", argv.join(", "));
+            assert_eq!(seen.insert(digest(&text), argv), None);
+        }
+    }
+
+    #[test]
+    fn the_files_folder_is_not_part_of_it_but_an_explicit_workdir_is() {
+        let context = context();
+        let at = |path, text| digest_at(path, text, &context);
+        let implicit = "command: x\n";
+        assert_eq!(at("/a/web.yml", implicit), at("/b/web.yml", implicit));
+        assert_eq!(at("/a/web.yml", implicit), at("/a/web.yaml", implicit));
+        let relative = "command: x\nworkdir: run\n";
+        assert_ne!(at("/a/web.yml", relative), at("/b/web.yml", relative));
+        let absolute = "command: x\nworkdir: /run\n";
+        assert_eq!(at("/a/web.yml", absolute), at("/b/web.yml", absolute));
+        let folder = "command: x\nworkdir: ./\n";
+        assert_eq!(
+            at("/a/web.yml", folder),
+            at("/b/web.yml", "command: x\nworkdir: /a\n")
+        );
+        assert_eq!(
+            at("/a/web.yml", relative),
+            at("/a/web.yml", "command: x\nworkdir: /a/run\n")
+        );
+    }
+
+    #[test]
+    fn where_output_goes_is_part_of_it() {
+        let other = ChildContext {
+            log_dir: PathBuf::from("/other"),
+            ..context()
+        };
+        let text = "command: x\n";
+        assert_ne!(
+            digest_at("/a/web.yml", text, &context()),
+            digest_at("/a/web.yml", text, &other)
+        );
+        let text = "command: x\noutput: inherit\n";
+        assert_eq!(
+            digest_at("/a/web.yml", text, &context()),
+            digest_at("/a/web.yml", text, &other)
+        );
+    }
+
+    #[test]
+    fn a_value_counts_the_same_whether_it_is_a_default_or_the_childs_own() {
+        let mut context = context();
+        let host = crate::config::Host {
+            root: true,
+            host_name: "alpha".to_owned(),
+            xdg_state_home: None,
+            home: None,
+            pid1: false,
+        };
+        let own = "command: x\nrestart: {when: always, delay: 9s}\noutput: inherit\nworkdir: /w\n";
+        let apart = digest_at("/a/web.yml", own, &context);
+        let text = "loadpaths: [/a]\ndefaults: {restart: {when: always, delay: 9s}, output: inherit, workdir: /w}\n";
+        let path = Path::new("/etc/server.yml");
+        let server = crate::config::server(path, path, text.as_bytes(), &host).expect("good");
+        context.defaults = Arc::clone(&server.defaults);
+        assert_eq!(digest_at("/a/web.yml", "command: x\n", &context), apart);
+        assert_eq!(digest_at("/a/web.yml", own, &context), apart);
+    }
+
+    /// Live records hold digests: one that changed between versions would restart the child.
+    #[test]
+    fn the_digests_of_files_do_not_change_between_versions() {
+        for (text, expected) in [
+            ("command: sleep 10\n", "a54090bd32acdfc358596194e4ce6c76"),
+            (
+                "command: [web, --port, 80]\nworkdir: /w\noutput: inherit\nrepeat: {seconds: 5}\n\
+                 hooks: [{prehook: start db}, {posthook: run true}]\n\
+                 restart: {when: on-failure, delay: 1s, max: 3 in 1m, never_on: [78]}\n",
+                "be7ff43da5ef926c59a41b4c454be14d",
+            ),
+        ] {
+            assert_eq!(digest(text).to_string(), expected, "{text}");
+        }
+    }
+}

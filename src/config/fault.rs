@@ -42,6 +42,8 @@ pub(super) enum Fault {
     // Of the text.
     #[error("the file has more than {max} bytes")]
     TooLarge { max: usize },
+    #[error("the file's own path is not UTF-8")]
+    PathNotUtf8,
     #[error("not UTF-8: byte 0x{byte:02x}")]
     NotUtf8 { byte: u8 },
     #[error("not valid YAML: {why}")]
@@ -70,7 +72,7 @@ pub(super) enum Fault {
     #[error("{what} has nothing in it")]
     EmptyFile {
         what: &'static str,
-        needs: &'static str,
+        help: &'static str,
     },
     #[error("{what} is made of lines of `key: value`, not of {found}")]
     NotAMapping { what: &'static str, found: Kind },
@@ -236,17 +238,13 @@ impl Fault {
                     "it stands on line {first_line} already: keep one of the two"
                 ));
             }
-            Self::EmptyFile { needs, .. } => return Some(format!("it needs at least `{needs}`")),
-            Self::NoValue { field } => {
-                return Some(format!(
-                    "write a value after `{}:`, or remove the line",
-                    last_part(field)
-                ));
-            }
-            Self::Missing { help, .. } | Self::Second { help, .. } | Self::Address { help, .. } => {
-                help
-            }
+            Self::NoValue { .. } => "write a value, or remove the line",
+            Self::EmptyFile { help, .. }
+            | Self::Missing { help, .. }
+            | Self::Second { help, .. }
+            | Self::Address { help, .. } => help,
             Self::TooLarge { .. } => "is this the file you meant?",
+            Self::PathNotUtf8 => "answers and records are text: rename the file or its folder",
             Self::NotUtf8 { .. } => "save the file as UTF-8",
             Self::TooManyNodes { .. } | Self::TooMuchText { .. } => "write fewer aliases (`*name`)",
             Self::MergeKey => "`defaults` in server.yml holds what children share",
@@ -291,11 +289,6 @@ impl Fault {
         };
         Some(fixed.to_owned())
     }
-}
-
-/// The part of a field's name that stands in the file: `delay` of `restart.delay`.
-fn last_part(field: &str) -> &str {
-    field.rsplit('.').next().unwrap_or(field)
 }
 
 fn unknown_key_help(near: Option<&str>, known: &[&str], belongs: Option<&str>) -> String {

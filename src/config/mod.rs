@@ -42,15 +42,15 @@ pub const CHILD_BYTES_MAX: usize = 64 << 10;
 /// The most bytes `server.yml` may have. A reader need not read more than one byte beyond.
 pub const SERVER_BYTES_MAX: usize = 1 << 20;
 
-/// A file's text, less its byte order mark, once its size and encoding are known to be good.
+/// A file's text, less its byte order mark, once its path, size and encoding are known to be good.
 fn text_of<'b>(path: &Path, bytes: &'b [u8], bytes_max: usize) -> Result<&'b str, Vec<Diagnostic>> {
+    let whole = |fault: Fault| vec![Diagnostic::of_file(path, fault.to_string(), fault.help())];
     if bytes.len() > bytes_max {
-        let fault = Fault::TooLarge { max: bytes_max };
-        return Err(vec![Diagnostic::of_file(
-            path,
-            fault.to_string(),
-            fault.help(),
-        )]);
+        return Err(whole(Fault::TooLarge { max: bytes_max }));
+    }
+    // Every path that comes out is made of this one and of text: what `serde` can write down.
+    if path.to_str().is_none() {
+        return Err(whole(Fault::PathNotUtf8));
     }
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     std::str::from_utf8(bytes).map_err(|error| {

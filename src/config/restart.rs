@@ -168,3 +168,71 @@ fn codes(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Vec<i32>> {
             .collect(),
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::child::tests::read;
+
+    fn policy(text: &str) -> RestartPolicy {
+        read(&format!("command: x\nrestart: {text}\n")).restart
+    }
+
+    #[test]
+    fn a_word_is_the_policy_with_all_else_as_built_in() {
+        for (word, when) in [
+            ("never", RestartWhen::Never),
+            ("on-failure", RestartWhen::OnFailure),
+            ("always", RestartWhen::Always),
+        ] {
+            let expected = RestartPolicy {
+                when,
+                ..RestartPolicy::default()
+            };
+            assert_eq!(policy(word), expected);
+            assert_eq!(policy(&format!("{{when: {word}}}")), expected);
+        }
+    }
+
+    #[test]
+    fn the_full_form_sets_every_field() {
+        let text = "{when: on-failure, delay: 1s, factor: 1.5, max_delay: 30s, jitter: 0.1, \
+                    reset_after: 10m, max: 10 in 5m, success: [3, 0, 3], never_on: [78]}";
+        let expected = RestartPolicy {
+            when: RestartWhen::OnFailure,
+            delay: Duration::from_secs(1),
+            factor_permille: 1_500,
+            max_delay: Duration::from_secs(30),
+            jitter_permille: 100,
+            reset_after: Duration::from_secs(600),
+            max: Some(RestartLimit {
+                count: 10,
+                within: Duration::from_secs(300),
+            }),
+            success: vec![0, 3],
+            never_on: vec![78],
+        };
+        assert_eq!(policy(text), expected);
+    }
+
+    #[test]
+    fn the_documented_full_form_is_what_is_built_in() {
+        let text = "{when: never, delay: 500ms, factor: 2, max_delay: 60s, jitter: 0.2, \
+                    reset_after: 60s, success: [0], never_on: []}";
+        assert_eq!(policy(text), RestartPolicy::default());
+    }
+
+    #[test]
+    fn a_delay_longer_than_the_built_in_cap_is_its_own_cap() {
+        let policy = policy("{when: always, delay: 5m}");
+        assert_eq!(policy.max_delay, Duration::from_secs(300));
+    }
+
+    #[test]
+    fn no_exit_code_at_all_may_be_a_success_when_said_so() {
+        assert_eq!(
+            policy("{when: on-failure, success: []}").success,
+            Vec::<i32>::new()
+        );
+    }
+}

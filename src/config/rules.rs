@@ -180,7 +180,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Reads the root of a file: a mapping with something in it.
-    pub(super) fn root(&mut self, what: &'static str, needs: &'static str) -> Option<Node> {
+    pub(super) fn root(&mut self, what: &'static str, help: &'static str) -> Option<Node> {
         let start = Span { start: 0, end: 0 };
         match tree::parse(self.source) {
             Err(faults) => {
@@ -201,7 +201,7 @@ impl<'a> Checker<'a> {
                 None
             }
             Ok(Some(_) | None) => {
-                self.fault(start, Fault::EmptyFile { what, needs });
+                self.fault(start, Fault::EmptyFile { what, help });
                 None
             }
         }

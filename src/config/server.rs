@@ -87,7 +87,8 @@ pub struct Host {
     pub root: bool,
     /// What the host calls itself.
     pub host_name: String,
-    /// `$XDG_STATE_HOME`; one that is not absolute is passed over, as its specification asks.
+    /// `$XDG_STATE_HOME`; one that is not absolute is passed over, as its specification asks,
+    /// and so is one that is not UTF-8.
     pub xdg_state_home: Option<PathBuf>,
     /// `$HOME`, likewise.
     pub home: Option<PathBuf>,
@@ -141,7 +142,7 @@ pub fn server(
     let text = text_of(path, bytes, SERVER_BYTES_MAX)?;
     let mut checker = Checker::new(Source { path, text });
     let spec = checker
-        .root("server.yml", "loadpaths: [DIRECTORY]")
+        .root("server.yml", "it needs at least `loadpaths: [DIRECTORY]`")
         .and_then(|root| read(&mut checker, &root, canonical, host));
     match spec {
         Some(spec) if !checker.has_faults() => Ok(spec),
@@ -240,7 +241,8 @@ fn directories(
     let own = path_hash(canonical);
     let given = |dir: &Option<(PathBuf, Span)>| dir.as_ref().map(|(path, _)| path.clone());
     let state_default = || {
-        let absolute = |path: &Option<PathBuf>| path.clone().filter(|path| path.is_absolute());
+        let usable = |path: &PathBuf| path.is_absolute() && path.to_str().is_some();
+        let absolute = |path: &Option<PathBuf>| path.clone().filter(usable);
         let base = if host.root {
             PathBuf::from("/var/lib")
         } else {
@@ -291,5 +293,303 @@ fn directories_are_distinct(checker: &mut Checker<'_>, draft: &Draft) {
             None => continue,
         };
         checker.fault(*span, Fault::SameDirectory { one, other });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> Host {
+        Host {
+            root: true,
+            host_name: "alpha".to_owned(),
+            xdg_state_home: None,
+            home: Some(PathBuf::from("/root")),
+            pid1: false,
+        }
+    }
+
+    fn user() -> Host {
+        Host {
+            root: false,
+            home: Some(PathBuf::from("/home/bob")),
+            ..root()
+        }
+    }
+
+    fn read_in(text: &str, host: &Host) -> Result<ServerSpec, Vec<Diagnostic>> {
+        let text = format!("loadpaths: [/c]\n{text}\n");
+        let path = Path::new("/etc/supervisor/server.yml");
+        server(path, path, text.as_bytes(), host)
+    }
+
+    fn read(text: &str) -> ServerSpec {
+        read_in(text, &root()).unwrap_or_else(|faults| panic!("{text}: {faults:?}"))
+    }
+
+    /// The hash of `/etc/supervisor/server.yml`, by `sha256sum`.
+    const HASH: &str = "615bc8d432384314";
+
+    #[test]
+    fn loadpaths_alone_are_a_whole_file_and_the_rest_is_as_documented() {
+        let expected = ServerSpec {
+            loadpaths: vec![PathBuf::from("/c")],
+            mode: Mode::Quiet,
+            startup: BTreeSet::new(),
+            encrypt: false,
+            pub_keys_path: Vec::new(),
+            listener_addr: IpAddr::from([0, 0, 0, 0]),
+            listener_port: 33_889,
+            name: "alpha".to_owned(),
+            id: None,
+            state_dir: Path::new("/var/lib/supervisor-rs").join(HASH),
+            runtime_dir: Path::new("/run/supervisor-rs").join(HASH),
+            log_dir: Path::new("/var/lib/supervisor-rs").join(HASH).join("logs"),
+            on_exit: OnExit::Leave,
+            allow_unsigned_remote: false,
+            allow_local_users: Vec::new(),
+            trusted_owners: Vec::new(),
+            rescan: Some(Duration::from_secs(60)),
+            defaults: Arc::default(),
+        };
+        assert_eq!(read(""), expected);
+    }
+
+    #[test]
+    fn state_lies_where_the_users_rights_and_environment_say() {
+        let dirs = |host: &Host| {
+            let spec = read_in("", host).expect("good");
+            (spec.state_dir, spec.runtime_dir, spec.log_dir)
+        };
+        let state = Path::new("/home/bob/.local/state/supervisor-rs").join(HASH);
+        let expected = (state.clone(), state.join("run"), state.join("logs"));
+        assert_eq!(dirs(&user()), expected);
+        let relative = Host {
+            xdg_state_home: Some("state".into()),
+            ..user()
+        };
+        assert_eq!(dirs(&relative), expected);
+        let xdg = Host {
+            xdg_state_home: Some("/x".into()),
+            ..user()
+        };
+        assert_eq!(dirs(&xdg).0, Path::new("/x/supervisor-rs").join(HASH));
+        // Root's own environment does not move the state of the host's server.
+        let root_xdg = Host {
+            xdg_state_home: Some("/x".into()),
+            ..root()
+        };
+        assert_eq!(dirs(&root_xdg), dirs(&root()));
+    }
+
+    #[test]
+    fn without_a_home_the_state_needs_a_place_in_the_file() {
+        for home in [None, Some(PathBuf::from("relative"))] {
+            let host = Host { home, ..user() };
+            let faults = read_in("", &host).expect_err("no place");
+            assert_eq!(faults.len(), 1);
+            assert!(
+                faults[0]
+                    .help
+                    .as_deref()
+                    .is_some_and(|help| help.contains("state_dir"))
+            );
+            let spec = read_in("state_dir: /s", &host).expect("good");
+            assert_eq!(spec.runtime_dir, Path::new("/s/run"));
+            assert_eq!(spec.log_dir, Path::new("/s/logs"));
+        }
+    }
+
+    #[test]
+    fn two_servers_never_share_a_default_directory() {
+        let of = |canonical: &str| {
+            let path = Path::new("/tmp/server.yml");
+            let spec = server(path, Path::new(canonical), b"loadpaths: [/c]\n", &root());
+            spec.expect("good").state_dir
+        };
+        assert_ne!(of("/a/server.yml"), of("/b/server.yml"));
+        assert_eq!(of("/a/server.yml"), of("/a/server.yml"));
+    }
+
+    #[test]
+    fn relative_paths_begin_in_the_files_folder_as_written() {
+        let spec = read(
+            "encrypt: on\npub_keys_path: [keys]\nlog_dir: ../log\nstate_dir: ./s\nruntime_dir: /r/",
+        );
+        assert_eq!(spec.pub_keys_path, [Path::new("/etc/supervisor/keys")]);
+        assert_eq!(spec.log_dir, Path::new("/etc/supervisor/../log"));
+        assert_eq!(spec.state_dir, Path::new("/etc/supervisor/s"));
+        assert_eq!(spec.runtime_dir, Path::new("/r"));
+    }
+
+    #[test]
+    fn encrypt_is_on_or_off_quoted_or_not_or_a_boolean() {
+        for (text, expected) in [
+            ("on", true),
+            ("\"on\"", true),
+            ("'on'", true),
+            ("On", true),
+            ("true", true),
+            ("yes", true),
+            ("off", false),
+            ("\"off\"", false),
+            ("false", false),
+            ("no", false),
+        ] {
+            let spec = read(&format!("encrypt: {text}\npub_keys_path: [/k]"));
+            assert_eq!(spec.encrypt, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_that_is_not_plainly_off_turns_encrypt_off() {
+        for text in [
+            "",
+            "~",
+            "null",
+            "\"Off\"",
+            "\"false\"",
+            "''",
+            "0",
+            "[]",
+            "{}",
+            "[off]",
+            "of",
+            "oui",
+        ] {
+            let text = format!("encrypt: {text}\npub_keys_path: [/k]");
+            assert!(read_in(&text, &root()).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_empty_value_never_opens_the_listener_or_the_gate() {
+        for key in [
+            "listener_addr",
+            "listener_port",
+            "allow_unsigned_remote",
+            "ipv6",
+            "mode",
+            "id",
+        ] {
+            for nothing in ["", "~", "null"] {
+                let text = format!("{key}: {nothing}");
+                assert!(read_in(&text, &root()).is_err(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_listener_is_where_the_file_says() {
+        let addr = |text: &str| read(text).listener_addr.to_string();
+        assert_eq!(addr(""), "0.0.0.0");
+        assert_eq!(addr("ipv6: true"), "::");
+        assert_eq!(addr("ipv6: false"), "0.0.0.0");
+        assert_eq!(addr("listener_addr: 127.0.0.1\nipv6: true"), "127.0.0.1");
+        assert_eq!(addr("listener_addr: ::1"), "::1");
+        assert_eq!(addr("listener_addr: \"::1\""), "::1");
+        assert_eq!(read("listener_port: 0").listener_port, 0);
+        assert_eq!(read("listener_port: 65535").listener_port, 65_535);
+    }
+
+    #[test]
+    fn children_outlive_the_server_unless_it_is_pid_1_or_told_to_stop_them() {
+        let pid1 = Host {
+            pid1: true,
+            ..root()
+        };
+        assert_eq!(read("").on_exit, OnExit::Leave);
+        assert_eq!(read("on_exit: stop").on_exit, OnExit::Stop);
+        assert_eq!(read_in("", &pid1).expect("good").on_exit, OnExit::Stop);
+        assert_eq!(
+            read_in("on_exit: leave", &pid1).expect("good").on_exit,
+            OnExit::Leave
+        );
+    }
+
+    #[test]
+    fn the_other_fields_are_read_as_written() {
+        let spec = read(
+            "mode: sync\nstartup: [b, a, b]\nname: beta\nid: 0191D9A5-7C3E-7B1D-9A3F-000000000001\n\
+             allow_unsigned_remote: true\nallow_local_users: [bob, 1000]\ntrusted_owners: [git]\n\
+             rescan: 5m\nx-note: mine",
+        );
+        assert_eq!(spec.mode, Mode::Sync);
+        let names: Vec<String> = spec.startup.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["a", "b"]);
+        assert_eq!(spec.name, "beta");
+        assert_eq!(
+            spec.id.as_deref(),
+            Some("0191d9a5-7c3e-7b1d-9a3f-000000000001")
+        );
+        assert!(spec.allow_unsigned_remote);
+        assert_eq!(spec.allow_local_users, ["bob", "1000"]);
+        assert_eq!(spec.trusted_owners, ["git"]);
+        assert_eq!(spec.rescan, Some(Duration::from_secs(300)));
+        for off in ["off", "\"off\""] {
+            assert_eq!(read(&format!("rescan: {off}")).rescan, None);
+        }
+    }
+
+    #[test]
+    fn empty_lists_are_lists_with_nothing_in_them() {
+        let spec =
+            read("startup:\npub_keys_path:\nallow_local_users:\ntrusted_owners: []\ndefaults:");
+        assert_eq!(spec, read(""));
+    }
+
+    #[test]
+    fn only_what_is_fixed_while_the_server_runs_needs_a_restart() {
+        let old = read("");
+        let live = "mode: sync\nstartup: [a]\npub_keys_path: [/k]\non_exit: stop\nrescan: off\n\
+                    allow_unsigned_remote: true\nallow_local_users: [a]\ntrusted_owners: [b]\n\
+                    defaults: {output: inherit}";
+        assert_eq!(
+            old.fixed_fields_that_differ(&read(live)),
+            Vec::<&str>::new()
+        );
+        let fixed = "encrypt: on\npub_keys_path: [/k]\nname: n\nid: 0191d9a5-7c3e-7b1d-9a3f-000000000001\n\
+                     listener_addr: ::1\nlistener_port: 1\nstate_dir: /s\nruntime_dir: /r\nlog_dir: /l";
+        let all = [
+            "encrypt",
+            "name",
+            "id",
+            "listener_addr",
+            "listener_port",
+            "state_dir",
+            "runtime_dir",
+            "log_dir",
+        ];
+        assert_eq!(old.fixed_fields_that_differ(&read(fixed)), all);
+        assert_eq!(
+            old.fixed_fields_that_differ(&read("state_dir: /s")),
+            ["state_dir", "log_dir"]
+        );
+    }
+
+    #[test]
+    fn a_path_that_no_record_could_hold_is_a_fault() {
+        use std::{ffi::OsStr, os::unix::ffi::OsStrExt as _};
+        let path = Path::new(OsStr::from_bytes(b"/tmp/\xff/server.yml"));
+        let faults = server(path, path, b"loadpaths: [c]\n", &root()).expect_err("not UTF-8");
+        assert_eq!(faults[0].message, "the file's own path is not UTF-8");
+        let home = Some(PathBuf::from(OsStr::from_bytes(b"/\xff")));
+        assert!(read_in("", &Host { home, ..user() }).is_err());
+    }
+
+    #[test]
+    fn a_key_shown_as_the_other_files_is_one_of_it() {
+        for key in SERVER_KEYS {
+            assert!(FIELDS.iter().any(|rule| rule.key() == *key), "{key}");
+        }
+        for key in DEFAULT_KEYS {
+            let text = format!("defaults: {{{key}: []}}");
+            let told = read_in(&text, &root()).err().unwrap_or_default();
+            let unknown = told
+                .iter()
+                .any(|fault| fault.message.contains("unknown key"));
+            assert!(!unknown, "{key}");
+        }
     }
 }

@@ -368,3 +368,208 @@ fn syntax_help(kind: &ErrorKind) -> Option<&'static str> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::node::Kind;
+
+    fn tree(text: &str) -> Result<Option<Node>, Faults> {
+        parse(source(text))
+    }
+
+    fn source(text: &str) -> Source<'_> {
+        Source {
+            path: Path::new("/x.yml"),
+            text,
+        }
+    }
+
+    /// Each scalar of a tree with the text its span covers, in order.
+    fn scalars(text: &str) -> Vec<(String, String)> {
+        fn walk(node: &Node, text: &str, all: &mut Vec<(String, String)>) {
+            match &node.value {
+                Value::Scalar { text: value, .. } => {
+                    let spanned = &text[node.span.start..node.span.end];
+                    all.push((value.clone(), spanned.to_owned()));
+                }
+                Value::List(items) => items.iter().for_each(|item| walk(item, text, all)),
+                Value::Mapping(entries) => entries.iter().for_each(|e| walk(&e.node, text, all)),
+            }
+        }
+        let mut all = Vec::new();
+        let root = tree(text).expect("good").expect("something");
+        walk(&root, text, &mut all);
+        all
+    }
+
+    fn faults(text: &str) -> Vec<Fault> {
+        let faults = tree(text).expect_err("bad");
+        faults.into_iter().map(|(_, fault)| fault).collect()
+    }
+
+    fn pairs(all: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |(a, b): &(&str, &str)| ((*a).to_owned(), (*b).to_owned());
+        all.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn a_span_covers_its_value_as_written() {
+        let text = "a: plain\nb: 'it''s'\nc: \"é\\n\"\nd: [x, 名]\n";
+        let expected = [
+            ("plain", "plain"),
+            ("it's", "'it''s'"),
+            ("é\n", "\"é\\n\""),
+            ("x", "x"),
+            ("名", "名"),
+        ];
+        assert_eq!(scalars(text), pairs(&expected));
+    }
+
+    #[test]
+    fn plain_scalars_stay_as_typed() {
+        for typed in [
+            "010", "1.10", "0x1F", "yes", "on", "True", "1_000", "1e3", "null",
+        ] {
+            assert_eq!(scalars(&format!("a: {typed}\n")), pairs(&[(typed, typed)]));
+        }
+    }
+
+    #[test]
+    fn a_value_left_out_is_nothing_and_a_quoted_one_is_text() {
+        for (text, kind) in [
+            ("a:\n", Kind::Nothing),
+            ("a: ~\n", Kind::Nothing),
+            ("a: null\n", Kind::Nothing),
+            ("a: ''\n", Kind::Text),
+            ("a: \"~\"\n", Kind::Text),
+            ("a: !!str\n", Kind::Text),
+            ("a: !!str null\n", Kind::Text),
+            ("a: on\n", Kind::Boolean),
+            ("a: \"on\"\n", Kind::Text),
+            ("a: 5\n", Kind::Number),
+            ("a: -0.5\n", Kind::Number),
+            ("a: nan\n", Kind::Text),
+            ("a: y\n", Kind::Text),
+            ("a: []\n", Kind::List),
+            ("a: {}\n", Kind::Mapping),
+        ] {
+            let root = tree(text).expect("good").expect("something");
+            assert_eq!(root.entries()[0].node.kind(), kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn nothing_but_comments_is_nothing() {
+        for text in ["", "\n", "# a\n", "  \n\n"] {
+            assert_eq!(tree(text), Ok(None), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_alias_repeats_what_its_anchor_names() {
+        let all = scalars("a: &x [1, 2]\nb: *x\nc: &y z\nd: *y\n");
+        let values: Vec<&str> = all.iter().map(|(value, _)| value.as_str()).collect();
+        assert_eq!(values, ["1", "2", "1", "2", "z", "z"]);
+    }
+
+    #[test]
+    fn a_name_may_be_given_to_another_value_later() {
+        let all = scalars("a: &x 1\nb: *x\nc: &x 2\nd: *x\n");
+        let values: Vec<&str> = all.iter().map(|(value, _)| value.as_str()).collect();
+        assert_eq!(values, ["1", "1", "2", "2"]);
+    }
+
+    #[test]
+    fn an_alias_cannot_hold_itself() {
+        assert_eq!(faults("a: &x [1, *x]\n"), [Fault::AliasInItself]);
+        assert_eq!(faults("a: &x {b: [*x]}\n"), [Fault::AliasInItself]);
+    }
+
+    #[test]
+    fn aliases_cannot_multiply_beyond_the_limits() {
+        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for i in 1..30 {
+            let aliases = vec![format!("*a{}", i - 1); 9].join(", ");
+            bomb += &format!("a{i}: &a{i} [{aliases}]\n");
+        }
+        assert_eq!(faults(&bomb), [Fault::TooManyNodes { max: NODES_MAX }]);
+        let text = "x".repeat(60_000);
+        let mut bomb = format!("a: &a {text}\nb:\n");
+        bomb += &"- *a\n".repeat(500);
+        assert_eq!(faults(&bomb), [Fault::TooMuchText { max: TEXT_MAX }]);
+    }
+
+    #[test]
+    fn aliases_cannot_nest_beyond_the_limit() {
+        let mut deep = "a0: &a0 [[[[[[[[x]]]]]]]]\n".to_owned();
+        for i in 1..9 {
+            deep += &format!("a{i}: &a{i} [[[[[[[[*a{}]]]]]]]]\n", i - 1);
+        }
+        assert_eq!(faults(&deep), [Fault::TooDeep { max: DEPTH_MAX }]);
+    }
+
+    #[test]
+    fn a_tree_may_be_as_deep_as_the_limit_and_no_deeper() {
+        let nested = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        assert!(tree(&nested(DEPTH_MAX)).is_ok());
+        assert_eq!(
+            faults(&nested(DEPTH_MAX + 1)),
+            [Fault::TooDeep { max: DEPTH_MAX }]
+        );
+        let blocks = |depth: usize| "- ".repeat(depth) + "x\n";
+        assert!(tree(&blocks(DEPTH_MAX)).is_ok());
+        assert_eq!(
+            faults(&blocks(DEPTH_MAX + 1)),
+            [Fault::TooDeep { max: DEPTH_MAX }]
+        );
+    }
+
+    #[test]
+    fn all_duplicate_keys_are_told_at_once_in_every_mapping() {
+        let told = faults("a: 1\na: 2\nb: {c: 1, c: 2}\nx-own: {d: 1, \"d\": 2}\n");
+        let key = |key: &str, first_line| Fault::DuplicateKey {
+            key: key.into(),
+            first_line,
+        };
+        assert_eq!(told, [key("a", 1), key("c", 3), key("d", 4)]);
+    }
+
+    #[test]
+    fn a_refused_key_takes_its_value_with_it() {
+        let told = faults("? {a: 1}\n: {b: 1, b: 2}\nc: 1\nc: 2\n");
+        assert_eq!(told.len(), 3, "{told:?}");
+        assert_eq!(told[0], Fault::KeyNotText);
+    }
+
+    #[test]
+    fn only_the_first_document_is_taken_and_markers_around_it_are_fine() {
+        assert!(tree("---\na: 1\n...\n").is_ok());
+        assert!(tree("%YAML 1.2\n---\na: 1\n").is_ok());
+        assert_eq!(faults("a: 1\n---\nb: 2\n"), [Fault::SeveralDocuments]);
+        assert_eq!(faults("a: 1\n---\n"), [Fault::SeveralDocuments]);
+    }
+
+    #[test]
+    fn tags_are_refused_whatever_they_name() {
+        for text in [
+            "!!int 5",
+            "!x y",
+            "!!binary aGk=",
+            "!<tag:x,2000:y> z",
+            "!!map {}",
+            "!!seq []",
+        ] {
+            assert_eq!(faults(&format!("a: {text}\n")), [Fault::Tag], "{text}");
+        }
+        assert!(tree("a: !!str 5\nb: ! 5\n").is_ok());
+    }
+
+    #[test]
+    fn no_more_faults_are_collected_than_are_told() {
+        let many = (0..5_000).map(|_| "a: 1\n").collect::<String>();
+        assert_eq!(faults(&many).len(), FAULTS_MAX + 1);
+    }
+}

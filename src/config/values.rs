@@ -239,7 +239,9 @@ impl Checker<'_> {
 
     /// A directory: absolute, or relative to the file's folder.
     pub(super) fn directory(&mut self, field: Field<'_>) -> Option<PathBuf> {
-        self.path(field).map(|path| self.folder().join(path))
+        // Joined to `.`, a folder would end in a slash: the same directory, but not the same text.
+        let path = self.path(field)?;
+        Some(self.folder().join(path).components().collect())
     }
 
     /// A list of what one check makes of each entry; entries with faults are left out.
@@ -321,4 +323,118 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, (String, String)> {
         };
         (why, example())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_that_would_overflow_is_a_fault_and_no_panic() {
+        for text in [
+            "18446744073709551615s 1000ms",
+            "18446744073709551615s 999999999ns 1ns",
+            "99999999999999999999999999999999999s",
+            "18446744073709551615y",
+            "999999999y 999999999y",
+            &"9".repeat(1 << 16),
+            &"1s ".repeat(1 << 14),
+            "0.999999999999999999999s",
+        ] {
+            let parsed = parse_duration(text);
+            assert!(
+                parsed.is_err() || parsed.is_ok_and(|span| span > DURATION_MAX),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn durations_are_read_as_people_write_them() {
+        for (text, millis) in [
+            ("500ms", 500),
+            ("5s", 5_000),
+            ("5 s", 5_000),
+            ("5sec", 5_000),
+            ("1m", 60_000),
+            ("1h 30m", 5_400_000),
+            ("1h30m", 5_400_000),
+            ("0.5s", 500),
+            ("0s", 0),
+        ] {
+            assert_eq!(
+                parse_duration(text),
+                Ok(Duration::from_millis(millis)),
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            " ",
+            "s",
+            "5",
+            "5.0",
+            "-5s",
+            "5x",
+            "five s",
+            "5s!",
+            "\u{1f980}",
+            "5é",
+        ] {
+            assert!(parse_duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_help_for_a_bare_number_is_the_number_with_its_unit() {
+        let (_, help) = parse_duration("5").expect_err("no unit");
+        assert_eq!(help, "write `5s` for seconds");
+    }
+
+    #[test]
+    fn numbers_with_decimals_are_exact() {
+        for (text, value) in [
+            ("2", Some(2_000)),
+            ("0.2", Some(200)),
+            ("1.5", Some(1_500)),
+            ("1.005", Some(1_005)),
+            ("0", Some(0)),
+            ("4294967.295", Some(u32::MAX)),
+            ("4294967.296", None),
+            ("99999999999", None),
+            ("1.0005", None),
+            ("1.", None),
+            (".5", None),
+            ("-1", None),
+            ("+1", None),
+            ("1e3", None),
+            ("1,5", None),
+            ("", None),
+        ] {
+            assert_eq!(thousandths(text), value, "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_are_decimal_digits_and_nothing_else() {
+        for good in ["0", "1", "10", "255"] {
+            assert!(digits(good), "{good}");
+        }
+        for bad in [
+            "", "00", "010", "0x10", "+1", "-1", "1.0", "1_0", "1e3", "١",
+        ] {
+            assert!(!digits(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_only_a_shell_expands_is_found() {
+        assert_eq!(unexpanded("~/x"), Some("~"));
+        assert_eq!(unexpanded("~bob/x"), Some("~bob"));
+        assert_eq!(unexpanded("/a/$HOME/x"), Some("$HOME"));
+        assert_eq!(unexpanded("${HOME}/x"), Some("${HOME}"));
+        for fine in ["/a", "./~x", "a~", "/a/~/b", "$USER", "HOME"] {
+            assert_eq!(unexpanded(fine), None, "{fine}");
+        }
+    }
 }
