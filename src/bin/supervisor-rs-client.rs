@@ -6,7 +6,7 @@ use std::{
 };
 
 use supervisor_rs::{
-    cli::{self, Environment, LogArgs, LogFormat, Stream},
+    cli::{self, Early, Environment, LogArgs, LogFormat, Place, Stream},
     control::client::Waits,
 };
 use tracing_subscriber::EnvFilter;
@@ -17,7 +17,11 @@ fn main() -> ExitCode {
         Ok(ask) => ask,
         Err(early) => return early.finish(),
     };
-    log(&ask.log);
+    if let Err(fault) = log(&ask.log) {
+        let text = format!("error: `--log` is not understood: {fault}\n");
+        let (to, code) = (Place::Err, cli::USAGE);
+        return Early { text, to, code }.finish();
+    }
     let (mut out, mut err) = (stdout(), stderr());
     let out_style = environment.style(Stream::of(&out));
     let err_style = environment.style(Stream::of(&err));
@@ -27,13 +31,14 @@ fn main() -> ExitCode {
 
 /// Writes the log to standard error, if one is asked for: what the client has to say it says
 /// without one.
-fn log(log: &LogArgs) {
+fn log(log: &LogArgs) -> Result<(), tracing_subscriber::filter::ParseError> {
     let filter = match &log.filter {
-        Some(filter) => EnvFilter::try_new(filter).ok(),
-        None => EnvFilter::try_from_default_env().ok(),
-    };
-    let Some(filter) = filter else {
-        return;
+        Some(filter) => EnvFilter::try_new(filter)?,
+        None => match EnvFilter::try_from_default_env() {
+            Ok(filter) => filter,
+            // Not set, or meant for another program.
+            Err(_) => return Ok(()),
+        },
     };
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -42,4 +47,5 @@ fn log(log: &LogArgs) {
         LogFormat::Text => lines.init(),
         LogFormat::Json => lines.json().init(),
     }
+    Ok(())
 }

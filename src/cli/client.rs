@@ -3,18 +3,23 @@
 //! The words of this grammar may be in any case; names of children and hosts are as they are. A
 //! command that ends the server (`kill`) takes no name, so that a slip cannot mean it.
 
+mod sentence;
+mod usage;
+
 use std::ffi::{OsStr, OsString};
 
 use clap::Parser;
 
+pub use self::usage::UsageError;
+use self::{
+    sentence::{Sentence, read_words, split_hosts},
+    usage::nearest_command,
+};
 use super::{Early, Environment, HELP_COLUMNS_MAX, LogArgs, LogFormat, Place, USAGE};
 use crate::{
     command::{CheckScope, Command, KillChildren, Op},
-    control::{
-        client::HOSTS_MAX,
-        host::{Host, HostError},
-    },
-    spec::{NameError, Verb},
+    control::{client::HOSTS_MAX, host::Host},
+    spec::Verb,
 };
 
 /// A checked command line.
@@ -37,116 +42,6 @@ pub enum Output {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// What is wrong with a command line.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum UsageError {
-    /// Nothing to do.
-    #[error("a command is missing")]
-    NoCommand,
-    /// No command of ours.
-    #[error("there is no command `{}`{}", .word.escape_debug(), did_you_mean(.nearest))]
-    UnknownCommand {
-        /// What was typed.
-        word: String,
-        /// What may have been meant.
-        nearest: Option<&'static str>,
-    },
-    /// A command for one child without one.
-    #[error(
-        "`{0}` needs the name of a child: `{0} NAME`{all}",
-        all = if takes_all(*.0) { format!(", or `{0} --all`", .0) } else { String::new() }
-    )]
-    NameMissing(Verb),
-    /// A name that no child has.
-    #[error("{0}")]
-    Name(#[from] NameError),
-    /// `restart all` and `trystart all`.
-    #[error("`{0}` takes one child, there is no `{0} all`")]
-    NoAll(Verb),
-    /// A command that concerns the server, with a name.
-    #[error("`{}` takes no name{}", .command.as_str(), instead_of_name(*.command, .name))]
-    NameUnwanted {
-        /// The command.
-        command: Op,
-        /// The name.
-        name: String,
-    },
-    /// A name and `--all`.
-    #[error(
-        "`{0}` takes a name or all, not both: `{0} {1}` or `{0} --all`",
-        .command.as_str(),
-        .name.escape_debug()
-    )]
-    NameAndAll {
-        /// The command.
-        command: Op,
-        /// The name.
-        name: String,
-    },
-    /// A word too many.
-    #[error(
-        "unexpected word `{}`; the form is `COMMAND [NAME] [on HOST,HOST] [with KEY.pem]`, with \
-         several hosts in one word",
-        .0.escape_debug()
-    )]
-    Unexpected(String),
-    /// An option of another command.
-    #[error("`{flag}` does not go with `{}`{}", .command.as_str(), did_you_mean(.instead))]
-    Flag {
-        /// The option.
-        flag: &'static str,
-        /// The command.
-        command: Op,
-        /// What may have been meant.
-        instead: Option<&'static str>,
-    },
-    /// `on` and nothing after it.
-    #[error("`on` needs a host: `on HOST[,HOST…]`")]
-    HostMissing,
-    /// A host that is none.
-    #[error("{0}")]
-    Host(#[from] HostError),
-    /// More hosts than are asked at once.
-    #[error("at most {HOSTS_MAX} hosts are asked at once, these are {0}")]
-    TooManyHosts(usize),
-    /// A host behind ssh.
-    #[error("`{0}`: `ssh://` hosts are not supported by this version")]
-    Ssh(String),
-    /// `with` and nothing after it.
-    #[error("`with` needs a key: `with KEY.pem`")]
-    KeyMissing,
-    /// More than one key.
-    #[error("a command is signed with one key, not with {0}: one `with KEY.pem` only")]
-    KeyTwice(usize),
-    /// A key.
-    #[error("signing with a key ({0}) is not supported by this version; leave it out")]
-    Key(&'static str),
-    /// A variable that is no text.
-    #[error("`{0}` in the environment is not UTF-8")]
-    Environment(&'static str),
-}
-
-fn did_you_mean(nearest: &Option<&'static str>) -> String {
-    nearest.map_or(String::new(), |word| format!("; did you mean `{word}`?"))
-}
-
-fn instead_of_name(command: Op, name: &str) -> String {
-    let name = name.escape_debug();
-    match command {
-        Op::Kill => format!(": it ends the server; did you mean `stop {name}`?"),
-        Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check => {
-            format!("; did you mean `check {name}`?")
-        }
-    }
-}
-
-fn takes_all(verb: Verb) -> bool {
-    match verb {
-        Verb::Start | Verb::Stop => true,
-        Verb::Restart | Verb::Trystart => false,
-    }
 }
 
 const USAGE_LINE: &str = "supervisor-rs-client COMMAND [NAME] [on HOST[,HOST…]]… [with KEY.pem]";
@@ -272,15 +167,6 @@ pub fn client_args(
     })
 }
 
-/// What the words say, before it is known whether it makes sense.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Sentence {
-    command: String,
-    name: Option<String>,
-    hosts: Vec<String>,
-    keys: usize,
-}
-
 fn resolve(flags: Flags, environment: &Environment) -> Result<Ask, UsageError> {
     let mut sentence = read_words(&flags.words)?;
     for hosts in &flags.on {
@@ -310,72 +196,6 @@ fn resolve(flags: Flags, environment: &Environment) -> Result<Ask, UsageError> {
             format: flags.log_format,
         },
     })
-}
-
-/// The words that begin a clause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Clause {
-    On,
-    With,
-}
-
-fn clause(word: &str) -> Option<Clause> {
-    if word.eq_ignore_ascii_case("on") {
-        Some(Clause::On)
-    } else if word.eq_ignore_ascii_case("with") {
-        Some(Clause::With)
-    } else {
-        None
-    }
-}
-
-fn read_words(words: &[String]) -> Result<Sentence, UsageError> {
-    let mut words = words.iter().peekable();
-    let mut sentence = Sentence::default();
-    match words.next() {
-        Some(word) if clause(word).is_none() => sentence.command.clone_from(word),
-        Some(_) | None => return Err(UsageError::NoCommand),
-    }
-    if let Some(name) = words.next_if(|word| clause(word).is_none()) {
-        sentence.name = Some(name.clone());
-    }
-    while let Some(word) = words.next() {
-        match clause(word) {
-            Some(Clause::On) => {
-                let mut hosts = words
-                    .next_if(|word| clause(word).is_none())
-                    .ok_or(UsageError::HostMissing)?
-                    .clone();
-                // `on host1, host2`, as a shell splits it.
-                while let Some(more) = words.next_if(|word| {
-                    clause(word).is_none() && (hosts.ends_with(',') || word.starts_with(','))
-                }) {
-                    hosts.push_str(more);
-                }
-                sentence.hosts.extend(split_hosts(&hosts)?);
-            }
-            Some(Clause::With) => {
-                words
-                    .next_if(|word| clause(word).is_none())
-                    .ok_or(UsageError::KeyMissing)?;
-                sentence.keys += 1;
-            }
-            None => return Err(UsageError::Unexpected(word.clone())),
-        }
-    }
-    Ok(sentence)
-}
-
-fn split_hosts(text: &str) -> Result<Vec<String>, UsageError> {
-    let hosts: Vec<String> = text
-        .split(|c: char| c == ',' || c.is_whitespace())
-        .filter(|host| !host.is_empty())
-        .map(str::to_owned)
-        .collect();
-    match hosts.is_empty() {
-        true => Err(UsageError::HostMissing),
-        false => Ok(hosts),
-    }
 }
 
 fn resolve_hosts(given: Vec<String>, default: Option<&OsStr>) -> Result<Vec<Host>, UsageError> {
@@ -504,39 +324,6 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
         }
         Op::Restart | Op::Trystart | Op::Info | Op::Kill => Ok(()),
     }
-}
-
-/// How many slips of the finger still make one word another.
-const SLIPS_MAX: usize = 2;
-
-fn nearest_command(word: &str) -> Option<&'static str> {
-    const OTHERS: [(&str, &str); 14] = [
-        ("status", "check"),
-        ("list", "check"),
-        ("ls", "check"),
-        ("ps", "check"),
-        ("show", "check"),
-        ("reload", "restart"),
-        ("run", "start"),
-        ("up", "start"),
-        ("down", "stop"),
-        ("shutdown", "kill"),
-        ("quit", "kill"),
-        ("exit", "kill"),
-        ("tryrestart", "trystart"),
-        ("version", "--version"),
-    ];
-    let word = word.to_ascii_lowercase();
-    if let Some((_, command)) = OTHERS.into_iter().find(|(other, _)| *other == word) {
-        return Some(command);
-    }
-    OPS.into_iter()
-        .map(Op::as_str)
-        .chain(["help"])
-        .map(|command| (strsim::damerau_levenshtein(&word, command), command))
-        .filter(|(slips, command)| *slips <= SLIPS_MAX && *slips < command.len() - 1)
-        .min_by_key(|(slips, _)| *slips)
-        .map(|(_, command)| command)
 }
 
 #[cfg(test)]

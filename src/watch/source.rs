@@ -151,6 +151,14 @@ impl Source {
     }
 }
 
+impl Drop for Source {
+    fn drop(&mut self) {
+        let watcher = self.watcher.take();
+        // Its thread may be gone, and it calls that thread once more.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(watcher)));
+    }
+}
+
 fn install(
     watcher: &mut RecommendedWatcher,
     old: &[PathBuf],

@@ -1,1 +1,7 @@
+//! The watch against real directories, links, editors and races.
 
+mod bed;
+mod files;
+mod paths;
+mod stress;
+mod thread;
