@@ -6,6 +6,8 @@
 //!   select(2) or close every possible descriptor suffer from a large one.
 //! - The environment is passed on, less what concerns the server alone: its own notification
 //!   socket, passed sockets, watchdog, and our own variables.
+//! - The signal mask of the calling thread is emptied: a blocked `SIGCHLD` would hide the ends of
+//!   orphans.
 //! - Orphans of our children become our children (`PR_SET_CHILD_SUBREAPER`), so that they are
 //!   seen and reaped.
 //!
@@ -20,6 +22,7 @@ use std::{
         fd::{BorrowedFd, RawFd},
         unix::ffi::{OsStrExt, OsStringExt},
     },
+    ptr,
     sync::OnceLock,
 };
 
@@ -27,6 +30,8 @@ use rustix::{
     io::FdFlags,
     process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit},
 };
+
+use super::step;
 
 /// The first descriptor that is not one of the standard three.
 pub(super) const FIRST_OTHER: RawFd = 3;
@@ -52,6 +57,9 @@ impl Inheritance {
     /// # Errors
     /// `/proc` is not there, or the kernel lacks what Linux 5.10 has.
     pub(super) fn take() -> io::Result<Self> {
+        // Somebody may have started us with signals blocked, and then no orphan's end would be
+        // heard of.
+        step::set_mask(&0, ptr::null_mut());
         set_child_subreaper(Some(getpid()))?;
         close_on_exec()?;
         let original = FILE_LIMIT.get_or_init(raise_file_limit);

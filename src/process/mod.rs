@@ -12,7 +12,7 @@
 //!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
 //! - Nothing wakes us but an end, a `SIGCHLD`, the time of a hook and orphans that stand hidden (I9).
 //!
-//! The parts: `spawn` and `stack` (clone to exec), `program` and `output` (what is executed,
+//! The parts: `spawn`, `step` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
 //! `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait`
 //! are what [`Processes`] does with them.
@@ -49,6 +49,7 @@ mod program;
 mod spawn;
 mod stack;
 mod start;
+mod step;
 mod stop;
 mod strays;
 #[cfg(test)]
@@ -226,7 +227,9 @@ impl Processes {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
         }
         let inheritance = Inheritance::take()?;
-        identity::stat(std::process::id().cast_signed())?;
+        identity::stat(std::process::id().cast_signed()).map_err(|error| {
+            io::Error::new(error.kind(), format!("`/proc` is not there: {error}"))
+        })?;
         Ok(Self {
             server_id: server_id.to_owned(),
             inheritance,

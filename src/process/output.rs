@@ -24,7 +24,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{program::kind, spawn::Stream};
+use super::{program::kind, step::Stream};
 use crate::spec::{OpenMode, Sink};
 
 /// The permissions of a new output file, less the server's umask.
@@ -415,12 +415,22 @@ mod tests {
 
     #[test]
     fn a_closed_folder_is_a_denial() {
-        if rustix::process::geteuid().is_root() {
-            println!("skipped: nothing is closed to root");
-            return;
-        }
         let folder = tempfile::tempdir().unwrap();
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o500)).unwrap();
-        assert!(no(folder.path().join("log")).contains("permission denied"));
+        let path = folder.path().join("log");
+        crate::process::tests::as_nobody(folder.path(), || {
+            assert!(no(path).contains("permission denied; hint: "));
+        });
+    }
+
+    #[test]
+    fn a_file_of_another_is_a_denial() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).unwrap();
+        crate::process::tests::as_nobody(folder.path(), || {
+            assert!(no(path).contains("permission denied; hint: "));
+        });
     }
 }

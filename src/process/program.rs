@@ -256,7 +256,10 @@ impl<'a> Program<'a> {
     fn inspect(&self, file: &Path) -> Verdict {
         let metadata = match fs::metadata(file) {
             Ok(metadata) => metadata,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            // In a search, a closed folder says nothing about the program.
+            Err(error)
+                if error.kind() == ErrorKind::PermissionDenied && self.name.contains('/') =>
+            {
                 return Verdict::Denied(ProgramError::Denied(file.to_owned()));
             }
             Err(_) => return Verdict::Absent,
@@ -458,6 +461,31 @@ mod tests {
         assert!(error.contains("is not executable"), "{error}");
         write(second.path(), "tool", b"#!/bin/sh\n", 0o755);
         assert_eq!(check("tool", Path::new("/"), &path), Ok(()));
+    }
+
+    #[test]
+    fn a_closed_folder_denies_what_is_named_and_hides_what_is_searched() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("closed");
+        fs::create_dir(&inner).unwrap();
+        write(&inner, "tool", b"#!/bin/sh\n", 0o755);
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o600)).unwrap();
+        crate::process::tests::as_nobody(folder.path(), || {
+            let named = check("closed/tool", folder.path(), "").unwrap_err();
+            assert!(named.contains("permission denied; hint: "), "{named}");
+            let searched = check("tool", Path::new("/"), inner.to_str().unwrap()).unwrap_err();
+            assert!(searched.contains("not found in PATH"), "{searched}");
+        });
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+
+    #[test]
+    fn one_may_execute_what_one_cannot_read() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), "tool", b"no magic", 0o111);
+        crate::process::tests::as_nobody(folder.path(), || {
+            assert_eq!(check("./tool", folder.path(), ""), Ok(()));
+        });
     }
 
     #[test]

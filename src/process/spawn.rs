@@ -13,121 +13,32 @@
 //!   step has copied the few low descriptors: a start then costs the same however many pidfds
 //!   the server holds. The table is never written to while it is shared.
 //!
-//! Absent on purpose: closures between fork and exec. A step is data, so that what runs there can
-//! be read in one place; a step that appends to a record before exec will be one more variant.
+//! Absent on purpose: what the steps are (`step`), and in which order they are taken (`start`).
 //!
-//! Sources: clone(2), vfork(2), close_range(2), execve(2), signal-safety(7).
+//! Sources: clone(2), vfork(2), close_range(2), signal-safety(7).
 
 #![allow(unsafe_code)]
 
 use std::{
-    ffi::{CStr, CString, c_char, c_int, c_long, c_void},
+    ffi::{c_int, c_long, c_void},
     io,
-    marker::PhantomData,
-    os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, FromRawFd, OwnedFd},
     ptr,
     sync::atomic::{AtomicI32, AtomicUsize, Ordering::Relaxed},
-    time::Duration,
 };
 
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::{
+    io::Errno,
+    process::{WaitId, WaitIdOptions, waitid},
+};
 
-use super::stack::Stack;
-
-/// How often a program that is still open for writing is tried.
-///
-/// A build that has just written it may hold it for an instant (ETXTBSY). The tries are made in
-/// the child while the server waits, so together they stay within a few milliseconds; what is
-/// busy for longer is an error that says so.
-const TEXT_BUSY_TRIES: u32 = 5;
-
-/// The pause between two such tries.
-const TEXT_BUSY_PAUSE: Duration = Duration::from_millis(2);
-
-/// The highest signal number of the kernel.
-const SIGNAL_MAX: c_int = 64;
-
-/// The size of the kernel's signal set, in bytes.
-const SIGNAL_SET_BYTES: usize = 8;
+use super::{
+    stack::Stack,
+    step::{Step, set_mask},
+};
 
 /// The status of a child that did not get to exec; nobody is shown it.
 const NOT_EXECUTED: c_int = 127;
-
-/// One of the three descriptors a program begins with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stream {
-    /// Descriptor 0.
-    Input,
-    /// Descriptor 1.
-    Output,
-    /// Descriptor 2.
-    Errors,
-}
-
-impl Stream {
-    const fn number(self) -> RawFd {
-        match self {
-            Self::Input => 0,
-            Self::Output => 1,
-            Self::Errors => 2,
-        }
-    }
-}
-
-/// What the child does, one after the other, between clone and exec.
-#[derive(Debug)]
-pub(super) enum Step<'a> {
-    /// Take a descriptor table of one's own that holds nothing above this number.
-    ForgetAbove(RawFd),
-    /// Lead a process group of one's own.
-    OwnGroup,
-    /// Give every signal its default disposition, ignored ones included.
-    DefaultSignals,
-    /// Let this descriptor be one of the three.
-    Stdio(BorrowedFd<'a>, Stream),
-    /// Close everything but the three.
-    CloseRest,
-    /// Set the limit of open files (soft, hard).
-    FileLimit(libc::rlimit),
-    /// Go to the working directory.
-    WorkDir(&'a CStr),
-    /// Empty the file behind one of the three.
-    Truncate(Stream),
-    /// Let signals through again.
-    ClearMask,
-    /// Become the program; does not return.
-    Exec(Exec<'a>),
-}
-
-/// What execve(2) is given.
-#[derive(Debug)]
-pub(super) struct Exec<'a> {
-    /// Tried in this order, as execvp(3) does.
-    pub(super) candidates: &'a [CString],
-    /// The arguments, the name of the program first.
-    pub(super) arguments: Pointers<'a>,
-    /// The environment.
-    pub(super) environment: Pointers<'a>,
-}
-
-/// Strings as execve(2) takes them: an array of pointers that ends with null.
-#[derive(Debug)]
-pub(super) struct Pointers<'a> {
-    array: Vec<*const c_char>,
-    strings: PhantomData<&'a CStr>,
-}
-
-impl<'a> Pointers<'a> {
-    /// Points at these strings.
-    pub(super) fn new(strings: impl Iterator<Item = &'a CStr>) -> Self {
-        let mut array: Vec<*const c_char> = strings.map(CStr::as_ptr).collect();
-        array.push(ptr::null());
-        Self {
-            array,
-            strings: PhantomData,
-        }
-    }
-}
 
 /// A process that has become its program.
 #[derive(Debug)]
@@ -239,9 +150,8 @@ impl Spawner {
 
 /// Waits for a child that has called `_exit`: it is about to be a zombie, or is one.
 fn reap_failed(pidfd: &OwnedFd) {
-    use std::os::fd::AsFd;
     let end = WaitIdOptions::EXITED;
-    while let Err(rustix::io::Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), end) {}
+    while let Err(Errno::INTR) = waitid(WaitId::PidFd(pidfd.as_fd()), end) {}
 }
 
 /// All signals blocked on this thread, until dropped.
@@ -266,19 +176,6 @@ impl Drop for BlockedSignals {
     }
 }
 
-fn set_mask(set: &u64, before: *mut u64) {
-    // SAFETY: both point to signal sets of the size given, or to nothing. It cannot fail then.
-    unsafe {
-        libc::syscall(
-            libc::SYS_rt_sigprocmask,
-            libc::SIG_SETMASK,
-            ptr::from_ref(set),
-            before,
-            SIGNAL_SET_BYTES,
-        );
-    }
-}
-
 /// Where the child begins. Nothing in here allocates, locks, indexes or unwinds.
 extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a pointer to its `Shared`, which it keeps until we are gone.
@@ -292,142 +189,4 @@ extern "C" fn child(shared: *mut c_void) -> c_int {
     }
     // SAFETY: ends this process only, and runs nothing of ours.
     unsafe { libc::_exit(NOT_EXECUTED) }
-}
-
-impl Step<'_> {
-    /// What it does, for the message when it fails.
-    pub(super) const fn what(&self) -> &'static str {
-        match self {
-            Self::ForgetAbove(_) => "a descriptor table of its own",
-            Self::OwnGroup => "a process group of its own",
-            Self::DefaultSignals => "default signal dispositions",
-            Self::Stdio(..) => "standard input and outputs",
-            Self::CloseRest => "closing descriptors",
-            Self::FileLimit(_) => "the limit of open files",
-            Self::WorkDir(_) => "the working directory",
-            Self::Truncate(_) => "emptying an output",
-            Self::ClearMask => "the signal mask",
-            Self::Exec(_) => "the program",
-        }
-    }
-
-    /// Runs in the child. The error is an errno.
-    fn take(&self, candidate: &AtomicUsize) -> Result<(), c_int> {
-        // SAFETY: plain system calls on values that were prepared before the clone. Those that
-        // change the descriptor table come after it is our own, or it never was shared.
-        unsafe {
-            match self {
-                Self::ForgetAbove(last) => check(libc::syscall(
-                    libc::SYS_close_range,
-                    c_long::from(last.saturating_add(1)),
-                    u32::MAX,
-                    libc::CLOSE_RANGE_UNSHARE,
-                )),
-                Self::OwnGroup => check(c_long::from(libc::setpgid(0, 0))),
-                Self::DefaultSignals => {
-                    default_signals();
-                    Ok(())
-                }
-                Self::Stdio(from, to) => {
-                    check(c_long::from(libc::dup2(from.as_raw_fd(), to.number())))
-                }
-                Self::CloseRest => check(libc::syscall(
-                    libc::SYS_close_range,
-                    c_long::from(Stream::Errors.number() + 1),
-                    u32::MAX,
-                    0,
-                )),
-                Self::FileLimit(limit) => {
-                    check(c_long::from(libc::setrlimit(libc::RLIMIT_NOFILE, limit)))
-                }
-                Self::WorkDir(path) => check(c_long::from(libc::chdir(path.as_ptr()))),
-                Self::Truncate(stream) => check(c_long::from(libc::ftruncate(stream.number(), 0))),
-                Self::ClearMask => {
-                    set_mask(&0, ptr::null_mut());
-                    Ok(())
-                }
-                Self::Exec(exec) => Err(exec.run(candidate)),
-            }
-        }
-    }
-}
-
-impl Exec<'_> {
-    /// Runs in the child; returns the errno when nothing could be executed.
-    fn run(&self, tried: &AtomicUsize) -> c_int {
-        let mut denied = None;
-        for (index, path) in self.candidates.iter().enumerate() {
-            match self.attempt(path) {
-                libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
-                libc::EACCES if denied.is_none() => denied = Some(index),
-                libc::EACCES => {}
-                errno => {
-                    tried.store(index, Relaxed);
-                    return errno;
-                }
-            }
-        }
-        match denied {
-            Some(index) => {
-                tried.store(index, Relaxed);
-                libc::EACCES
-            }
-            None => libc::ENOENT,
-        }
-    }
-
-    fn attempt(&self, path: &CStr) -> c_int {
-        let pause = libc::timespec {
-            tv_sec: 0,
-            tv_nsec: c_long::from(TEXT_BUSY_PAUSE.subsec_nanos().cast_signed()),
-        };
-        let mut errno = libc::ENOENT;
-        for _ in 0..TEXT_BUSY_TRIES {
-            // SAFETY: all three end as execve(2) wants it, and live until we are gone.
-            errno = unsafe {
-                libc::execve(
-                    path.as_ptr(),
-                    self.arguments.array.as_ptr(),
-                    self.environment.array.as_ptr(),
-                );
-                *libc::__errno_location()
-            };
-            if errno != libc::ETXTBSY {
-                break;
-            }
-            // SAFETY: `pause` is a time span; what remains of it is not asked for.
-            unsafe { libc::nanosleep(&raw const pause, ptr::null_mut()) };
-        }
-        errno
-    }
-}
-
-/// Runs in the child: every signal gets its default disposition.
-///
-/// By the system call itself, for the same reason as [`BlockedSignals`]. The kernel's structure
-/// differs between machines in size only, and all zeros is "default, no flags, empty mask" in
-/// each. KILL and STOP refuse, and that is all the same.
-fn default_signals() {
-    let default = [0_u64; 8];
-    for signal in 1..=SIGNAL_MAX {
-        // SAFETY: `default` is larger than the kernel's structure on any machine.
-        unsafe {
-            libc::syscall(
-                libc::SYS_rt_sigaction,
-                signal,
-                default.as_ptr(),
-                ptr::null_mut::<u64>(),
-                SIGNAL_SET_BYTES,
-            );
-        }
-    }
-}
-
-/// The errno of a call that says -1 when it failed.
-fn check(result: c_long) -> Result<(), c_int> {
-    if result == -1 {
-        // SAFETY: the location is this thread's, and always there.
-        return Err(unsafe { *libc::__errno_location() });
-    }
-    Ok(())
 }

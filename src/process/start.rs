@@ -21,7 +21,8 @@ use super::{
     inherit::FIRST_OTHER,
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
-    spawn::{Exec, Pointers, SpawnError, Spawned, Step, Stream},
+    spawn::{SpawnError, Spawned},
+    step::{Exec, Pointers, Step, Stream},
     strays,
 };
 use crate::spec::{ChildName, RunId, Spec};

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use std::{
-    future::{Future, pending},
+    future::pending,
     io,
     os::fd::{AsFd, OwnedFd},
     time::Duration,
@@ -226,11 +226,9 @@ pub(super) fn exit(status: &WaitIdStatus) -> Exit {
     }
 }
 
-fn sleep(span: Option<Duration>) -> impl Future<Output = ()> {
-    async move {
-        match span {
-            Some(span) => tokio::time::sleep(span).await,
-            None => pending().await,
-        }
+async fn sleep(span: Option<Duration>) {
+    match span {
+        Some(span) => tokio::time::sleep(span).await,
+        None => pending().await,
     }
 }

@@ -4,14 +4,7 @@
 //! process (orphans, counts of descriptors) runs [`alone`], in a process of its own. A [`World`]
 //! ends all that it started when it is dropped.
 
-use std::{
-    fs,
-    future::Future,
-    os::fd::AsFd,
-    path::{Path, PathBuf},
-    process::Command,
-    time::Duration,
-};
+use std::{fs, future::Future, os::fd::AsFd, path::PathBuf, process::Command, time::Duration};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
@@ -201,6 +194,28 @@ fn alone(test: &str, variables: &[(&str, &str)], body: impl Future<Output = ()>)
     assert!(text.contains("1 passed"), "no such test: {text}");
 }
 
+/// Runs a body without root's rights, as the owner of this folder (not of what is in it).
+pub(super) fn as_nobody(folder: &std::path::Path, body: impl FnOnce() + Send) {
+    use rustix::{
+        fs::{Gid, Uid},
+        thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    };
+    const NOBODY: u32 = 65534;
+    if !rustix::process::geteuid().is_root() {
+        return body();
+    }
+    let (user, group) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+    rustix::fs::chown(folder, Some(user), Some(group)).unwrap();
+    // Of one thread alone, unlike the C library's functions.
+    let thread = || {
+        set_thread_groups(&[]).unwrap();
+        set_thread_res_gid(group, group, group).unwrap();
+        set_thread_res_uid(user, user, user).unwrap();
+        body();
+    };
+    std::thread::scope(|scope| scope.spawn(thread).join().unwrap());
+}
+
 /// The command that makes the test binary do what a shell cannot.
 fn actor(name: &str) -> String {
     let binary = std::env::current_exe().unwrap();
@@ -211,6 +226,10 @@ fn actor(name: &str) -> String {
 }
 
 #[test]
+#[expect(
+    clippy::zombie_processes,
+    reason = "the `parent` leaves one on purpose"
+)]
 fn act() {
     match std::env::var(ACTOR).as_deref() {
         // Leaves its process group for that of its parent.

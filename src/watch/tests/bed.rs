@@ -48,6 +48,17 @@ pub(super) struct Plan {
     pub(super) being_written: BeingWritten,
     pub(super) rescan: Option<Duration>,
     pub(super) open: Open,
+    /// Where the bed's directory is made.
+    pub(super) on: Disk,
+}
+
+/// Where files are made.
+#[derive(Clone, Copy)]
+pub(super) enum Disk {
+    /// Where temporary files usually are.
+    Usual,
+    /// In memory, where there is such a place: many files are made faster there.
+    Memory,
 }
 
 impl Default for Plan {
@@ -57,6 +68,7 @@ impl Default for Plan {
             being_written: open_for_writing_by_us,
             rescan: None,
             open: source::inotify,
+            on: Disk::Usual,
         }
     }
 }
@@ -149,8 +161,12 @@ pub(super) fn has(program: &str) -> bool {
 }
 
 /// Makes the bed's directory with the loadpath `conf` in it.
-pub(super) fn sandbox() -> (TempDir, PathBuf) {
-    let keep = tempfile::tempdir().unwrap();
+pub(super) fn sandbox(on: Disk) -> (TempDir, PathBuf) {
+    let keep = match on {
+        Disk::Usual => tempfile::tempdir(),
+        Disk::Memory => tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()),
+    };
+    let keep = keep.unwrap();
     let root = keep.path().canonicalize().unwrap();
     fs::create_dir(root.join("conf")).unwrap();
     let server = root.join("server.yml");
@@ -171,7 +187,7 @@ impl Bed {
 
     /// `prepare` is given the bed's directory before the watch begins.
     pub(super) fn with(plan: Plan, prepare: impl FnOnce(&Path)) -> Self {
-        let (keep, root) = sandbox();
+        let (keep, root) = sandbox(plan.on);
         prepare(&root);
         let parses = Arc::new(AtomicUsize::new(0));
         let config = WatchConfig {

@@ -411,7 +411,7 @@ fn faults_of_a_loadpath_are_counted_beyond_a_hundred() {
 
 #[test]
 fn more_files_than_are_ever_listed_are_a_fault_and_not_an_empty_loadpath() {
-    let (_keep, root) = sandbox();
+    let (_keep, root) = sandbox(Disk::Usual);
     for n in 0..5 {
         fs::write(root.join(format!("conf/{n}.yml")), child("a")).unwrap();
     }

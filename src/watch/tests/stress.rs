@@ -5,7 +5,12 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
 };
 
-use super::{super::*, bed::*};
+use notify::{EventHandler, RecommendedWatcher, Watcher};
+
+use super::{
+    super::{source::Handler, *},
+    bed::*,
+};
 use crate::reconcile::listing::{Content, Entry};
 
 /// A small generator of numbers, so that a failing seed can be tried again.
@@ -76,23 +81,77 @@ fn whatever_is_done_the_listing_ends_as_what_is_there() {
     }
 }
 
+/// While this is held, the kernel's queue is not read.
+static GATE: Mutex<()> = Mutex::new(());
+
+/// A queue that is read only while [`GATE`] is free.
+fn gated(mut handler: Handler) -> notify::Result<RecommendedWatcher> {
+    let gated = move |event| {
+        let _free = GATE.lock().unwrap();
+        handler.handle_event(event);
+    };
+    RecommendedWatcher::new(gated, notify::Config::default())
+}
+
 #[test]
-fn forty_thousand_files_written_at_once_are_all_listed() {
+fn forty_thousand_files_written_while_the_queue_overflows_are_all_listed() {
     const COUNT: usize = 40_000;
-    let mut bed = Bed::new();
+    let plan = Plan {
+        being_written: never_known,
+        open: gated,
+        on: Disk::Memory,
+        ..Plan::default()
+    };
+    let mut bed = Bed::with(plan, |_| {});
+    let closed = GATE.lock().unwrap();
     for n in 0..COUNT {
         bed.write(&format!("conf/n{n}.yml"), "command: x\n");
     }
+    drop(closed);
     bed.until(|bed| bed.entries.len() == COUNT);
     assert!(
         bed.entries
             .values()
             .all(|entry| matches!(entry.content, Content::Good(_)))
     );
+    let whole = |seen: &Seen| matches!(seen, Seen::Listing(it) if it.scope == Scope::Whole);
+    assert!(bed.told.iter().any(whole), "the queue did not overflow");
+    // One file costs one look again, and what was lost is not missed.
+    let parsed = bed.parses();
+    bed.until_sure();
     bed.write("conf/n7.yml", &child("changed"));
     bed.until_runs("n7", "changed");
     fs::remove_file(bed.path("conf/n8.yml")).unwrap();
     bed.until_gone("n8");
+    assert!(bed.parses() <= parsed + COUNT / 2);
+}
+
+#[test]
+fn what_was_removed_while_the_queue_overflowed_is_gone() {
+    fn overflows(mut handler: Handler) -> notify::Result<RecommendedWatcher> {
+        let mut first = true;
+        let lossy = move |event: notify::Result<notify::Event>| {
+            // The first removal is lost, as in an overflow.
+            let lost = first && event.as_ref().is_ok_and(|event| event.kind.is_remove());
+            if lost {
+                first = false;
+                let flag = notify::event::Flag::Rescan;
+                let overflow = notify::Event::new(notify::EventKind::Other).set_flag(flag);
+                return handler.handle_event(Ok(overflow));
+            }
+            handler.handle_event(event);
+        };
+        RecommendedWatcher::new(lossy, notify::Config::default())
+    }
+    let plan = Plan {
+        open: overflows,
+        ..Plan::default()
+    };
+    let mut bed = Bed::with(plan, |root| {
+        fs::write(root.join("conf/web.yml"), child("a")).unwrap();
+    });
+    fs::remove_file(bed.path("conf/web.yml")).unwrap();
+    bed.until_gone("web");
 }
 
 #[test]
