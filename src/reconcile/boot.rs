@@ -1,11 +1,15 @@
 //! The first event: what an earlier server left, taken back (I2) before anything is started (I1).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     State, Turn,
     backoff::{Attempt, Streak},
-    child::{Armed, Last, Phase, Run, Rung},
+    child::{Armed, Child, Last, Phase, Run, Rung},
     effect::{Cause, Effect, Level},
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
@@ -85,10 +89,14 @@ impl State {
             let doubt = doubt.map(|(_, _, why)| why.clone());
             self.take_back(turn, &name, remembered, start, doubt);
         }
+        let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
+        let lived = self.children.iter().filter(lived);
+        let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
         for ((name, run), exit) in ended {
             self.on_exited(turn, &name, run, exit);
         }
         self.on_listing(turn, listing);
+        self.miss(turn, &lived);
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in names {
             self.open(turn, &name, start);
@@ -273,6 +281,25 @@ impl State {
         turn.unsettle(name);
     }
 
+    /// What lived until now, or is due, and is declared no more: its file went while nobody
+    /// watched, and with it those of the others.
+    fn miss(&mut self, turn: &mut Turn, lived: &BTreeSet<ChildName>) {
+        let due = |child: &Child| child.retry.is_some() || child.armed.is_some();
+        let missed: Vec<(ChildName, PathBuf)> = self
+            .children
+            .iter()
+            .filter(|(name, child)| child.entry.is_none() && (lived.contains(*name) || due(child)))
+            .filter_map(|(name, child)| {
+                let run = child.run.as_ref().map(|run| &run.spec);
+                let spec = run.or_else(|| child.last.as_ref().map(|last| &last.spec))?;
+                Some((name.clone(), spec.folder().to_owned()))
+            })
+            .collect();
+        for (name, home) in missed {
+            self.lose(turn, &name, home);
+        }
+    }
+
     fn tell_hold(&self, turn: &mut Turn, name: &ChildName) {
         let Some(since) = self.children.get(name).and_then(|child| child.hold) else {
             return;
@@ -291,15 +318,11 @@ impl State {
         };
         let Some(run) = &child.run else { return };
         let (id, pid) = (run.id, run.pid.unwrap_or_default());
-        let home = run.spec.folder().to_owned();
-        let (declared, held) = (child.entry.is_some(), child.hold.is_some());
+        let held = child.hold.is_some();
         let (stopping, replacing) = (child.is_stopping(), child.retry.is_some());
         let line = turn.log(Level::Info, name, "taken back");
         line.run = Some(id);
         line.detail = Some(format!("pid {pid}"));
-        if !declared {
-            self.lose(turn, name, home);
-        }
         if held || stopping {
             self.stop_again(turn, name, replacing);
         }

@@ -91,6 +91,7 @@ impl State {
         }
         self.loadpaths = loadpaths;
         self.expect_confirmation(turn);
+        self.lose_faith();
         // A loadpath that is back may make a removal believable that was not.
         let homes: BTreeSet<PathBuf> = self
             .children
@@ -101,6 +102,25 @@ impl State {
             .collect();
         for home in homes {
             self.expect_quiet(turn, &home);
+        }
+    }
+
+    /// What went from a loadpath that is itself not to be had now is not believed any more.
+    fn lose_faith(&mut self) {
+        let away = |state: &LoadpathState| match state {
+            LoadpathState::Ready { .. } => false,
+            LoadpathState::Missing | LoadpathState::Unreadable(_) => true,
+        };
+        let away: Vec<&Loadpath> = self.loadpaths.iter().filter(|it| away(&it.state)).collect();
+        if away.is_empty() {
+            return;
+        }
+        let gone = self
+            .children
+            .values_mut()
+            .filter_map(|child| child.gone.as_mut());
+        for gone in gone.filter(|gone| away.iter().any(|loadpath| loadpath.path == gone.home)) {
+            gone.belief = Belief::Seen;
         }
     }
 
@@ -136,6 +156,7 @@ impl State {
                 }
                 if is_new && child.run.is_none() && child.ran_digest() != Some(spec.digest) {
                     child.fresh = true;
+                    child.tried = None;
                 }
                 None
             }
@@ -267,10 +288,9 @@ impl State {
             let belief = child.gone.as_ref().map(|gone| gone.belief);
             belief == Some(Belief::Doubted)
         };
-        if self.settings.rescan.is_none()
-            && !self.timers.is_armed(&Timer::Confirm)
-            && self.children.values().any(doubted)
-        {
+        if self.settings.rescan.is_some() {
+            self.timers.cancel(&Timer::Confirm);
+        } else if !self.timers.is_armed(&Timer::Confirm) && self.children.values().any(doubted) {
             let at = turn.now.mono + CONFIRM_WITHOUT_RESCAN;
             self.timers.set(Timer::Confirm, at);
         }

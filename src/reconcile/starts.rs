@@ -7,6 +7,7 @@ use super::{
     Awaited, State, Turn,
     backoff::Attempt,
     child::Child,
+    desired::{self, Want},
     effect::{Cause, Effect, Level},
     event::{JobId, Ticket},
     hooks::Chain,
@@ -418,16 +419,16 @@ impl State {
         let (name, cause, automatic) = (job.child.clone(), job.cause, job.is_automatic());
         let blocked_by = job.blocked_by.clone();
         let spec = job.spec.clone();
-        if automatic {
-            let line = turn.log(Level::Warn, &name, "not started");
-            line.cause = Some(cause);
-            line.detail = Some(failure.message.clone());
-        }
         let restarts = self.has_restart_policy(&name);
         let Some(child) = self.children.get_mut(&name) else {
             return;
         };
-        if automatic {
+        // What was ordered may be what the core would try by itself next: that it failed counts.
+        let want = desired::want(&name, child, &self.settings, Cause::New);
+        if automatic || matches!(want, Want::Start(_) | Want::Replace) {
+            let line = turn.log(Level::Warn, &name, "not started");
+            line.cause = Some(cause);
+            line.detail = Some(failure.message.clone());
             // What was tried, which need not be what the file says by now.
             child.tried = spec.as_ref().map(|spec| spec.digest);
             if child.is_live() {

@@ -38,6 +38,10 @@ pub(super) struct Asked {
 pub(super) struct Absent {
     pub(super) since: Mono,
     pub(super) home: std::path::PathBuf,
+    /// Whether that could be believed at some time after the quiet second.
+    pub(super) believed: bool,
+    /// Whether it surely counts among those that went.
+    pub(super) counts: bool,
 }
 
 #[derive(Debug, Default)]
@@ -72,6 +76,8 @@ pub(super) struct Checks {
     start_count: u64,
     /// Whom the core was excused from starting: an attempt failed since its file changed.
     pub(super) excused: BTreeSet<ChildName>,
+    /// The last good content of each file.
+    good: BTreeMap<ChildName, Digest>,
     /// Who was stopped since its file changed.
     pub(super) stopped: BTreeSet<ChildName>,
     /// Whom a hook may have stopped.
@@ -222,11 +228,13 @@ impl World {
             seen.insert(name.clone());
             match entry {
                 Some(entry) => {
-                    if checks.view.get(name) != Some(entry) {
+                    if let Content::Good(spec) = &entry.content
+                        && checks.good.insert(name.clone(), spec.digest) != Some(spec.digest)
+                    {
                         checks.excused.remove(name);
                         checks.stopped.remove(name);
                     }
-                    checks.note_stop_hooks(entry);
+                    checks.note_stop_hooks(name, entry);
                     checks.view.insert(name.clone(), entry.clone());
                     checks.absent.remove(name);
                 }
@@ -255,12 +263,17 @@ impl World {
     fn miss_what_runs(&mut self, memory: &Memory, now: Mono) {
         for (name, child) in &memory.children {
             let Some(last) = &child.last else { continue };
-            if last.process.is_some() && last.end.is_none() && !self.checks.view.contains_key(name)
-            {
+            if !self.checks.view.contains_key(name) {
                 let home = last.spec.folder().to_owned();
-                self.checks
-                    .absent
-                    .insert(name.clone(), Absent { since: now, home });
+                self.checks.absent.insert(
+                    name.clone(),
+                    Absent {
+                        since: now,
+                        home,
+                        believed: false,
+                        counts: last.process.is_some() && last.end.is_none(),
+                    },
+                );
             }
         }
     }
@@ -482,11 +495,11 @@ impl World {
             }
             Some(Hook::Command { verb, child: other }) if *verb != Verb::Stop => {
                 let since = self.checks.starts.get(other).copied().unwrap_or(0) > before;
-                let lives = self
-                    .core
-                    .children
-                    .get(other)
-                    .is_some_and(|it| it.run.is_some());
+                let lives = self.core.children.get(other).is_some_and(|it| {
+                    // It may have lived when the hook asked.
+                    let ended = it.last.as_ref().map(|last| last.at.mono);
+                    it.run.is_some() || ended.is_some_and(|at| self.now.mono - at < GRACE * 7)
+                });
                 if !since && !lives {
                     self.blame(|_| {
                         format!("{child} is started before its prehook started {other}")
@@ -614,6 +627,9 @@ impl World {
                 self.checks.known_at_boot.insert(child.clone());
             }
             "not started" | "could not be started" | "given up" => {
+                if line.what == "could not be started" {
+                    self.checks.by_itself.remove(child);
+                }
                 self.checks.excused.insert(child.clone());
             }
             _other => {}
@@ -660,6 +676,7 @@ impl World {
             self.blame(|_| "I9: a deadline is armed that has passed".to_owned());
         }
         self.note_hook_stops();
+        self.checks.note_belief(self.now.mono);
         self.after_processes();
         self.after_core();
         self.after_requests();
@@ -925,12 +942,12 @@ impl World {
             self.blame(|_| format!("{child} is stopped before the quiet second is over"));
         }
         let configured = self.checks.settings.loadpaths.contains(&absent.home);
-        if configured && !self.checks.is_believable(&absent.home) {
+        if configured && !absent.believed && !self.checks.is_believable(&absent.home) {
             self.blame(|_| format!("{child} is stopped because a loadpath is not to be had"));
         }
         let together = self.checks.absent.values().filter(|other| {
             let apart = (other.since - absent.since).max(absent.since - other.since);
-            other.home == absent.home && apart < QUIET
+            other.home == absent.home && apart < QUIET && other.counts
         });
         let together = together.count();
         let stay = self.checks.count_files(&absent.home);
@@ -947,10 +964,16 @@ impl World {
 
 impl Checks {
     /// Whoever a hook may stop has an excuse for being down.
-    fn note_stop_hooks(&mut self, entry: &Entry) {
+    fn note_stop_hooks(&mut self, name: &ChildName, entry: &Entry) {
         let Content::Good(spec) = &entry.content else {
             return;
         };
+        if spec
+            .repeat
+            .is_some_and(|repeat| repeat.action == Verb::Stop)
+        {
+            self.stop_targets.insert(name.clone());
+        }
         for hook in [&spec.prehook, &spec.posthook].into_iter().flatten() {
             if let Hook::Command {
                 verb: Verb::Stop,
@@ -968,9 +991,24 @@ impl Checks {
                 .parent()
                 .expect("files stand in folders")
                 .to_owned();
-            self.absent
-                .insert(name.clone(), Absent { since: now, home });
+            self.absent.insert(
+                name.clone(),
+                Absent {
+                    since: now,
+                    home,
+                    believed: false,
+                    counts: true,
+                },
+            );
         }
+    }
+
+    fn note_belief(&mut self, now: Mono) {
+        let mut absent = std::mem::take(&mut self.absent);
+        for one in absent.values_mut().filter(|one| now - one.since >= QUIET) {
+            one.believed = one.believed || self.is_believable(&one.home);
+        }
+        self.absent = absent;
     }
 
     pub(super) fn has_files(&self, home: &std::path::Path) -> bool {
