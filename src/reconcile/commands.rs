@@ -201,8 +201,8 @@ impl State {
         let names: Vec<ChildName> = self.children.iter().filter_map(wanted).collect();
         if let Some(batch) = self.batches.get_mut(&id) {
             batch.missing = names.len();
-            // What the mode does not want now is not to start because the mode is edited later.
-            for name in batch.releasing.iter().filter(|name| !names.contains(name)) {
+            // It is not to start later for having been released now.
+            for name in &batch.releasing {
                 if let Some(child) = self.children.get_mut(name) {
                     child.fresh = child.run.is_none() && child.last.is_none();
                 }
