@@ -14,6 +14,7 @@ use super::{
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
     listing::{Content, Update},
+    planted::{Bug, planted},
     record::{Record, Remembered, RememberedEnd, RememberedRun},
     timers::Timer,
 };
@@ -96,7 +97,9 @@ impl State {
             self.on_exited(turn, &name, run, exit);
         }
         self.on_listing(turn, listing);
-        self.miss(turn, &lived);
+        if !planted(Bug::RemovalUnwatchedNotMissed) {
+            self.miss(turn, &lived);
+        }
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in names {
             self.open(turn, &name, start);
@@ -323,7 +326,7 @@ impl State {
         let line = turn.log(Level::Info, name, "taken back");
         line.run = Some(id);
         line.detail = Some(format!("pid {pid}"));
-        if held || stopping {
+        if (held || stopping) && !planted(Bug::StopNotTakenUp) {
             self.stop_again(turn, name, replacing);
         }
     }

@@ -11,6 +11,7 @@ use super::{
     effect::Cause,
     event::JobId,
     listing::{Content, Entry},
+    planted::{Bug, planted},
 };
 use crate::{
     command::StateName,
@@ -182,6 +183,12 @@ impl Child {
     pub(super) fn ran_digest(&self) -> Option<Digest> {
         let live = self.run.as_ref().map(|run| run.spec.digest);
         live.or_else(|| self.last.as_ref().map(|last| last.spec.digest))
+    }
+
+    /// Whether a repeat may still fire: its run is the latest, and nobody holds the child.
+    pub(super) fn counts(&self, armed: &Armed) -> bool {
+        let latest = armed.run.0 == self.latest || planted(Bug::RepeatOfOlderRun);
+        self.hold.is_none() && latest
     }
 
     /// Whether the live run was told to end.

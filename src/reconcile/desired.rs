@@ -7,6 +7,8 @@ use super::{
     child::{Belief, Child, Phase},
     effect::Cause,
     event::Settings,
+    listing::Content,
+    planted::{Bug, planted},
 };
 use crate::spec::{ChildName, Mode};
 
@@ -38,7 +40,11 @@ fn want_of_running(child: &Child, settings: &Settings) -> Want {
     if settings.mode != Mode::Sync {
         return Want::Nothing;
     }
-    if is_gone_for_good(child) {
+    let bad = matches!(
+        child.entry.as_ref().map(|entry| &entry.content),
+        Some(Content::Bad(_))
+    );
+    if is_gone_for_good(child) || (bad && planted(Bug::BadFileStops)) {
         return Want::Stop;
     }
     match child.listed() {
@@ -56,7 +62,9 @@ fn want_of_resting(name: &ChildName, child: &Child, settings: &Settings, cause: 
         return Want::Nothing;
     };
     // What may live already is not started on a guess (I1).
-    if child.hold.is_some() || child.doubt || child.tried == Some(spec.digest) {
+    let held = child.hold.is_some() && !planted(Bug::HoldIgnored);
+    let doubt = child.doubt && !planted(Bug::DoubtIgnored);
+    if held || doubt || child.tried == Some(spec.digest) {
         return Want::Nothing;
     }
     let first = if cause == Cause::Boot || cause == Cause::Settings {

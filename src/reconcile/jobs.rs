@@ -8,6 +8,7 @@ use super::{
     effect::{Cause, Effect},
     event::JobId,
     job::{HookWait, Job, Outcome, Posthooks, Step, Waiter},
+    planted::{Bug, planted},
     record::Record,
 };
 use crate::{
@@ -63,7 +64,9 @@ impl State {
             if verb == Verb::Restart {
                 let failure = not_running(name);
                 self.tell(turn, waiter, name, verb, Err(failure));
-            } else if let Some(job) = self.jobs.get_mut(&active) {
+            } else if let Some(job) = self.jobs.get_mut(&active)
+                && !planted(Bug::JoinedNotAnswered)
+            {
                 job.waiters.extend(waiter);
             }
             return;
@@ -72,7 +75,10 @@ impl State {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
-        if child.queue.len() >= QUEUE_LEN_MAX {
+        if child.queue.len() >= QUEUE_LEN_MAX && !planted(Bug::QueueUnbounded) {
+            if planted(Bug::BusyNotAnswered) {
+                return;
+            }
             let message = format!("{QUEUE_LEN_MAX} commands wait for `{name}` already; try again");
             let failure = Failure::new(ErrorCode::Busy, message);
             self.tell(turn, waiter, name, verb, Err(failure));
@@ -130,6 +136,11 @@ impl State {
         };
         self.leave_hook(turn, id);
         self.hold_again(turn, name, id);
+        if planted(Bug::SupersededNotAnswered)
+            && let Some(job) = self.jobs.get_mut(&id)
+        {
+            job.waiters.clear();
+        }
         self.finish(turn, id, Err(superseded(name, code)));
     }
 

@@ -6,7 +6,58 @@
 /// A mistake somebody might make.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Bug {
+    /// An end is believed of whatever run lives.
     RunIdUnchecked,
+    /// A stop is answered before its hold is on disk.
+    AnswerBeforeRecord,
+    /// What is held is started by itself.
+    HoldIgnored,
+    /// A hook starts a held child.
+    HookStartsHeld,
+    /// Nothing follows TERM.
+    KillTimerLost,
+    /// KILL follows TERM too soon.
+    GraceCut,
+    /// The start goes on before its prehook has.
+    HookChainOutOfOrder,
+    /// A failed prehook is taken for a good one.
+    HookFailureIgnored,
+    /// The posthook runs between the halves of a restart.
+    PosthookBetweenHalves,
+    /// A file that is gone is believed gone at once.
+    RemovalBelievedAtOnce,
+    /// However many files go at once, they are believed gone.
+    MassRemovalBelieved,
+    /// What went while no server watched is not missed.
+    RemovalUnwatchedNotMissed,
+    /// An overtaken order is not answered.
+    SupersededNotAnswered,
+    /// Who joins an order is not answered.
+    JoinedNotAnswered,
+    /// Who finds the queue full is not answered.
+    BusyNotAnswered,
+    /// The queue has no end.
+    QueueUnbounded,
+    /// A repeat fires for a run that is not the latest.
+    RepeatOfOlderRun,
+    /// The new run begins before the old one has ended.
+    RestartBeforeEnd,
+    /// What was started is still new.
+    FreshKept,
+    /// A name that comes back counts from 1 again.
+    NumbersForgotten,
+    /// A bad file stops what runs.
+    BadFileStops,
+    /// A process is let go before its end is recorded.
+    ReapBeforeRecord,
+    /// What may live already is started.
+    DoubtIgnored,
+    /// A listing acts although it says nothing new.
+    SameListingActs,
+    /// A stop that a dead server began is not taken up.
+    StopNotTakenUp,
+    /// A run begins before its release from the hold is on disk.
+    ReleaseNotAwaited,
 }
 
 #[cfg(not(test))]
@@ -15,13 +66,43 @@ pub(super) const fn planted(_bug: Bug) -> bool {
 }
 
 #[cfg(test)]
-pub(super) use tests::{plant, planted};
+pub(super) use switch::{ALL, plant, planted};
 
 #[cfg(test)]
-mod tests {
+mod switch {
     use std::cell::Cell;
 
     use super::Bug;
+
+    /// Every bug.
+    pub(in crate::reconcile) const ALL: &[Bug] = &[
+        Bug::RunIdUnchecked,
+        Bug::AnswerBeforeRecord,
+        Bug::HoldIgnored,
+        Bug::HookStartsHeld,
+        Bug::KillTimerLost,
+        Bug::GraceCut,
+        Bug::HookChainOutOfOrder,
+        Bug::HookFailureIgnored,
+        Bug::PosthookBetweenHalves,
+        Bug::RemovalBelievedAtOnce,
+        Bug::MassRemovalBelieved,
+        Bug::RemovalUnwatchedNotMissed,
+        Bug::SupersededNotAnswered,
+        Bug::JoinedNotAnswered,
+        Bug::BusyNotAnswered,
+        Bug::QueueUnbounded,
+        Bug::RepeatOfOlderRun,
+        Bug::RestartBeforeEnd,
+        Bug::FreshKept,
+        Bug::NumbersForgotten,
+        Bug::BadFileStops,
+        Bug::ReapBeforeRecord,
+        Bug::DoubtIgnored,
+        Bug::SameListingActs,
+        Bug::StopNotTakenUp,
+        Bug::ReleaseNotAwaited,
+    ];
 
     thread_local! {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };

@@ -16,6 +16,7 @@ use super::{
     effect::{Cause, Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     numbers::Used,
+    planted::{Bug, planted},
     record::Record,
     timers::Timer,
 };
@@ -127,7 +128,8 @@ impl State {
     /// Takes in what one name stands for now; says whether that is a change (I7).
     fn take_entry(&mut self, turn: &mut Turn, name: &ChildName, entry: Option<Entry>) -> bool {
         let known = self.children.get(name);
-        if known.and_then(|child| child.entry.as_ref()) == entry.as_ref() {
+        let same = known.and_then(|child| child.entry.as_ref()) == entry.as_ref();
+        if same && !planted(Bug::SameListingActs) {
             return false;
         }
         self.unblock(turn, name);
@@ -215,7 +217,11 @@ impl State {
         child.gone = Some(Gone {
             since,
             home: home.clone(),
-            belief: Belief::Seen,
+            belief: if planted(Bug::RemovalBelievedAtOnce) {
+                Belief::Confirmed
+            } else {
+                Belief::Seen
+            },
         });
         self.restless.entry(home.clone()).or_insert(since);
         self.expect_quiet(turn, &home);
@@ -259,7 +265,7 @@ impl State {
         // What went before and is doubted still went with it.
         let doubted = |(_, gone): &(&ChildName, &Gone)| gone.belief == Belief::Doubted;
         let went = gone.len() + self.gone_from(home).filter(doubted).count();
-        let many = went >= MANY_MIN && went > stay;
+        let many = went >= MANY_MIN && went > stay && !planted(Bug::MassRemovalBelieved);
         let belief = if many || !configured {
             Belief::Doubted
         } else {
@@ -477,7 +483,9 @@ impl State {
             latest: child.latest,
             reserved: child.reserved,
         };
-        self.numbers.keep(name.clone(), used);
+        if !planted(Bug::NumbersForgotten) {
+            self.numbers.keep(name.clone(), used);
+        }
         if child.last.is_some() {
             let forgotten = Record::Forgotten {
                 child: name.clone(),

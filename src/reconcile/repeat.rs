@@ -64,7 +64,7 @@ impl State {
             // It stays armed on disk: the next server lets it fire.
             return;
         }
-        let fires = child.hold.is_none() && armed.run.0 == child.latest;
+        let fires = child.counts(&armed);
         if !fires {
             self.disarm(turn, name);
             return;

@@ -9,6 +9,7 @@ use super::{
     effect::{Cause, Effect, Leftovers, Level, Signal},
     event::SpawnFailure,
     job::{EndedRun, Job},
+    planted::{Bug, planted},
     record::Record,
     timers::Timer,
 };
@@ -70,7 +71,7 @@ impl State {
         if run.phase == Phase::Spawning {
             run.phase = Phase::Running;
         }
-        child.fresh = false;
+        child.fresh = planted(Bug::FreshKept);
         child.doubt = false;
         child.tried = None;
         child.failure = None;
@@ -130,7 +131,10 @@ impl State {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
-        let Some(run) = child.run.take_if(|run| run.id == id) else {
+        let Some(run) = child
+            .run
+            .take_if(|run| run.id == id || planted(Bug::RunIdUnchecked))
+        else {
             return;
         };
         let job = child.job.and_then(|id| self.jobs.get(&id));
@@ -143,6 +147,13 @@ impl State {
         // An order that waits for this very run to begin is told that it did not live.
         let awaited = run.phase == Phase::Spawning;
         self.timers.cancel(&Timer::Ladder(name.clone()));
+        if planted(Bug::ReapBeforeRecord) {
+            turn.emit(Effect::Reap {
+                child: name.clone(),
+                run: id,
+                leftovers: Leftovers::Kill,
+            });
+        }
         turn.emit(Effect::Record {
             ticket: None,
             records: vec![Record::Ended {
@@ -300,8 +311,15 @@ impl State {
                     run: id,
                     signal: Signal::Term,
                 });
-                self.timers
-                    .set(Timer::Ladder(name.clone()), turn.now.mono + GRACE);
+                let grace = if planted(Bug::GraceCut) {
+                    GRACE / 2
+                } else {
+                    GRACE
+                };
+                if !planted(Bug::KillTimerLost) {
+                    self.timers
+                        .set(Timer::Ladder(name.clone()), turn.now.mono + grace);
+                }
             }
             Phase::Stopping {
                 rung: Rung::Stuck, ..

@@ -14,6 +14,7 @@ use super::{
     job::{EndedRun, HookWait, Step, Success, Waiter},
     jobs::not_running,
     listing::Content,
+    planted::{Bug, planted},
     record::Record,
 };
 use crate::{
@@ -36,7 +37,7 @@ impl State {
             return;
         };
         let stale = |waiter: &Waiter| match waiter {
-            Waiter::Repeat(armed) => child.hold.is_some() || armed.run.0 != child.latest,
+            Waiter::Repeat(armed) => !child.counts(armed),
             Waiter::Request(..) | Waiter::Batch(_) | Waiter::Hook(_) => false,
         };
         if job.waiters.iter().any(stale) {
@@ -44,12 +45,13 @@ impl State {
             self.finish(turn, id, Err(failure));
             return;
         }
-        if job.cause != Cause::Command && child.doubt {
+        if job.cause != Cause::Command && child.doubt && !planted(Bug::DoubtIgnored) {
             let why = child.failure.clone().unwrap_or_default();
             self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, why)));
             return;
         }
-        if job.cause == Cause::Hook && child.hold.is_some() {
+        let held = child.hold.is_some() && !planted(Bug::HookStartsHeld);
+        if job.cause == Cause::Hook && held {
             let message = format!(
                 "`{name}` is held by an operator's `stop`, and a hook does not start a held child\n\
                  hint: `supervisor-rs-client start {name}` releases it"
@@ -170,6 +172,9 @@ impl State {
             None => self.after_prehook(turn, id),
             Some(Hook::Command { verb, child }) => {
                 self.set_step(id, Step::Prehook(HookWait::Job(id)));
+                if planted(Bug::HookChainOutOfOrder) {
+                    self.after_prehook(turn, id);
+                }
                 self.order_hook(turn, id, verb, &child);
             }
             Some(Hook::Run(argv)) => {
@@ -214,6 +219,9 @@ impl State {
             job.step = Step::StoppingOld;
             self.begin_ladder(turn, &name, cause);
             self.note_replacing(turn, &name);
+            if planted(Bug::RestartBeforeEnd) {
+                self.record_then_spawn(turn, id);
+            }
         } else {
             self.record_then_spawn(turn, id);
         }
@@ -242,7 +250,7 @@ impl State {
                 upto,
             });
         }
-        if records.is_empty() {
+        if records.is_empty() || planted(Bug::ReleaseNotAwaited) {
             self.spawn_now(turn, id);
             return;
         }
@@ -394,6 +402,10 @@ impl State {
             }
             Step::StoppingOld => {
                 job.ended = Some(ended);
+                if planted(Bug::PosthookBetweenHalves) {
+                    self.run_posthook(turn, id);
+                    return;
+                }
                 self.record_then_spawn(turn, id);
             }
             Step::Spawning => {

@@ -7,6 +7,7 @@ use super::{
     event::JobId,
     hooks::Chain,
     job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
+    planted::{Bug, planted},
     record::Record,
     timers::Timer,
 };
@@ -156,7 +157,7 @@ impl State {
         self.run_posthook(turn, id);
     }
 
-    fn run_posthook(&mut self, turn: &mut Turn, id: JobId) {
+    pub(super) fn run_posthook(&mut self, turn: &mut Turn, id: JobId) {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
@@ -225,7 +226,7 @@ impl State {
             return;
         };
         job.step = Step::Closing;
-        if job.ticket.is_some() {
+        if job.ticket.is_some() && !planted(Bug::AnswerBeforeRecord) {
             return;
         }
         let name = &job.child;

@@ -13,7 +13,7 @@ use crate::{
         child::{Phase, Rung},
         effect::{Cause, Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, StartKind, Ticket},
-        job::Step,
+        job::{Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         record::{Memory, Record, RememberedEnd},
     },
@@ -476,9 +476,6 @@ impl World {
                 self.blame(|_| format!("I1: {child} run {run} begins while run {other} is there"));
             }
         }
-        // An operator who starts a child in doubt has been told to look for the old run first.
-        self.processes
-            .retain(|(name, _), process| name != child || process.recorded);
         let used = self.checks.used.get(child).copied().unwrap_or(0);
         if run.0 <= used {
             self.blame(|_| {
@@ -754,6 +751,16 @@ impl World {
         for (id, job) in &self.core.jobs {
             let child = self.core.children.get(&job.child);
             let mine = child.is_some_and(|it| it.job == Some(*id) || it.queue.contains(id));
+            for waiter in &job.waiters {
+                if let (Waiter::Repeat(armed), Step::Reading) = (waiter, job.step)
+                    && child.is_some_and(|it| it.latest != armed.run.0)
+                {
+                    let (run, name) = (armed.run, &job.child);
+                    wrong = Some(format!(
+                        "I4: the repeat of run {run} of {name} fires too late"
+                    ));
+                }
+            }
             if !mine {
                 wrong = Some(format!("job {} for {} is lost", id.0, job.child));
             }

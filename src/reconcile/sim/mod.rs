@@ -22,7 +22,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use self::{coverage::Coverage, world::World};
 use super::{
     event::StartKind,
-    planted::{Bug, plant},
+    planted::{ALL, Bug, plant},
 };
 
 /// How many lives are lived.
@@ -137,6 +137,43 @@ fn seeds_third_quarter() {
 #[test]
 fn seeds_fourth_quarter() {
     run_all(SEEDS / 4 * 3..SEEDS);
+}
+
+/// Lives lives until one shows the bug.
+fn hunt(bug: Bug) -> Option<(u64, String)> {
+    plant(Some(bug));
+    let found = (0..SEEDS).find_map(|seed| Some((seed, live(seed, None).1?)));
+    plant(None);
+    found
+}
+
+fn hunt_all(bugs: &[Bug]) {
+    let mut missed = Vec::new();
+    for bug in bugs {
+        match hunt(*bug) {
+            Some((seed, why)) => {
+                println!(
+                    "{bug:?}: seed {seed}: {}",
+                    why.lines().next().unwrap_or_default()
+                );
+            }
+            None => missed.push(bug),
+        }
+    }
+    assert!(
+        missed.is_empty(),
+        "not caught within {SEEDS} seeds: {missed:?}"
+    );
+}
+
+#[test]
+fn every_planted_bug_is_caught_first_half() {
+    hunt_all(&ALL[..ALL.len() / 2]);
+}
+
+#[test]
+fn every_planted_bug_is_caught_second_half() {
+    hunt_all(&ALL[ALL.len() / 2..]);
 }
 
 #[test]

@@ -372,6 +372,9 @@ impl World {
     /// A run is about to begin: its number is used from now on.
     fn begin_run(&mut self, child: &ChildName, run: RunId, spec: &Arc<Spec>) {
         self.checks.used.insert(child.clone(), run.0);
+        // An operator who starts a child in doubt has been told to look for the old run first.
+        self.processes
+            .retain(|(name, _), process| name != child || process.recorded);
         let (child, spec) = (child.clone(), Arc::clone(spec));
         self.memory.apply(&Record::Begun { child, run, spec });
     }
