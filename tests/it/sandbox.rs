@@ -105,6 +105,11 @@ impl Sandbox {
         self.dir.path()
     }
 
+    /// The server's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
     /// Where child files go.
     pub(crate) fn loadpath(&self) -> PathBuf {
         self.root().join("load")
