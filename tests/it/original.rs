@@ -45,7 +45,7 @@ fn the_documented_hooks_start_what_they_name() {
 
 #[test]
 fn the_documented_demo_commands_work() {
-    let mut sandbox = Sandbox::start("mode: quiet");
+    let sandbox = Sandbox::start("mode: quiet");
     put(&sandbox, "child.yml", "child0.yml");
     sandbox.write("child.yml", "command: sleep 300\n");
     for (words, code) in [
