@@ -199,7 +199,10 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Started { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
+        | Record::Replacing { .. }
         | Record::Ended { .. }
+        | Record::GivenUp { .. }
+        | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }
         | Record::LoadpathSeen { .. }

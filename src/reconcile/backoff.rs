@@ -55,9 +55,13 @@ impl Streak {
         }
     }
 
-    /// Notes a restart by policy.
-    pub(super) fn restarted(&mut self, policy: &RestartPolicy, now: Mono) {
+    /// Notes a run that began by policy.
+    pub(super) fn restarted(&mut self) {
         self.restarts += 1;
+    }
+
+    /// Notes that a restart by policy is attempted, whatever comes of it.
+    pub(super) fn attempted(&mut self, policy: &RestartPolicy, now: Mono) {
         if policy.max.is_some() {
             self.recent.push_back(now);
             if self.recent.len() > RESTARTS_REMEMBERED_MAX {
@@ -97,12 +101,13 @@ impl Streak {
             self.grown = 0;
             return Verdict::After(Duration::ZERO);
         }
-        let delay = spread(delay(policy, self.grown), policy.jitter_permille, random);
+        let least = match attempt {
+            Attempt::Ran(..) => Duration::ZERO,
+            Attempt::NeverRan => NEVER_RAN_DELAY_MIN,
+        };
+        let delay = delay(policy, least, self.grown);
         self.grown = self.grown.saturating_add(1);
-        Verdict::After(match attempt {
-            Attempt::Ran(..) => delay,
-            Attempt::NeverRan => delay.max(NEVER_RAN_DELAY_MIN),
-        })
+        Verdict::After(spread(delay, policy.jitter_permille, random).max(least))
     }
 }
 
@@ -124,15 +129,16 @@ fn wants_restart(policy: &RestartPolicy, attempt: Attempt) -> bool {
     }
 }
 
-/// The delay after it has grown so often, before jitter.
-fn delay(policy: &RestartPolicy, grown: u32) -> Duration {
+/// The delay after it has grown so often from at least this, before jitter.
+fn delay(policy: &RestartPolicy, least: Duration, grown: u32) -> Duration {
     // 64 doublings of a microsecond pass any cap; a factor of 1 needs no more rounds either.
     const ROUNDS_MAX: u32 = 64;
-    let mut delay = policy.delay.min(policy.max_delay);
+    let cap = policy.max_delay.max(least);
+    let mut delay = policy.delay.max(least).min(cap);
     for _ in 0..grown.min(ROUNDS_MAX) {
         delay = delay.saturating_mul(policy.factor_permille) / 1_000;
-        if delay >= policy.max_delay {
-            return policy.max_delay;
+        if delay >= cap {
+            return cap;
         }
     }
     delay
@@ -265,7 +271,7 @@ mod tests {
                 streak.judge(&policy, crash, now, 0),
                 Verdict::After(_)
             ));
-            streak.restarted(&policy, now);
+            streak.attempted(&policy, now);
         }
         let Verdict::GiveUp(why) = streak.judge(&policy, crash, Mono(3_000_000), 0) else {
             panic!("not given up");
@@ -276,6 +282,24 @@ mod tests {
             streak.judge(&policy, crash, Mono(10_500_000), 0),
             Verdict::After(_)
         ));
+    }
+
+    #[test]
+    fn attempts_that_come_to_no_run_grow_apart_even_where_the_delay_is_nothing() {
+        let policy = RestartPolicy {
+            delay: Duration::ZERO,
+            ..policy(RestartWhen::Always)
+        };
+        let mut streak = Streak::default();
+        let millis: Vec<u128> = (0..4)
+            .map(
+                |_| match streak.judge(&policy, Attempt::NeverRan, Mono(0), 0) {
+                    Verdict::After(delay) => delay.as_millis(),
+                    other => panic!("{other:?}"),
+                },
+            )
+            .collect();
+        assert_eq!(millis, [100, 200, 400, 800]);
     }
 
     #[test]

@@ -1,18 +1,23 @@
 //! The first event: what an earlier server left, taken back (I2) before anything is started (I1).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+};
 
 use super::{
     State, Turn,
     backoff::{Attempt, Streak},
-    child::{Armed, Last, Phase, Run, Rung},
-    effect::{Cause, Level},
-    event::{Boot, StartKind},
+    child::{Armed, Child, Last, Phase, Run, Rung},
+    effect::{Cause, Effect, Level},
+    event::{Boot, JobId, StartKind},
+    job::{Job, Step},
     listing::{Content, Update},
-    record::{Remembered, RememberedEnd, RememberedRun},
+    record::{Record, Remembered, RememberedEnd, RememberedRun},
     timers::Timer,
 };
-use crate::spec::{ChildName, Exit, Mode, RunId, Time};
+use crate::spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb};
 
 /// Why a server must not start at all: in `full` mode, on a fresh start with nothing running, one
 /// bad file is enough. All faults, each a whole diagnostic; empty when it may start.
@@ -84,10 +89,14 @@ impl State {
             let doubt = doubt.map(|(_, _, why)| why.clone());
             self.take_back(turn, &name, remembered, start, doubt);
         }
+        let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
+        let lived = self.children.iter().filter(lived);
+        let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
         for ((name, run), exit) in ended {
             self.on_exited(turn, &name, run, exit);
         }
         self.on_listing(turn, listing);
+        self.miss(turn, &lived);
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in names {
             self.open(turn, &name, start);
@@ -105,7 +114,7 @@ impl State {
         start: StartKind,
         doubt: Option<String>,
     ) {
-        let child = self.children.entry(name.clone()).or_default();
+        let child = self.enter(name);
         child.hold = remembered.held;
         child.reserved = remembered.reserved.map_or(0, |run| run.0);
         // Which numbers of a reserved block were used is known only while the records of this
@@ -117,27 +126,71 @@ impl State {
         let Some(last) = remembered.last else { return };
         let lives = last.end.is_none() && last.process.is_some() && doubt.is_none();
         if lives {
-            child.run = Some(revived(&last, turn.now));
+            let cause = if child.hold.is_some() {
+                Cause::Command
+            } else {
+                Cause::Boot
+            };
+            child.run = Some(revived(&last, turn.now, cause));
             child.good = Some(Arc::clone(&last.spec));
-            if last.stopping {
-                let rung = Timer::Ladder(name.clone());
-                self.timers.set(rung, turn.now.mono + super::GRACE);
-            }
         } else {
             self.take_back_ended(turn, name, &last, start, doubt);
         }
+        if lives || start == StartKind::Continued {
+            self.take_back_repeat(turn, name, &last, remembered.armed);
+        }
+        if !lives && start == StartKind::Fresh && !last.settled {
+            let child = name.clone();
+            turn.emit(Effect::Record {
+                ticket: None,
+                records: vec![Record::Settled { child }],
+            });
+        }
+        if last.replacing && start == StartKind::Continued {
+            self.go_on_replacing(turn, name);
+        }
+    }
+
+    /// Arms the repeat of the latest run again. A server may have died before it could write
+    /// down that the run had armed one.
+    fn take_back_repeat(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        last: &RememberedRun,
+        armed: Option<(RunId, Repeat, Mono)>,
+    ) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
-        let latest = |run: RunId| run.0 == child.latest;
-        if let Some((run, repeat, due)) = remembered.armed.filter(|(run, ..)| latest(*run))
-            && (lives || start == StartKind::Continued)
-            && child.hold.is_none()
-        {
-            child.armed = Some(Armed { run, repeat, due });
-            self.timers
-                .set(Timer::Repeat(name.clone()), due.max(turn.now.mono));
+        let by_order = match &last.end {
+            Some(RememberedEnd::Exited { by, .. }) => by.is_some(),
+            Some(RememberedEnd::NotStarted { .. }) | None => false,
+        };
+        if child.hold.is_some() || last.stopping || by_order || last.disarmed || last.settled {
+            return;
         }
+        let unwritten = || {
+            let repeat = last.spec.repeat?;
+            Some((last.run, repeat, last.started?.mono + repeat.every))
+        };
+        let Some((run, repeat, due)) = armed
+            .filter(|(run, ..)| *run == last.run)
+            .or_else(unwritten)
+        else {
+            return;
+        };
+        child.armed = Some(Armed { run, repeat, due });
+        self.timers
+            .set(Timer::Repeat(name.clone()), due.max(turn.now.mono));
+    }
+
+    /// A server died between the halves of a replacement: the second half is due.
+    fn go_on_replacing(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(child) = self.children.get_mut(name).filter(|it| it.hold.is_none()) else {
+            return;
+        };
+        child.retry = Some(turn.now.mono);
     }
 
     fn take_back_ended(
@@ -173,7 +226,8 @@ impl State {
                 ended.at = *at;
                 ended.by = *by;
                 child.streak = Streak::resumed(*restarts);
-                if by.is_none() && start == StartKind::Continued {
+                child.failure.clone_from(&last.given_up);
+                if by.is_none() && start == StartKind::Continued && !is_closed(last) {
                     let lived = at.mono - started.map_or(at.mono, |time| time.mono);
                     judged = Some(Attempt::Ran(*exit, lived));
                 }
@@ -181,6 +235,9 @@ impl State {
             Some(RememberedEnd::NotStarted { why, at }) => {
                 ended.at = *at;
                 child.failure = Some(why.clone());
+                if start == StartKind::Continued && !is_closed(last) {
+                    judged = Some(Attempt::NeverRan);
+                }
             }
             None => {
                 let died = || format!("the server died while it was starting run {}", last.run);
@@ -215,36 +272,106 @@ impl State {
                 StartKind::Fresh => true,
                 StartKind::Continued => child.last.is_none(),
             };
-        if let Some(since) = child.hold {
-            let since = crate::command::Stamp(since);
-            turn.log(Level::Warn, name, "held: not started by itself")
-                .detail = Some(format!(
-                "since {since}; `supervisor-rs-client start {name}` releases it"
-            ));
+        if start == StartKind::Fresh && child.run.is_none() {
+            // What was due belongs to the life that ended by order.
+            self.cancel_due(turn, name);
         }
-        if let Some(run) = &child.run {
-            let (id, pid) = (run.id, run.pid.unwrap_or_default());
-            let home = run.spec.folder().to_owned();
-            let line = turn.log(Level::Info, name, "taken back");
-            line.run = Some(id);
-            line.detail = Some(format!("pid {pid}"));
-            if self
-                .children
-                .get(name)
-                .is_some_and(|child| child.entry.is_none())
-            {
-                self.lose(turn, name, home);
-            }
-        }
+        self.tell_hold(turn, name);
+        self.go_on_with(turn, name);
         turn.unsettle(name);
+    }
+
+    /// What lived until now, or is due, and is declared no more: its file went while nobody
+    /// watched, and with it those of the others.
+    fn miss(&mut self, turn: &mut Turn, lived: &BTreeSet<ChildName>) {
+        let due = |child: &Child| child.retry.is_some() || child.armed.is_some();
+        let missed: Vec<(ChildName, PathBuf)> = self
+            .children
+            .iter()
+            .filter(|(name, child)| child.entry.is_none() && (lived.contains(*name) || due(child)))
+            .filter_map(|(name, child)| {
+                let run = child.run.as_ref().map(|run| &run.spec);
+                let spec = run.or_else(|| child.last.as_ref().map(|last| &last.spec))?;
+                Some((name.clone(), spec.folder().to_owned()))
+            })
+            .collect();
+        for (name, home) in missed {
+            self.lose(turn, &name, home);
+        }
+    }
+
+    fn tell_hold(&self, turn: &mut Turn, name: &ChildName) {
+        let Some(since) = self.children.get(name).and_then(|child| child.hold) else {
+            return;
+        };
+        let since = crate::command::Stamp(since);
+        turn.log(Level::Warn, name, "held: not started by itself")
+            .detail = Some(format!(
+            "since {since}; `supervisor-rs-client start {name}` releases it"
+        ));
+    }
+
+    /// Takes a live run on as it was: running, or being stopped.
+    fn go_on_with(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(child) = self.children.get(name) else {
+            return;
+        };
+        let Some(run) = &child.run else { return };
+        let (id, pid) = (run.id, run.pid.unwrap_or_default());
+        let held = child.hold.is_some();
+        let (stopping, replacing) = (child.is_stopping(), child.retry.is_some());
+        let line = turn.log(Level::Info, name, "taken back");
+        line.run = Some(id);
+        line.detail = Some(format!("pid {pid}"));
+        if held || stopping {
+            self.stop_again(turn, name, replacing);
+        }
+    }
+
+    /// Goes on with a stop that a dead server had begun, or had promised with a hold. Nobody
+    /// knows which signals were sent: the ladder begins anew (I8).
+    fn stop_again(&mut self, turn: &mut Turn, name: &ChildName, replacing: bool) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        if let Some(run) = &mut child.run {
+            run.phase = Phase::Running;
+        }
+        let stopped_by = if child.hold.is_some() {
+            Cause::Command
+        } else {
+            Cause::Boot
+        };
+        let (verb, cause, step) = if replacing {
+            (Verb::Trystart, Cause::Policy, Step::StoppingOld)
+        } else {
+            (Verb::Stop, stopped_by, Step::Stopping)
+        };
+        let mut job = Job::new(name.clone(), verb, cause, None);
+        job.step = step;
+        let id = JobId(self.number());
+        self.jobs.insert(id, job);
+        if let Some(child) = self.children.get_mut(name) {
+            child.job = Some(id);
+            child.retry = None;
+        }
+        self.begin_ladder(turn, name, stopped_by);
+        if replacing {
+            self.note_replacing(turn, name);
+        }
     }
 }
 
+/// Whether nothing follows a run that has ended any more.
+fn is_closed(last: &RememberedRun) -> bool {
+    last.given_up.is_some() || last.settled
+}
+
 /// A live run as it was when its server died.
-fn revived(last: &RememberedRun, now: Time) -> Run {
+fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
     let phase = if last.stopping {
         Phase::Stopping {
-            cause: Cause::Command,
+            cause,
             rung: Rung::Term,
         }
     } else {

@@ -37,7 +37,7 @@ impl State {
                 if self.ending.is_some() {
                     self.refuse_while_ending(turn, id);
                 } else {
-                    let waiter = Some(Waiter::Request(id));
+                    let waiter = Some(Waiter::Request(id, verb));
                     self.order(turn, &child, verb, Cause::Command, waiter);
                 }
             }
@@ -75,7 +75,14 @@ impl State {
     }
 
     /// Answers the client that waited for a job.
-    pub(super) fn answer(&self, turn: &mut Turn, id: RequestId, job: &Job, outcome: Outcome) {
+    pub(super) fn answer(
+        &self,
+        turn: &mut Turn,
+        id: RequestId,
+        verb: Verb,
+        job: &Job,
+        outcome: Outcome,
+    ) {
         let answer = outcome.map(|success| {
             let (pid, run) = match success {
                 Success::Started { run, pid } => (Some(pid), Some(run)),
@@ -86,7 +93,7 @@ impl State {
             };
             let ended = job.ended.filter(|_| !job.starts());
             Answer::Done(Done {
-                op: job.verb.into(),
+                op: verb.into(),
                 child: job.child.clone(),
                 pid,
                 run,
@@ -177,6 +184,13 @@ impl State {
         self.start_released(turn, id);
     }
 
+    /// A stop overtakes a `start --all` whose releases are on their way to the disk.
+    pub(super) fn keep_from_release(&mut self, name: &ChildName) {
+        for batch in self.batches.values_mut() {
+            batch.releasing.retain(|released| released != name);
+        }
+    }
+
     /// Starts what the mode wants now that nothing is held.
     fn start_released(&mut self, turn: &mut Turn, id: RequestId) {
         let wanted = |(name, child): (&ChildName, &Child)| {
@@ -187,6 +201,12 @@ impl State {
         let names: Vec<ChildName> = self.children.iter().filter_map(wanted).collect();
         if let Some(batch) = self.batches.get_mut(&id) {
             batch.missing = names.len();
+            // It is not to start later for having been released now.
+            for name in &batch.releasing {
+                if let Some(child) = self.children.get_mut(name) {
+                    child.fresh = child.run.is_none() && child.last.is_none();
+                }
+            }
         }
         for name in &names {
             self.order(

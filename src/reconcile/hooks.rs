@@ -45,7 +45,16 @@ impl State {
             self.hook_done(turn, parent, Err(failure));
             return;
         }
-        self.order(turn, target, verb, Cause::Hook, Some(Waiter::Hook(parent)));
+        let waiter = Some(Waiter::Hook(parent));
+        match (verb, self.jobs.get(&parent).map(|job| job.posthooks)) {
+            // What is stopped on the way of stopping everything starts nothing either.
+            (Verb::Stop, Some(posthooks)) => {
+                self.stop(turn, target, Cause::Hook, posthooks, waiter);
+            }
+            (Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop, _) => {
+                self.order(turn, target, verb, Cause::Hook, waiter);
+            }
+        }
         // Unless it is done already, say whom to wait for.
         let Some(child) = self.children.get(target) else {
             return;

@@ -8,6 +8,7 @@ use super::{
     effect::{Cause, Effect},
     event::JobId,
     job::{HookWait, Job, Outcome, Posthooks, Step, Waiter},
+    record::Record,
 };
 use crate::{
     command::{ErrorCode, Failure},
@@ -34,7 +35,7 @@ impl State {
             self.stop(turn, name, cause, Posthooks::All, waiter);
             return;
         }
-        let active = self.children.entry(name.clone()).or_default().job;
+        let active = self.enter(name).job;
         if let Some(active) = active {
             self.order_beside(turn, name, verb, cause, waiter, active);
             return;
@@ -128,7 +129,22 @@ impl State {
             return;
         };
         self.leave_hook(turn, id);
+        self.hold_again(turn, name, id);
         self.finish(turn, id, Err(superseded(name, code)));
+    }
+
+    /// A release that is on its way to the disk is taken back with the start it was for.
+    fn hold_again(&mut self, turn: &mut Turn, name: &ChildName, id: JobId) {
+        let releasing = self.jobs.get(&id).is_some_and(|job| job.ticket.is_some());
+        let held = self.children.get(name).and_then(|child| child.hold);
+        if let (true, Some(since)) = (releasing, held) {
+            self.keep_from_release(name);
+            let child = name.clone();
+            turn.emit(Effect::Record {
+                ticket: None,
+                records: vec![Record::Held { child, since }],
+            });
+        }
     }
 
     pub(super) fn supersede_queue(&mut self, turn: &mut Turn, name: &ChildName, code: ErrorCode) {
@@ -223,7 +239,7 @@ impl State {
 
     fn tell_of(&mut self, turn: &mut Turn, waiter: Waiter, job: &Job, outcome: Outcome) {
         match waiter {
-            Waiter::Request(id) => self.answer(turn, id, job, outcome),
+            Waiter::Request(id, verb) => self.answer(turn, id, verb, job, outcome),
             Waiter::Batch(id) => self.batch_saw(turn, id, job, outcome),
             Waiter::Hook(parent) => {
                 let result = match (outcome, job.verb) {
@@ -233,12 +249,16 @@ impl State {
                     }
                     (Err(failure), Verb::Stop) if failure.code == ErrorCode::NotRunning => Ok(()),
                     (Err(failure), Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop) => {
+                        // What keeps the hook from it keeps the whole chain from it.
+                        if let Some(parent) = self.jobs.get_mut(&parent) {
+                            parent.blocked_by.extend(job.blocked_by.iter().cloned());
+                        }
                         Err(failure)
                     }
                 };
                 self.hook_done(turn, parent, result);
             }
-            Waiter::Repeat(armed) => self.repeat_saw(turn, &job.child, armed, job.verb, outcome),
+            Waiter::Repeat(armed) => self.repeat_saw(turn, &job.child, armed, outcome),
         }
     }
 }

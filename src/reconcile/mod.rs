@@ -52,11 +52,15 @@ mod hooks;
 mod job;
 mod jobs;
 pub mod listing;
+mod numbers;
+mod planted;
 pub mod record;
 mod removal;
 mod repeat;
 mod runs;
 mod shutdown;
+#[cfg(test)]
+mod sim;
 mod starts;
 mod stops;
 pub mod survey;
@@ -76,6 +80,7 @@ use self::{
     event::{Event, JobId, RequestId, Settings, Ticket},
     job::Job,
     listing::Loadpath,
+    numbers::Numbers,
     shutdown::Ending,
     timers::{Timer, Timers},
 };
@@ -113,6 +118,8 @@ pub struct State {
     seen: BTreeMap<PathBuf, (u64, u64)>,
     /// When each loadpath first lost a file since it was last quiet.
     restless: BTreeMap<PathBuf, Mono>,
+    /// The latest run numbers of children that are not in the table any more.
+    numbers: Numbers,
     /// Children that wait for the file or the hold of another.
     blocked: BTreeSet<ChildName>,
     ending: Option<Ending>,
@@ -182,6 +189,7 @@ impl State {
             loadpaths: Vec::new(),
             seen: BTreeMap::new(),
             restless: BTreeMap::new(),
+            numbers: Numbers::default(),
             blocked: BTreeSet::new(),
             ending: None,
             next_number: 0,
@@ -284,8 +292,21 @@ impl State {
         }
         self.settings = settings;
         turn.cause = Cause::Settings;
+        self.expect_confirmation(turn);
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         turn.unsettled.extend(names);
+    }
+
+    /// The child of this name, taken into the table if it is not there.
+    fn enter(&mut self, name: &ChildName) -> &mut Child {
+        self.children.entry(name.clone()).or_insert_with(|| {
+            let used = self.numbers.take(name);
+            Child {
+                latest: used.latest,
+                reserved: used.reserved,
+                ..Child::default()
+            }
+        })
     }
 
     /// A number that was never given before.

@@ -74,6 +74,13 @@ pub enum Record {
         /// Which.
         run: RunId,
     },
+    /// The stop of a live run is the first half of its replacement: the next run is due.
+    Replacing {
+        /// Whose.
+        child: ChildName,
+        /// Which run is replaced.
+        run: RunId,
+    },
     /// A run ended.
     Ended {
         /// Whose.
@@ -88,6 +95,21 @@ pub enum Record {
         by: Option<Cause>,
         /// How many restarts in a row its policy has given it.
         restarts: u64,
+    },
+    /// The restart policy gave up after a run.
+    GivenUp {
+        /// Whose.
+        child: ChildName,
+        /// After which.
+        run: RunId,
+        /// Why, for a person.
+        why: String,
+    },
+    /// A fresh start found this child at rest: what an earlier server had in mind for it is not
+    /// due any more.
+    Settled {
+        /// Whose.
+        child: ChildName,
     },
     /// A repeat timer was armed by a run.
     Armed {
@@ -152,7 +174,10 @@ impl Record {
             | Self::Started { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
+            | Self::Replacing { .. }
             | Self::Ended { .. }
+            | Self::GivenUp { .. }
+            | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }
             | Self::LoadpathSeen { .. }
@@ -200,6 +225,14 @@ pub struct RememberedRun {
     pub started: Option<Time>,
     /// Whether its stop was under way.
     pub stopping: bool,
+    /// Whether that stop was the first half of a replacement.
+    pub replacing: bool,
+    /// Why the restart policy gave up after it.
+    pub given_up: Option<String>,
+    /// Whether the repeat that it armed is done with.
+    pub disarmed: bool,
+    /// Whether a fresh start came after its end: its policy and its repeat are no longer asked.
+    pub settled: bool,
     /// How its end was, once it had one.
     pub end: Option<RememberedEnd>,
 }
@@ -244,6 +277,10 @@ impl Memory {
                     process: None,
                     started: None,
                     stopping: false,
+                    replacing: false,
+                    given_up: None,
+                    disarmed: false,
+                    settled: false,
                     end: None,
                 });
             }
@@ -275,6 +312,17 @@ impl Memory {
             Record::Stopping { child, run } => {
                 if let Some(last) = self.run(child, *run) {
                     last.stopping = true;
+                    last.replacing = false;
+                }
+            }
+            Record::Replacing { child, run } => {
+                if let Some(last) = self.run(child, *run) {
+                    last.replacing = true;
+                }
+            }
+            Record::GivenUp { child, run, why } => {
+                if let Some(last) = self.run(child, *run) {
+                    last.given_up = Some(why.clone());
                 }
             }
             Record::Ended {
@@ -300,9 +348,26 @@ impl Memory {
                 repeat,
                 due,
             } => {
-                self.child(child).armed = Some((*run, *repeat, *due));
+                let remembered = self.child(child);
+                remembered.armed = Some((*run, *repeat, *due));
+                if let Some(last) = &mut remembered.last {
+                    last.disarmed = false;
+                }
             }
-            Record::Disarmed { child } => self.child(child).armed = None,
+            Record::Settled { child } => {
+                let remembered = self.child(child);
+                remembered.armed = None;
+                if let Some(last) = &mut remembered.last {
+                    last.settled = true;
+                }
+            }
+            Record::Disarmed { child } => {
+                let remembered = self.child(child);
+                remembered.armed = None;
+                if let Some(last) = &mut remembered.last {
+                    last.disarmed = true;
+                }
+            }
             Record::LoadpathSeen { path, dev, ino } => {
                 self.loadpaths.insert(path.clone(), (*dev, *ino));
             }
@@ -418,10 +483,24 @@ impl RememberedRun {
             });
         }
         if self.stopping {
-            all.push(Record::Stopping {
-                child: child.clone(),
-                run,
-            });
+            let child = child.clone();
+            all.push(Record::Stopping { child, run });
+        }
+        if self.replacing {
+            let child = child.clone();
+            all.push(Record::Replacing { child, run });
+        }
+        if self.disarmed {
+            let child = child.clone();
+            all.push(Record::Disarmed { child });
+        }
+        if let Some(why) = &self.given_up {
+            let (child, why) = (child.clone(), why.clone());
+            all.push(Record::GivenUp { child, run, why });
+        }
+        if self.settled {
+            let child = child.clone();
+            all.push(Record::Settled { child });
         }
         match &self.end {
             Some(RememberedEnd::Exited {

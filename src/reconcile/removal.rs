@@ -15,6 +15,7 @@ use super::{
     child::{Belief, Child, Gone},
     effect::{Cause, Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+    numbers::Used,
     record::Record,
     timers::Timer,
 };
@@ -89,6 +90,8 @@ impl State {
             }
         }
         self.loadpaths = loadpaths;
+        self.expect_confirmation(turn);
+        self.lose_faith();
         // A loadpath that is back may make a removal believable that was not.
         let homes: BTreeSet<PathBuf> = self
             .children
@@ -99,6 +102,25 @@ impl State {
             .collect();
         for home in homes {
             self.expect_quiet(turn, &home);
+        }
+    }
+
+    /// What went from a loadpath that is itself not to be had now is not believed any more.
+    fn lose_faith(&mut self) {
+        let away = |state: &LoadpathState| match state {
+            LoadpathState::Ready { .. } => false,
+            LoadpathState::Missing | LoadpathState::Unreadable(_) => true,
+        };
+        let away: Vec<&Loadpath> = self.loadpaths.iter().filter(|it| away(&it.state)).collect();
+        if away.is_empty() {
+            return;
+        }
+        let gone = self
+            .children
+            .values_mut()
+            .filter_map(|child| child.gone.as_mut());
+        for gone in gone.filter(|gone| away.iter().any(|loadpath| loadpath.path == gone.home)) {
+            gone.belief = Belief::Seen;
         }
     }
 
@@ -119,7 +141,7 @@ impl State {
 
     fn take_presence(&mut self, turn: &mut Turn, name: &ChildName, entry: Entry) {
         let quiet_mode = self.settings.mode == Mode::Quiet;
-        let child = self.children.entry(name.clone()).or_default();
+        let child = self.enter(name);
         let is_new = match &child.gone {
             Some(gone) => turn.now.mono - gone.since > QUIET,
             None => child.entry.is_none(),
@@ -134,6 +156,7 @@ impl State {
                 }
                 if is_new && child.run.is_none() && child.ran_digest() != Some(spec.digest) {
                     child.fresh = true;
+                    child.tried = None;
                 }
                 None
             }
@@ -233,7 +256,10 @@ impl State {
         });
         let stay = stay.count();
         let configured = self.settings.loadpaths.iter().any(|path| path == home);
-        let many = gone.len() >= MANY_MIN && gone.len() > (gone.len() + stay) / 2;
+        // What went before and is doubted still went with it.
+        let doubted = |(_, gone): &(&ChildName, &Gone)| gone.belief == Belief::Doubted;
+        let went = gone.len() + self.gone_from(home).filter(doubted).count();
+        let many = went >= MANY_MIN && went > stay;
         let belief = if many || !configured {
             Belief::Doubted
         } else {
@@ -250,12 +276,23 @@ impl State {
                 detail: Some(format!("{} of `{}`", gone.len(), home.display())),
             }));
         }
-        if belief == Belief::Doubted && self.settings.rescan.is_none() {
-            self.timers
-                .set(Timer::Confirm, turn.now.mono + CONFIRM_WITHOUT_RESCAN);
-        }
         for name in gone {
             self.believe(turn, &name, belief);
+        }
+        self.expect_confirmation(turn);
+    }
+
+    /// Where no rescan will confirm what is doubted, time has to.
+    pub(super) fn expect_confirmation(&mut self, turn: &mut Turn) {
+        let doubted = |child: &Child| {
+            let belief = child.gone.as_ref().map(|gone| gone.belief);
+            belief == Some(Belief::Doubted)
+        };
+        if self.settings.rescan.is_some() {
+            self.timers.cancel(&Timer::Confirm);
+        } else if !self.timers.is_armed(&Timer::Confirm) && self.children.values().any(doubted) {
+            let at = turn.now.mono + CONFIRM_WITHOUT_RESCAN;
+            self.timers.set(Timer::Confirm, at);
         }
     }
 
@@ -341,6 +378,7 @@ impl State {
             }
         }
         if !records.is_empty() {
+            self.expect_confirmation(turn);
             turn.emit(Effect::Record {
                 ticket: None,
                 records,
@@ -432,11 +470,15 @@ impl State {
     }
 
     fn drop_child(&mut self, turn: &mut Turn, name: &ChildName) {
-        if self
-            .children
-            .remove(name)
-            .is_some_and(|child| child.last.is_some())
-        {
+        let Some(child) = self.children.remove(name) else {
+            return;
+        };
+        let used = Used {
+            latest: child.latest,
+            reserved: child.reserved,
+        };
+        self.numbers.keep(name.clone(), used);
+        if child.last.is_some() {
             let forgotten = Record::Forgotten {
                 child: name.clone(),
             };
@@ -462,6 +504,9 @@ impl State {
     pub(super) fn retry_now(&mut self, turn: &mut Turn, name: &ChildName) {
         if let Some(child) = self.children.get_mut(name) {
             child.retry = None;
+            if let Some(policy) = child.in_force().map(|spec| spec.restart.clone()) {
+                child.streak.attempted(&policy, turn.now.mono);
+            }
         }
         self.timers.cancel(&Timer::Retry(name.clone()));
         self.order(turn, name, crate::spec::Verb::Start, Cause::Policy, None);

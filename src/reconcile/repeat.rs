@@ -50,13 +50,7 @@ impl State {
             .get_mut(name)
             .and_then(|child| child.armed.take());
         if armed.is_some() {
-            let disarmed = Record::Disarmed {
-                child: name.clone(),
-            };
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![disarmed],
-            });
+            note_disarmed(turn, name);
         }
     }
 
@@ -66,11 +60,27 @@ impl State {
             return;
         };
         let Some(armed) = child.armed else { return };
+        if self.ending.is_some() {
+            // It stays armed on disk: the next server lets it fire.
+            return;
+        }
         let fires = child.hold.is_none() && armed.run.0 == child.latest;
-        self.disarm(turn, name);
-        if fires && self.ending.is_none() {
-            let waiter = Some(Waiter::Repeat(armed));
-            self.order(turn, name, armed.repeat.action, Cause::Repeat, waiter);
+        if !fires {
+            self.disarm(turn, name);
+            return;
+        }
+        // The record stays until it is known what came of it: a server killed meanwhile must not
+        // end the chain.
+        child.armed = None;
+        let waiter = Some(Waiter::Repeat(armed));
+        self.order(turn, name, armed.repeat.action, Cause::Repeat, waiter);
+    }
+
+    /// A timer that has fired is not armed anew: the record of it is taken back.
+    fn end_chain(&self, turn: &mut Turn, name: &ChildName) {
+        let child = self.children.get(name);
+        if child.is_none_or(|child| child.armed.is_none()) {
+            note_disarmed(turn, name);
         }
     }
 
@@ -80,15 +90,20 @@ impl State {
         turn: &mut Turn,
         name: &ChildName,
         armed: Armed,
-        verb: Verb,
         outcome: Outcome,
     ) {
+        let verb = armed.repeat.action;
         // A run that began has armed its own timer already; a stop arms none.
-        let Err(failure) = outcome else { return };
+        let Err(failure) = outcome else {
+            self.end_chain(turn, name);
+            return;
+        };
         let line = turn.log(Level::Warn, name, "repeat changed nothing");
         line.detail = Some(failure.message.clone());
         match failure.code {
-            ErrorCode::Superseded | ErrorCode::ShuttingDown => return,
+            ErrorCode::Superseded => return self.end_chain(turn, name),
+            // It stays armed on disk: the next server lets it fire.
+            ErrorCode::ShuttingDown => return,
             ErrorCode::NotRunning | ErrorCode::UnknownChild => {
                 let hint = if verb == Verb::Restart {
                     "; `trystart` runs it again whether or not it still runs"
@@ -99,7 +114,7 @@ impl State {
                     let why = failure.message.lines().next().unwrap_or_default();
                     child.note = Some(format!("repeat `{verb}` has ended: {why}{hint}"));
                 }
-                return;
+                return self.end_chain(turn, name);
             }
             ErrorCode::AlreadyRunning
             | ErrorCode::HookFailed
@@ -129,5 +144,14 @@ impl State {
         if !armed_anew {
             self.arm(turn, name, run, repeat);
         }
+        self.end_chain(turn, name);
     }
+}
+
+fn note_disarmed(turn: &mut Turn, name: &ChildName) {
+    let child = name.clone();
+    turn.emit(Effect::Record {
+        ticket: None,
+        records: vec![Record::Disarmed { child }],
+    });
 }

@@ -8,7 +8,7 @@ use super::{
     child::{Last, Phase, Run, Rung},
     effect::{Cause, Effect, Leftovers, Level, Signal},
     event::SpawnFailure,
-    job::{EndedRun, Step},
+    job::{EndedRun, Job},
     record::Record,
     timers::Timer,
 };
@@ -63,10 +63,10 @@ impl State {
         };
         run.pid = Some(pid);
         run.started = turn.now;
-        let cause = self
-            .jobs
-            .get(&child.job.unwrap_or(super::JobId(0)))
-            .map(|job| job.cause);
+        let job = child.job.and_then(|id| self.jobs.get(&id));
+        let cause = job.map(|job| job.cause);
+        // A stop may have overtaken the start meanwhile.
+        let starts = job.is_some_and(Job::starts);
         if run.phase == Phase::Spawning {
             run.phase = Phase::Running;
         }
@@ -76,7 +76,7 @@ impl State {
         child.failure = None;
         child.note = None;
         if cause == Some(Cause::Policy) {
-            child.streak.restarted(&run.spec.restart, turn.now.mono);
+            child.streak.restarted();
         } else {
             child.streak = Streak::default();
         }
@@ -85,7 +85,9 @@ impl State {
         line.run = Some(id);
         line.cause = cause;
         line.detail = Some(format!("pid {pid}"));
-        self.arm(turn, name, id, repeat);
+        if starts {
+            self.arm(turn, name, id, repeat);
+        }
         self.job_saw_spawn(turn, name, id, pid);
     }
 
@@ -131,10 +133,15 @@ impl State {
         let Some(run) = child.run.take_if(|run| run.id == id) else {
             return;
         };
+        let job = child.job.and_then(|id| self.jobs.get(&id));
         let by = match run.phase {
             Phase::Stopping { cause, .. } => Some(cause),
-            Phase::Spawning | Phase::Running => None,
+            // A stop that overtook the start waits to know whom to signal.
+            Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.cause),
+            Phase::Running => None,
         };
+        // An order that waits for this very run to begin is told that it did not live.
+        let awaited = run.phase == Phase::Spawning;
         self.timers.cancel(&Timer::Ladder(name.clone()));
         turn.emit(Effect::Record {
             ticket: None,
@@ -177,26 +184,11 @@ impl State {
             by,
             pid: run.pid,
         });
-        if by.is_none() && !self.is_replacing(name) {
+        if by.is_none() && !awaited {
             self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
         }
         turn.unsettle(name);
         self.job_saw_end(turn, name, ended);
-    }
-
-    /// Whether an order under way will begin a run anyway.
-    fn is_replacing(&self, name: &ChildName) -> bool {
-        let job = self.children.get(name).and_then(|child| child.job);
-        job.and_then(|id| self.jobs.get(&id))
-            .is_some_and(|job| match job.step {
-                Step::Prehook(_) | Step::Checking | Step::StoppingOld | Step::Recording => true,
-                Step::Spawning => job.starts(),
-                Step::Queued
-                | Step::Reading
-                | Step::Stopping
-                | Step::Posthook(_)
-                | Step::Closing => false,
-            })
     }
 
     /// Lets the restart policy decide what follows an attempt that nobody ordered to end.
@@ -238,7 +230,18 @@ impl State {
             Verdict::GiveUp(why) => {
                 child.failure = Some(why.clone());
                 child.tried = child.in_force().map(|spec| spec.digest);
-                turn.log(Level::Error, name, "given up").detail = Some(why);
+                turn.log(Level::Error, name, "given up").detail = Some(why.clone());
+                if let Some(last) = self
+                    .children
+                    .get(name)
+                    .and_then(|child| child.last.as_ref())
+                {
+                    let (child, run) = (name.clone(), last.id);
+                    turn.emit(Effect::Record {
+                        ticket: None,
+                        records: vec![Record::GivenUp { child, run, why }],
+                    });
+                }
             }
         }
     }
@@ -264,11 +267,20 @@ impl State {
         };
         match run.phase {
             // The stop begins when it is known whom to signal.
-            Phase::Spawning
-            | Phase::Stopping {
-                rung: Rung::Term | Rung::Kill,
+            Phase::Spawning => return,
+            // A later order takes the stop over as far as it is.
+            Phase::Stopping {
+                rung: rung @ (Rung::Term | Rung::Kill),
                 ..
-            } => return,
+            } => {
+                run.phase = Phase::Stopping { cause, rung };
+                let (child, run) = (name.clone(), run.id);
+                turn.emit(Effect::Record {
+                    ticket: None,
+                    records: vec![Record::Stopping { child, run }],
+                });
+                return;
+            }
             Phase::Running => {
                 run.phase = Phase::Stopping {
                     cause,
@@ -292,8 +304,7 @@ impl State {
                     .set(Timer::Ladder(name.clone()), turn.now.mono + GRACE);
             }
             Phase::Stopping {
-                cause,
-                rung: Rung::Stuck,
+                rung: Rung::Stuck, ..
             } => {
                 run.phase = Phase::Stopping {
                     cause,
@@ -311,6 +322,19 @@ impl State {
         }
         let line = turn.log(Level::Info, name, "stopping");
         line.cause = Some(cause);
+    }
+
+    /// Writes down that the stop just begun is half of a replacement: a server that dies between
+    /// the halves must not leave the child down.
+    pub(super) fn note_replacing(&self, turn: &mut Turn, name: &ChildName) {
+        let Some(run) = self.children.get(name).and_then(|child| child.run.as_ref()) else {
+            return;
+        };
+        let (child, run) = (name.clone(), run.id);
+        turn.emit(Effect::Record {
+            ticket: None,
+            records: vec![Record::Replacing { child, run }],
+        });
     }
 
     /// The time of one rung of a stop has passed.

@@ -45,10 +45,13 @@ impl State {
             said: false,
         });
         ending.waiters.extend(request.map(|(id, _)| id));
+        for job in self.jobs.values_mut() {
+            job.posthooks = Posthooks::StartingNothing;
+        }
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in &names {
             self.supersede_queue(turn, name, ErrorCode::ShuttingDown);
-            if self.may_be_dropped(name) {
+            if self.may_be_dropped(name, stop) {
                 self.supersede(turn, name, ErrorCode::ShuttingDown);
             }
             if again && request.is_none() {
@@ -71,13 +74,13 @@ impl State {
 
     /// Whether a start is under way that has harmed nobody yet. One that has stopped the old run
     /// goes on: a restart cut in two would leave the child down.
-    fn may_be_dropped(&self, name: &ChildName) -> bool {
+    fn may_be_dropped(&self, name: &ChildName, everything_stops: bool) -> bool {
         let job = self.children.get(name).and_then(|child| child.job);
         job.and_then(|id| self.jobs.get(&id))
             .is_some_and(|job| match job.step {
                 Step::Queued | Step::Reading | Step::Prehook(_) | Step::Checking => job.starts(),
+                Step::Recording => everything_stops,
                 Step::StoppingOld
-                | Step::Recording
                 | Step::Spawning
                 | Step::Stopping
                 | Step::Posthook(_)

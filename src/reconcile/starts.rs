@@ -1,12 +1,13 @@
 //! Starts and restarts, step by step: reading, prehook, checking, stopping the old run, recording,
 //! spawning; and what follows when a step fails.
 
-use std::{collections::BTreeSet, mem, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     Awaited, State, Turn,
     backoff::Attempt,
     child::Child,
+    desired::{self, Want},
     effect::{Cause, Effect, Level},
     event::{JobId, Ticket},
     hooks::Chain,
@@ -36,14 +37,19 @@ impl State {
         };
         let stale = |waiter: &Waiter| match waiter {
             Waiter::Repeat(armed) => child.hold.is_some() || armed.run.0 != child.latest,
-            Waiter::Request(_) | Waiter::Batch(_) | Waiter::Hook(_) => false,
+            Waiter::Request(..) | Waiter::Batch(_) | Waiter::Hook(_) => false,
         };
         if job.waiters.iter().any(stale) {
             let failure = Failure::new(ErrorCode::Superseded, "another run began meanwhile");
             self.finish(turn, id, Err(failure));
             return;
         }
-        if job.cause == Cause::Hook && child.hold.is_some() && !child.is_live() {
+        if job.cause != Cause::Command && child.doubt {
+            let why = child.failure.clone().unwrap_or_default();
+            self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, why)));
+            return;
+        }
+        if job.cause == Cause::Hook && child.hold.is_some() {
             let message = format!(
                 "`{name}` is held by an operator's `stop`, and a hook does not start a held child\n\
                  hint: `supervisor-rs-client start {name}` releases it"
@@ -207,6 +213,7 @@ impl State {
         } else if self.children.get(&name).is_some_and(Child::is_live) {
             job.step = Step::StoppingOld;
             self.begin_ladder(turn, &name, cause);
+            self.note_replacing(turn, &name);
         } else {
             self.record_then_spawn(turn, id);
         }
@@ -379,6 +386,12 @@ impl State {
         };
         match job.step {
             Step::Stopping => self.stop_saw_end(turn, id, ended),
+            Step::StoppingOld if job.spec.is_none() => {
+                // A dead server's replacement: its hooks are run anew, by the files of today.
+                job.step = Step::Reading;
+                job.read.insert(name.clone());
+                self.on_reread(turn, id);
+            }
             Step::StoppingOld => {
                 job.ended = Some(ended);
                 self.record_then_spawn(turn, id);
@@ -400,23 +413,24 @@ impl State {
 
     /// A start-like order cannot be carried out. What it was ordered by decides what follows.
     pub(super) fn fail_start(&mut self, turn: &mut Turn, id: JobId, failure: Failure) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some(job) = self.jobs.get(&id) else {
             return;
         };
         let (name, cause, automatic) = (job.child.clone(), job.cause, job.is_automatic());
-        let blocked_by = mem::take(&mut job.blocked_by);
+        let blocked_by = job.blocked_by.clone();
         let spec = job.spec.clone();
-        if automatic {
-            let line = turn.log(Level::Warn, &name, "not started");
-            line.cause = Some(cause);
-            line.detail = Some(failure.message.clone());
-        }
         let restarts = self.has_restart_policy(&name);
         let Some(child) = self.children.get_mut(&name) else {
             return;
         };
-        if automatic {
-            child.tried = child.listed().map(|spec| spec.digest);
+        // What was ordered may be what the core would try by itself next: that it failed counts.
+        let want = desired::want(&name, child, &self.settings, Cause::New);
+        if automatic || matches!(want, Want::Start(_) | Want::Replace) {
+            let line = turn.log(Level::Warn, &name, "not started");
+            line.cause = Some(cause);
+            line.detail = Some(failure.message.clone());
+            // What was tried, which need not be what the file says by now.
+            child.tried = spec.as_ref().map(|spec| spec.digest);
             if child.is_live() {
                 child.note = Some(failure.message.clone());
             } else {

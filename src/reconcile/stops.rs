@@ -31,7 +31,7 @@ impl State {
             return;
         };
         if let Some(id) = child.job.filter(|id| self.is_stop(*id)) {
-            self.join_stop(turn, name, id, cause, waiter);
+            self.join_stop(turn, name, id, cause, posthooks, waiter);
             return;
         }
         if !child.is_known() && !starts {
@@ -52,7 +52,6 @@ impl State {
         if let Some(child) = self.children.get_mut(name) {
             child.job = Some(id);
         }
-        self.cancel_due(turn, name);
         if cause == Cause::Command {
             self.hold(turn, name, id);
         }
@@ -64,7 +63,20 @@ impl State {
             self.begin_ladder(turn, name, cause);
         } else {
             self.rest(name, cause);
+        }
+        // After the records of the stop: a server killed in between must not lose a repeat.
+        self.cancel_due(turn, name);
+        self.give_up_what_is_new(name);
+        if !live {
             self.run_posthook(turn, id);
+        }
+    }
+
+    /// What was to start by itself was told not to: only another content of its file is new.
+    fn give_up_what_is_new(&mut self, name: &ChildName) {
+        if let Some(child) = self.children.get_mut(name) {
+            child.fresh = false;
+            child.tried = child.listed().map(|spec| spec.digest);
         }
     }
 
@@ -74,10 +86,14 @@ impl State {
         name: &ChildName,
         id: JobId,
         cause: Cause,
+        posthooks: Posthooks,
         waiter: Option<Waiter>,
     ) {
         if let Some(job) = self.jobs.get_mut(&id) {
             job.waiters.extend(waiter);
+            if posthooks == Posthooks::StartingNothing {
+                job.posthooks = posthooks;
+            }
         }
         let held = self
             .children
@@ -92,16 +108,18 @@ impl State {
 
     /// Holds a child, and lets the job's answer wait until that is on disk.
     fn hold(&mut self, turn: &mut Turn, name: &ChildName, id: JobId) {
+        self.keep_from_release(name);
         let ticket = self.ticket(super::Awaited::Job(id));
+        let mut since = turn.now.wall;
         if let Some(child) = self.children.get_mut(name) {
-            child.hold = Some(turn.now.wall);
+            since = *child.hold.get_or_insert(since);
         }
         if let Some(job) = self.jobs.get_mut(&id) {
             job.ticket = Some(ticket);
         }
         let records = vec![Record::Held {
             child: name.clone(),
-            since: turn.now.wall,
+            since,
         }];
         turn.emit(Effect::Record {
             ticket: Some(ticket),

@@ -44,6 +44,17 @@ impl Timers {
         }
     }
 
+    /// What is armed.
+    #[cfg(test)]
+    pub(super) fn armed(&self) -> impl Iterator<Item = &Timer> {
+        self.at.keys()
+    }
+
+    /// Whether it is armed.
+    pub(super) fn is_armed(&self, timer: &Timer) -> bool {
+        self.at.contains_key(timer)
+    }
+
     /// The earliest deadline.
     pub(super) fn next(&self) -> Option<Mono> {
         self.order.first().map(|(at, _)| *at)

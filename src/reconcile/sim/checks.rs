@@ -1,0 +1,1070 @@
+//! What must hold after every step, as far as the world outside the core can see it.
+//!
+//! Each check names the invariant it guards. The checks keep their own books (who is held, what
+//! was listed, what was asked) and compare them with what the core orders and answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::world::{RunKey, Weather, World};
+use crate::{
+    command::{Command, KillChildren},
+    reconcile::{
+        GRACE, KILL_WAIT, QUEUE_LEN_MAX, QUIET,
+        child::{Phase, Rung},
+        effect::{Cause, Effect, Line, Signal},
+        event::{Boot, Event, JobId, RequestId, Settings, StartKind, Ticket},
+        job::Step,
+        listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+        record::{Memory, Record, RememberedEnd},
+    },
+    spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
+};
+
+/// How many steps may follow each other without time passing.
+const STEPS_AT_ONCE_MAX: u64 = 2_000;
+/// How long a stop without a posthook may take: grace, KILL, the disk, and lateness.
+const STOP_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
+/// How long any request may take: a full queue of slow restarts with slow hooks.
+const ANSWER_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+#[derive(Debug, Clone)]
+pub(super) struct Asked {
+    pub(super) command: Command,
+    pub(super) at: Mono,
+}
+
+/// A name that the listing does not show any more.
+#[derive(Debug, Clone)]
+pub(super) struct Absent {
+    pub(super) since: Mono,
+    pub(super) home: std::path::PathBuf,
+    /// Whether that could be believed at some time after the quiet second.
+    pub(super) believed: bool,
+    /// Whether it surely counts among those that went.
+    pub(super) counts: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Checks {
+    /// What was found wrong first.
+    pub(super) fault: Option<String>,
+    pub(super) open: BTreeMap<RequestId, Asked>,
+    answered: BTreeSet<RequestId>,
+    /// Who is held, by the core's own orders.
+    held: BTreeSet<ChildName>,
+    releasing: BTreeMap<Ticket, Vec<ChildName>>,
+    /// The highest run number ever used.
+    pub(super) used: BTreeMap<ChildName, u64>,
+    /// The listing as the core was told.
+    pub(super) view: BTreeMap<ChildName, Entry>,
+    pub(super) absent: BTreeMap<ChildName, Absent>,
+    pub(super) loadpaths: Vec<Loadpath>,
+    /// Where each loadpath stood when it had files.
+    pub(super) places: BTreeMap<std::path::PathBuf, u64>,
+    confirmed: Mono,
+    pub(super) settings: Settings,
+    booted: Mono,
+    /// Who ended by itself, running what.
+    by_itself: BTreeMap<ChildName, Digest>,
+    /// Who had a run before this server started.
+    known_at_boot: BTreeSet<ChildName>,
+    /// Whose prehook program succeeded since it was last started.
+    prehook_done: BTreeSet<ChildName>,
+    hook_jobs: BTreeMap<JobId, (ChildName, bool)>,
+    /// The order of starts: for prehooks that start somebody.
+    starts: BTreeMap<ChildName, u64>,
+    start_count: u64,
+    /// Whom the core was excused from starting: an attempt failed since its file changed.
+    pub(super) excused: BTreeSet<ChildName>,
+    /// The last good content of each file.
+    good: BTreeMap<ChildName, Digest>,
+    /// Who was stopped since its file changed.
+    pub(super) stopped: BTreeSet<ChildName>,
+    /// Whom a hook may have stopped.
+    pub(super) stop_targets: BTreeSet<ChildName>,
+    /// Who was stopped by anybody since the server started.
+    pub(super) ever_stopped: BTreeSet<ChildName>,
+    /// The next step must order nothing.
+    pub(super) silent: Option<&'static str>,
+    /// Facts that are old by now.
+    stale: Vec<Event>,
+    at_once: (Mono, u64),
+    shutdowns: u64,
+    stop_at_end: bool,
+}
+
+impl Checks {
+    pub(super) fn blame(&mut self, what: impl FnOnce() -> String) {
+        if self.fault.is_none() {
+            self.fault = Some(what());
+        }
+    }
+
+    pub(super) fn server_died(&mut self) {
+        self.open.clear();
+        self.releasing.clear();
+        self.prehook_done.clear();
+        self.hook_jobs.clear();
+        self.starts.clear();
+        self.stale.clear();
+        self.excused.clear();
+        self.silent = None;
+        self.shutdowns = 0;
+        self.stop_at_end = false;
+    }
+
+    pub(super) fn host_died(&mut self) {
+        self.confirmed = Mono(0);
+        self.by_itself.clear();
+        self.places.clear();
+        self.at_once = (Mono(0), 0);
+    }
+
+    fn stock(&mut self, event: &Event) {
+        if self.stale.len() < 64 {
+            self.stale.push(event.clone());
+        }
+    }
+}
+
+impl World {
+    pub(super) fn blame(&mut self, what: impl FnOnce(&Self) -> String) {
+        if self.checks.fault.is_none() {
+            let what = what(self);
+            self.checks.blame(|| what);
+        }
+    }
+
+    pub(super) fn booted(&mut self, boot: &Boot) {
+        let checks = &mut self.checks;
+        checks.booted = self.now.mono;
+        checks.settings = boot.settings.clone();
+        checks.view.clear();
+        checks.absent.clear();
+        checks.loadpaths.clear();
+        let children = boot.memory.children.iter();
+        let held = children.filter(|(_, child)| child.held.is_some());
+        checks.held = held.map(|(name, _)| name.clone()).collect();
+        checks.known_at_boot = remembered_runs(&boot.memory);
+        let runs = |name: &ChildName| {
+            let last = boot
+                .memory
+                .children
+                .get(name)
+                .and_then(|child| child.last.as_ref());
+            last.is_some_and(|last| last.end.is_none())
+        };
+        checks
+            .by_itself
+            .retain(|name, _| boot.start == StartKind::Continued && !runs(name));
+    }
+
+    /// Takes note of a fact before the core is told.
+    pub(super) fn before(&mut self, event: &Event) {
+        let now = self.now.mono;
+        match event {
+            Event::Boot(boot) => {
+                self.see(&boot.listing, now);
+                self.miss_what_runs(&boot.memory, now);
+            }
+            Event::Listing(update) => self.see(update, now),
+            Event::Reread { update, .. } => {
+                self.see(update, now);
+                self.checks.stock(event);
+            }
+            Event::Settings(settings) => self.checks.settings = settings.clone(),
+            Event::Request { id, command } => {
+                let asked = Asked {
+                    command: command.clone(),
+                    at: now,
+                };
+                self.checks.open.insert(*id, asked);
+                if let Command::Kill(children) = command {
+                    self.checks.shutdowns += 1;
+                    let stop = *children == KillChildren::Stop;
+                    self.note_end_order(stop);
+                }
+            }
+            Event::Shutdown => {
+                self.checks.shutdowns += 1;
+                self.note_end_order(false);
+            }
+            Event::HookFinished { job, result } => {
+                if let Some((child, true)) = self.checks.hook_jobs.remove(job)
+                    && result.is_ok()
+                {
+                    self.checks.prehook_done.insert(child);
+                }
+                self.checks.stock(event);
+            }
+            Event::Recorded { ticket, result } => {
+                let released = self.checks.releasing.remove(ticket).unwrap_or_default();
+                if result.is_ok() {
+                    for child in released {
+                        self.checks.held.remove(&child);
+                    }
+                }
+                self.checks.stock(event);
+            }
+            Event::Exited { .. }
+            | Event::Spawned { .. }
+            | Event::SpawnFailed { .. }
+            | Event::Preflight { .. } => self.checks.stock(event),
+            Event::Deadline => {}
+        }
+    }
+
+    fn note_end_order(&mut self, stop: bool) {
+        if stop || self.checks.settings.on_exit == OnExit::Stop {
+            self.checks.stop_at_end = true;
+        }
+    }
+
+    fn see(&mut self, update: &Update, now: Mono) {
+        let checks = &mut self.checks;
+        checks.loadpaths.clone_from(&update.loadpaths);
+        let mut seen = BTreeSet::new();
+        for (name, entry) in &update.entries {
+            seen.insert(name.clone());
+            match entry {
+                Some(entry) => {
+                    if let Content::Good(spec) = &entry.content
+                        && checks.good.insert(name.clone(), spec.digest) != Some(spec.digest)
+                    {
+                        checks.excused.remove(name);
+                        checks.stopped.remove(name);
+                    }
+                    checks.note_stop_hooks(name, entry);
+                    checks.view.insert(name.clone(), entry.clone());
+                    checks.absent.remove(name);
+                }
+                None => checks.lose(name, now),
+            }
+        }
+        if update.scope != Scope::Touched {
+            let names: Vec<ChildName> = checks.view.keys().cloned().collect();
+            for name in names.iter().filter(|name| !seen.contains(*name)) {
+                checks.lose(name, now);
+            }
+        }
+        if update.scope == Scope::Confirming {
+            checks.confirmed = now;
+        }
+        for loadpath in &update.loadpaths {
+            if let LoadpathState::Ready { ino, .. } = loadpath.state
+                && checks.has_files(&loadpath.path)
+            {
+                checks.places.insert(loadpath.path.clone(), ino);
+            }
+        }
+    }
+
+    /// What lives although no file declares it may be missed from now on.
+    fn miss_what_runs(&mut self, memory: &Memory, now: Mono) {
+        for (name, child) in &memory.children {
+            let Some(last) = &child.last else { continue };
+            if !self.checks.view.contains_key(name) {
+                let home = last.spec.folder().to_owned();
+                self.checks.absent.insert(
+                    name.clone(),
+                    Absent {
+                        since: now,
+                        home,
+                        believed: false,
+                        counts: last.process.is_some() && last.end.is_none(),
+                    },
+                );
+            }
+        }
+    }
+
+    // What is ordered.
+
+    /// Looks at all that one step orders.
+    pub(super) fn check_order(&mut self, effects: &[Effect]) {
+        if let Some(why) = self.checks.silent.take()
+            && !effects.is_empty()
+        {
+            self.blame(|_| format!("{why}: {}", super::world::short_effect(&effects[0])));
+        }
+        let mut ended: BTreeSet<RunKey> = BTreeSet::new();
+        for (at, effect) in effects.iter().enumerate() {
+            match effect {
+                Effect::Record { records, .. } => {
+                    for record in records {
+                        if let Record::Ended { child, run, .. } = record {
+                            ended.insert((child.clone(), *run));
+                        }
+                    }
+                }
+                Effect::Reap { child, run, .. } if !ended.contains(&(child.clone(), *run)) => {
+                    self.blame(|_| {
+                        format!("I2: {child} run {run} is let go before its end is recorded")
+                    });
+                }
+                Effect::Signal {
+                    child,
+                    run,
+                    signal: Signal::Term,
+                } => {
+                    let cause = effects[at..]
+                        .iter()
+                        .find_map(|effect| stop_cause(effect, child));
+                    self.check_term(&(child.clone(), *run), cause);
+                }
+                Effect::Reap { .. }
+                | Effect::Signal { .. }
+                | Effect::Reread { .. }
+                | Effect::Preflight { .. }
+                | Effect::Spawn { .. }
+                | Effect::RunHook { .. }
+                | Effect::KillHook { .. }
+                | Effect::Reply { .. }
+                | Effect::Log(_)
+                | Effect::Inform { .. }
+                | Effect::Exit(_) => {}
+            }
+        }
+    }
+
+    /// Looks at one effect just before the world performs it.
+    pub(super) fn check_effect(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Record { ticket, records } => {
+                for record in records {
+                    self.check_record(*ticket, record);
+                }
+            }
+            Effect::Spawn {
+                child, run, spec, ..
+            } => {
+                let key = (child.clone(), *run);
+                self.check_spawn(&key, spec);
+            }
+            Effect::Signal { child, run, signal } => {
+                self.check_signal(&(child.clone(), *run), *signal);
+            }
+            Effect::Reap { child, run, .. } => {
+                let key = (child.clone(), *run);
+                if self
+                    .processes
+                    .get(&key)
+                    .is_some_and(|process| process.exit.is_none())
+                {
+                    self.blame(|_| format!("I2: {child} run {run} lives and is let go"));
+                }
+            }
+            Effect::RunHook {
+                job, child, argv, ..
+            } => self.check_hook(*job, child, argv),
+            Effect::Reply { id, answer } => {
+                let Some(asked) = self.checks.open.remove(id) else {
+                    let twice = self.checks.answered.contains(id);
+                    self.blame(|_| format!("I5: request {} answered, twice: {twice}", id.0));
+                    return;
+                };
+                self.checks.answered.insert(*id);
+                self.check_answer(&asked, answer);
+            }
+            Effect::Inform { id, .. } => {
+                if self.checks.open.remove(id).is_none() {
+                    self.blame(|_| format!("I5: request {} answered twice", id.0));
+                }
+                self.checks.answered.insert(*id);
+            }
+            Effect::Log(line) => self.check_line(line),
+            Effect::Exit(words) => {
+                let said: BTreeSet<RunKey> = words
+                    .children
+                    .iter()
+                    .map(|child| (child.name.clone(), child.run))
+                    .collect();
+                self.check_last_words(&said);
+            }
+            Effect::Reread { .. } | Effect::Preflight { .. } | Effect::KillHook { .. } => {}
+        }
+    }
+
+    fn check_record(&mut self, ticket: Option<Ticket>, record: &Record) {
+        match record {
+            Record::Held { child, .. } => {
+                // What is on its way to the disk is overtaken by this.
+                for released in self.checks.releasing.values_mut() {
+                    released.retain(|other| other != child);
+                }
+                self.checks
+                    .releasing
+                    .retain(|_, released| !released.is_empty());
+                self.checks.held.insert(child.clone());
+            }
+            Record::Released { child } => {
+                let asked = self.checks.open.values().any(|asked| match &asked.command {
+                    Command::Child { verb, child: of } => *verb != Verb::Stop && of == child,
+                    Command::StartAll => true,
+                    Command::StopAll
+                    | Command::CheckOne(_)
+                    | Command::Check { .. }
+                    | Command::Info
+                    | Command::Kill(_) => false,
+                });
+                if !asked {
+                    self.blame(|_| format!("I3: {child} is released and nobody asked for it"));
+                }
+                if let Some(ticket) = ticket {
+                    self.checks
+                        .releasing
+                        .entry(ticket)
+                        .or_default()
+                        .push(child.clone());
+                }
+            }
+            Record::Ended {
+                child,
+                run,
+                exit,
+                by,
+                ..
+            } => {
+                let key = (child.clone(), *run);
+                let real = self.processes.get(&key).and_then(|process| process.exit);
+                if real.is_some_and(|real| real != *exit) {
+                    self.blame(|_| format!("I2: {child} run {run} ended otherwise than recorded"));
+                }
+                if by.is_some() {
+                    self.checks.by_itself.remove(child);
+                } else if let Some(process) = self.processes.get(&key) {
+                    self.checks
+                        .by_itself
+                        .insert(child.clone(), process.spec.digest);
+                }
+            }
+            Record::Forgotten { .. }
+            | Record::Opened { .. }
+            | Record::Closed
+            | Record::Begun { .. }
+            | Record::Started { .. }
+            | Record::NotStarted { .. }
+            | Record::Stopping { .. }
+            | Record::Armed { .. }
+            | Record::Disarmed { .. }
+            | Record::LoadpathSeen { .. }
+            | Record::Reserved { .. } => {}
+            #[allow(unreachable_patterns, reason = "the core may learn to record more")]
+            _ => {}
+        }
+    }
+
+    fn check_spawn(&mut self, key: &RunKey, spec: &crate::spec::Spec) {
+        let (child, run) = key;
+        let others: Vec<(RunId, bool)> = self
+            .processes
+            .iter()
+            .filter(|((name, _), _)| name == child)
+            .map(|((_, run), process)| (*run, process.recorded))
+            .collect();
+        let asked = self.checks.open.values().any(|asked| match &asked.command {
+            Command::Child { child: of, .. } => of == child,
+            Command::StopAll
+            | Command::StartAll
+            | Command::CheckOne(_)
+            | Command::Check { .. }
+            | Command::Info
+            | Command::Kill(_) => false,
+        });
+        for (other, recorded) in others {
+            if recorded || !asked {
+                self.blame(|_| format!("I1: {child} run {run} begins while run {other} is there"));
+            }
+        }
+        // An operator who starts a child in doubt has been told to look for the old run first.
+        self.processes
+            .retain(|(name, _), process| name != child || process.recorded);
+        let used = self.checks.used.get(child).copied().unwrap_or(0);
+        if run.0 <= used {
+            self.blame(|_| {
+                format!("I4: {child} run {run} has a number that was used up to {used}")
+            });
+        }
+        if self.checks.held.contains(child) {
+            self.blame(|_| format!("I3: {child} is held and started"));
+        }
+        let before = self.checks.starts.get(child).copied().unwrap_or(0);
+        match &spec.prehook {
+            Some(Hook::Run(_)) if !self.checks.prehook_done.remove(child) => {
+                self.blame(|_| format!("{child} is started before its prehook has succeeded"));
+            }
+            Some(Hook::Command { verb, child: other }) if *verb != Verb::Stop => {
+                let since = self.checks.starts.get(other).copied().unwrap_or(0) > before;
+                let lives = self.core.children.get(other).is_some_and(|it| {
+                    // It may have lived when the hook asked.
+                    let ended = it.last.as_ref().map(|last| last.at.mono);
+                    it.run.is_some() || ended.is_some_and(|at| self.now.mono - at < GRACE * 7)
+                });
+                if !since && !lives {
+                    self.blame(|_| {
+                        format!("{child} is started before its prehook started {other}")
+                    });
+                }
+            }
+            Some(Hook::Run(_) | Hook::Command { .. }) | None => {}
+        }
+        self.checks.start_count += 1;
+        let count = self.checks.start_count;
+        self.checks.starts.insert(child.clone(), count);
+    }
+
+    fn check_term(&mut self, key: &RunKey, cause: Option<Cause>) {
+        let child = &key.0;
+        let Some(cause) = cause else {
+            self.blame(|_| format!("{child} is stopped without a word why"));
+            return;
+        };
+        match cause {
+            Cause::Command => {
+                let asked = self.checks.open.values().any(|asked| match &asked.command {
+                    Command::Child { verb, child: of } => *verb != Verb::Start && of == child,
+                    Command::StopAll => true,
+                    Command::StartAll
+                    | Command::CheckOne(_)
+                    | Command::Check { .. }
+                    | Command::Info
+                    | Command::Kill(_) => false,
+                });
+                if !asked && self.checks.booted != self.now.mono {
+                    self.blame(|_| format!("{child} is stopped and nobody asked for it"));
+                }
+            }
+            Cause::Changed => {
+                let ran = self.processes.get(key).map(|process| process.spec.digest);
+                let job = self.core.children.get(child).and_then(|it| it.job);
+                let job = job.and_then(|id| self.core.jobs.get(&id));
+                let next = job
+                    .and_then(|job| job.spec.as_ref())
+                    .map(|spec| spec.digest);
+                if ran == next || next.is_none() {
+                    self.blame(|_| format!("I6: {child} is replaced by the same or by nothing"));
+                }
+            }
+            Cause::Removed => self.check_removal(child),
+            Cause::Shutdown => {
+                if !self.checks.stop_at_end {
+                    self.blame(|_| format!("{child} is stopped by an end that leaves children"));
+                }
+            }
+            Cause::Hook | Cause::Repeat => {}
+            // A stop that a dead server had begun goes on.
+            Cause::Boot if self.checks.booted == self.now.mono => {}
+            Cause::Policy | Cause::Boot | Cause::New | Cause::Settings => {
+                self.blame(|_| format!("{child} is stopped for {cause:?}"));
+            }
+        }
+    }
+
+    fn check_signal(&mut self, key: &RunKey, signal: Signal) {
+        let (child, run) = key;
+        let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
+        if current.is_none_or(|it| it.id != *run) {
+            self.blame(|_| format!("I4: {signal:?} for {child} run {run}, which is not live"));
+        }
+        let Some(process) = self.processes.get(key) else {
+            return;
+        };
+        if signal == Signal::Kill && process.kill_at.is_none() && self.checks.shutdowns < 2 {
+            let patient = process
+                .term_at
+                .is_some_and(|at| self.now.mono - at >= GRACE);
+            if !patient {
+                self.blame(|_| format!("I8: {child} is killed before its grace is over"));
+            }
+        }
+    }
+
+    fn check_hook(&mut self, job: JobId, child: &ChildName, argv: &[String]) {
+        let pre = argv.first().is_some_and(|word| word == "pre");
+        self.checks.hook_jobs.insert(job, (child.clone(), pre));
+        let starts = self
+            .core
+            .jobs
+            .get(&job)
+            .map(crate::reconcile::job::Job::starts);
+        if starts.is_some_and(|starts| starts != pre) {
+            self.blame(|_| format!("a hook of {child} runs at the wrong time: {argv:?}"));
+        }
+        let lives = self
+            .core
+            .children
+            .get(child)
+            .is_some_and(|it| it.run.is_some());
+        if !pre && lives {
+            self.blame(|_| format!("the posthook of {child} runs while it lives"));
+        }
+    }
+
+    fn check_line(&mut self, line: &Line) {
+        let Some(child) = &line.child else { return };
+        match line.what {
+            "started" => {
+                let Some(run) = line.run else { return };
+                let process = self.processes.get(&(child.clone(), run));
+                let digest = process.map(|process| process.spec.digest);
+                let again = digest.is_some() && self.checks.by_itself.get(child) == digest.as_ref();
+                let cause = line.cause;
+                match cause {
+                    Some(Cause::New | Cause::Changed | Cause::Settings) if again => {
+                        self.blame(|_| {
+                            format!("{child} ended by itself and is started for {cause:?}")
+                        });
+                    }
+                    Some(Cause::Boot)
+                        if self.start == StartKind::Continued
+                            && self.checks.known_at_boot.contains(child) =>
+                    {
+                        self.blame(|_| format!("{child} is started by a start that continues"));
+                    }
+                    Some(_) | None => {}
+                }
+                self.checks.by_itself.remove(child);
+                self.checks.known_at_boot.insert(child.clone());
+            }
+            "not started" | "could not be started" | "given up" => {
+                if line.what == "could not be started" {
+                    self.checks.by_itself.remove(child);
+                }
+                self.checks.excused.insert(child.clone());
+            }
+            _other => {}
+        }
+    }
+
+    fn check_last_words(&mut self, said: &BTreeSet<RunKey>) {
+        if !self.checks.open.is_empty() {
+            self.blame(|world| format!("I5: at the end nobody answered {:?}", world.checks.open));
+        }
+        let lives = |process: &super::world::Process| process.recorded;
+        let real: BTreeSet<RunKey> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| lives(process))
+            .map(|(key, _)| key.clone())
+            .collect();
+        if real != *said {
+            self.blame(|_| format!("I2: the last words name {said:?}, and {real:?} live"));
+        }
+        let spared: Vec<RunKey> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.recorded && process.exit.is_none())
+            .filter(|(_, process)| process.kill_at.is_none())
+            .map(|(key, _)| key.clone())
+            .collect();
+        if self.checks.stop_at_end && !spared.is_empty() {
+            self.blame(|_| format!("the server was to stop its children, and left {spared:?}"));
+        }
+    }
+
+    // What holds between steps.
+
+    /// Looks at everything after a step.
+    pub(super) fn after(&mut self) {
+        let now = self.now.mono;
+        let (at, count) = self.checks.at_once;
+        self.checks.at_once = if at == now { (at, count + 1) } else { (now, 0) };
+        if count > STEPS_AT_ONCE_MAX {
+            self.blame(|_| "I9: the core does not come to rest".to_owned());
+        }
+        if self.core.next_deadline().is_some_and(|at| at <= now) {
+            self.blame(|_| "I9: a deadline is armed that has passed".to_owned());
+        }
+        self.note_hook_stops();
+        self.checks.note_belief(self.now.mono);
+        self.after_processes();
+        self.after_core();
+        self.after_requests();
+    }
+
+    fn after_processes(&mut self) {
+        let now = self.now.mono;
+        let mut wrong = None;
+        for ((child, run), process) in &self.processes {
+            let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
+            let mine = current.filter(|it| it.id == *run);
+            if process.recorded && mine.is_none() {
+                wrong = Some(format!(
+                    "I2: {child} run {run} lives and is not in the table"
+                ));
+            }
+            let since = process
+                .term_at
+                .max(Some(self.checks.booted))
+                .filter(|_| process.term_at.is_some());
+            let late = since.is_some_and(|at| now - at > GRACE + std::time::Duration::from_secs(1));
+            if late && process.kill_at.is_none() && process.exit.is_none() && process.recorded {
+                wrong = Some(format!(
+                    "I8: {child} run {run} does not obey TERM and is not killed"
+                ));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.blame(|_| wrong);
+        }
+    }
+
+    fn after_core(&mut self) {
+        let mut wrong = None;
+        for (name, child) in &self.core.children {
+            if child.queue.len() > QUEUE_LEN_MAX {
+                wrong = Some(format!("I8: {} orders wait for {name}", child.queue.len()));
+            }
+            if child.job.is_none() && !child.queue.is_empty() {
+                wrong = Some(format!("I8: orders wait for {name} and none is under way"));
+            }
+            for id in child.job.iter().chain(&child.queue) {
+                if !self.core.jobs.contains_key(id) {
+                    wrong = Some(format!("{name} has a job that is none"));
+                }
+            }
+            if let Some(run) = &child.run {
+                let there = self.processes.contains_key(&(name.clone(), run.id));
+                if run.phase != Phase::Spawning && !there {
+                    wrong = Some(format!(
+                        "I2: {name} run {} is in the table and not there",
+                        run.id
+                    ));
+                }
+                if run.phase == Phase::Spawning && child.job.is_none() {
+                    wrong = Some(format!("{name} is being started by nobody"));
+                }
+                if matches!(
+                    run.phase,
+                    Phase::Stopping {
+                        rung: Rung::Stuck,
+                        ..
+                    }
+                ) && run.pid.is_none()
+                {
+                    wrong = Some(format!("{name} is stuck without a process"));
+                }
+            }
+            if child.hold.is_some() != self.checks.held.contains(name)
+                && self.checks.releasing.is_empty()
+            {
+                wrong = Some(format!("I3: whether {name} is held is not clear"));
+            }
+        }
+        for (id, job) in &self.core.jobs {
+            let child = self.core.children.get(&job.child);
+            let mine = child.is_some_and(|it| it.job == Some(*id) || it.queue.contains(id));
+            if !mine {
+                wrong = Some(format!("job {} for {} is lost", id.0, job.child));
+            }
+            if (job.step == Step::Queued) != child.is_some_and(|it| it.queue.contains(id)) {
+                wrong = Some(format!(
+                    "job {} for {} waits in the wrong place",
+                    id.0, job.child
+                ));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.blame(|_| wrong);
+        }
+    }
+
+    fn after_requests(&mut self) {
+        let now = self.now.mono;
+        let mut wrong = None;
+        for (id, asked) in &self.checks.open {
+            let span = now - asked.at;
+            if span > ANSWER_SPAN_MAX {
+                wrong = Some(format!(
+                    "I5: request {} is not answered: {:?}",
+                    id.0, asked.command
+                ));
+            }
+            let Command::Child {
+                verb: Verb::Stop,
+                child,
+            } = &asked.command
+            else {
+                continue;
+            };
+            if span > STOP_SPAN_MAX {
+                let job = self.core.children.get(child).and_then(|it| it.job);
+                let job = job.and_then(|id| self.core.jobs.get(&id));
+                let hooked = job.is_some_and(|job| matches!(job.step, Step::Posthook(_)));
+                if !hooked {
+                    wrong = Some(format!("I8: `stop {child}` is not answered in time"));
+                }
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.blame(|_| wrong);
+        }
+    }
+
+    pub(super) fn check_taken_back(&mut self) {
+        if self.ended || self.weather == Weather::Kind {
+            return;
+        }
+        self.after();
+    }
+
+    pub(super) fn check_refusal(&mut self) {
+        let lives = self.processes.values().any(|process| process.recorded);
+        if lives || self.settings.mode != Mode::Full || self.start != StartKind::Fresh {
+            self.blame(|_| "a server that must come up refuses to".to_owned());
+        }
+    }
+
+    pub(super) fn check_closed(&mut self) {
+        if !self.memory.closed {
+            self.blame(|_| "the server's end by order is not recorded".to_owned());
+        }
+    }
+
+    // Stale facts.
+
+    /// Tells the core again what it was told, or what concerns nobody: nothing may come of it.
+    pub(super) fn tell_stale(&mut self) {
+        if self.ended
+            || self
+                .core
+                .next_deadline()
+                .is_some_and(|at| at <= self.now.mono)
+        {
+            return;
+        }
+        let event = match self.random.below(4) {
+            0 => self.stale_listing(),
+            1 => self.made_up(),
+            _ if self.checks.stale.is_empty() => self.made_up(),
+            _ => self.random.pick(&self.checks.stale.clone()).clone(),
+        };
+        if self.is_current(&event) {
+            return;
+        }
+        let event = match event {
+            Event::Reread { job, .. } => {
+                let update = self.view_again(Scope::Touched);
+                Event::Reread { job, update }
+            }
+            other => other,
+        };
+        self.checks.silent = Some(match &event {
+            Event::Listing(_) => "I7: the same listing has effects",
+            _other => "I4: an old fact has effects",
+        });
+        self.tell(event);
+    }
+
+    fn stale_listing(&mut self) -> Event {
+        let scope = if self.random.percent(50) {
+            Scope::Touched
+        } else {
+            Scope::Whole
+        };
+        Event::Listing(self.view_again(scope))
+    }
+
+    fn view_again(&self, scope: Scope) -> Update {
+        let entries = self
+            .checks
+            .view
+            .iter()
+            .map(|(name, entry)| (name.clone(), Some(entry.clone())));
+        let gone = self.checks.absent.keys().map(|name| (name.clone(), None));
+        Update {
+            scope,
+            loadpaths: self.checks.loadpaths.clone(),
+            entries: entries.chain(gone).collect(),
+        }
+    }
+
+    /// A fact about a run that is not the live one.
+    fn made_up(&mut self) -> Event {
+        let child = self.some_name();
+        let live = self
+            .core
+            .children
+            .get(&child)
+            .and_then(|it| it.run.as_ref());
+        let run = live.map_or(RunId(1), |run| match run.id.0 {
+            1 => RunId(2),
+            n => RunId(n - 1),
+        });
+        if self.random.percent(70) {
+            Event::Exited {
+                child,
+                run,
+                exit: crate::spec::Exit::Code(0),
+            }
+        } else {
+            Event::Spawned { child, run, pid: 1 }
+        }
+    }
+
+    /// Whether somebody still waits for this fact.
+    fn is_current(&self, event: &Event) -> bool {
+        let live = |child: &ChildName, run: &RunId| {
+            let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
+            current.is_some_and(|it| it.id == *run)
+        };
+        match event {
+            Event::Exited { child, run, .. } => live(child, run),
+            // A second word of a start is not news either.
+            Event::Spawned { child, run, .. } | Event::SpawnFailed { child, run, .. } => {
+                let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
+                current.is_some_and(|it| it.id == *run && it.pid.is_none())
+            }
+            Event::Reread { job, .. }
+            | Event::Preflight { job, .. }
+            | Event::HookFinished { job, .. } => self.core.jobs.contains_key(job),
+            Event::Recorded { ticket, .. } => self.core.tickets.contains_key(ticket),
+            Event::Boot(_)
+            | Event::Settings(_)
+            | Event::Request { .. }
+            | Event::Shutdown
+            | Event::Deadline => true,
+            Event::Listing(_) => false,
+        }
+    }
+
+    /// Whether a removal may be believed by now.
+    fn check_removal(&mut self, child: &ChildName) {
+        let now = self.now.mono;
+        let Some(absent) = self.checks.absent.get(child).cloned() else {
+            self.blame(|_| format!("{child} is stopped as removed and its file is there"));
+            return;
+        };
+        if self.checks.settings.mode != Mode::Sync {
+            self.blame(|_| format!("{child} is stopped as removed outside `sync`"));
+        }
+        if now - absent.since < QUIET {
+            self.blame(|_| format!("{child} is stopped before the quiet second is over"));
+        }
+        let configured = self.checks.settings.loadpaths.contains(&absent.home);
+        if configured && !absent.believed && !self.checks.is_believable(&absent.home) {
+            self.blame(|_| format!("{child} is stopped because a loadpath is not to be had"));
+        }
+        let together = self.checks.absent.values().filter(|other| {
+            let apart = (other.since - absent.since).max(absent.since - other.since);
+            other.home == absent.home && apart < QUIET && other.counts
+        });
+        let together = together.count();
+        let stay = self.checks.count_files(&absent.home);
+        let many = together >= 3 && together > stay + together - together.min(stay + together);
+        let many = many && together > stay;
+        let confirmed = self.checks.confirmed > absent.since;
+        let waited = self.checks.settings.rescan.is_none()
+            || now - absent.since >= std::time::Duration::from_secs(60);
+        if (many || !configured) && !confirmed && !waited {
+            self.blame(|_| format!("{child} is stopped although many files went at once"));
+        }
+    }
+}
+
+impl Checks {
+    /// Whoever a hook may stop has an excuse for being down.
+    fn note_stop_hooks(&mut self, name: &ChildName, entry: &Entry) {
+        let Content::Good(spec) = &entry.content else {
+            return;
+        };
+        if spec
+            .repeat
+            .is_some_and(|repeat| repeat.action == Verb::Stop)
+        {
+            self.stop_targets.insert(name.clone());
+        }
+        for hook in [&spec.prehook, &spec.posthook].into_iter().flatten() {
+            if let Hook::Command {
+                verb: Verb::Stop,
+                child,
+            } = hook
+            {
+                self.stop_targets.insert(child.clone());
+            }
+        }
+    }
+
+    fn lose(&mut self, name: &ChildName, now: Mono) {
+        if let Some(entry) = self.view.remove(name) {
+            let home = entry.paths[0]
+                .parent()
+                .expect("files stand in folders")
+                .to_owned();
+            self.absent.insert(
+                name.clone(),
+                Absent {
+                    since: now,
+                    home,
+                    believed: false,
+                    counts: true,
+                },
+            );
+        }
+    }
+
+    fn note_belief(&mut self, now: Mono) {
+        let mut absent = std::mem::take(&mut self.absent);
+        for one in absent.values_mut().filter(|one| now - one.since >= QUIET) {
+            one.believed = one.believed || self.is_believable(&one.home);
+        }
+        self.absent = absent;
+    }
+
+    pub(super) fn has_files(&self, home: &std::path::Path) -> bool {
+        self.count_files(home) > 0
+    }
+
+    fn count_files(&self, home: &std::path::Path) -> usize {
+        let here = |entry: &&Entry| entry.paths.iter().any(|path| path.parent() == Some(home));
+        self.view.values().filter(here).count()
+    }
+
+    pub(super) fn is_believable(&self, home: &std::path::Path) -> bool {
+        let Some(loadpath) = self.loadpaths.iter().find(|it| it.path == home) else {
+            return false;
+        };
+        match loadpath.state {
+            LoadpathState::Ready { ino, .. } => {
+                self.has_files(home) || self.places.get(home).is_none_or(|place| *place == ino)
+            }
+            LoadpathState::Missing | LoadpathState::Unreadable(_) => false,
+        }
+    }
+}
+
+/// Why a child is being stopped, if this line says so.
+fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
+    match effect {
+        Effect::Log(line) if line.what == "stopping" && line.child.as_ref() == Some(child) => {
+            line.cause
+        }
+        Effect::Log(_)
+        | Effect::Record { .. }
+        | Effect::Reread { .. }
+        | Effect::Preflight { .. }
+        | Effect::Spawn { .. }
+        | Effect::Signal { .. }
+        | Effect::Reap { .. }
+        | Effect::RunHook { .. }
+        | Effect::KillHook { .. }
+        | Effect::Reply { .. }
+        | Effect::Inform { .. }
+        | Effect::Exit(_) => None,
+    }
+}
+
+fn remembered_runs(memory: &Memory) -> BTreeSet<ChildName> {
+    let ran = memory.children.iter().filter(|(_, child)| {
+        child.last.as_ref().is_some_and(|last| {
+            last.started.is_some()
+                && !last.replacing
+                && !matches!(last.end, Some(RememberedEnd::NotStarted { .. }))
+        })
+    });
+    ran.map(|(name, _)| name.clone()).collect()
+}
+
+/// Longer than any stop may take.
+pub(super) const STOPPED_BY: std::time::Duration =
+    std::time::Duration::from_secs(GRACE.as_secs() + KILL_WAIT.as_secs());

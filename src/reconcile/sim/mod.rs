@@ -1,0 +1,166 @@
+//! The simulator: the core against a fake world, some thousands of lives of it.
+//!
+//! A seed decides everything: the files, what people do, how long things take, what fails, and
+//! where the server is killed. After each step the checks compare what the core ordered and
+//! answered with what the world knows (I1 to I9); at the end the world goes quiet and the core
+//! has to come to rest with what should run running. A seed that fails prints itself and its
+//! history; `SIM_SEED=… cargo test --lib sim::replay -- --nocapture` shows it again.
+//!
+//! Absent on purpose: real files, processes, clocks and threads.
+
+mod actions;
+mod answers;
+mod checks;
+mod coverage;
+mod files;
+mod quiet;
+mod random;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use self::{coverage::Coverage, world::World};
+use super::{
+    event::StartKind,
+    planted::{Bug, plant},
+};
+
+/// How many lives are lived.
+const SEEDS: u64 = 2_000;
+/// How many times something happens in each before the world goes quiet.
+const STEPS: u64 = 200;
+
+/// What went wrong in one life, and how it came to that.
+struct Failed {
+    seed: u64,
+    why: String,
+    history: Vec<String>,
+}
+
+impl Failed {
+    fn text(&self) -> String {
+        let (seed, why) = (self.seed, &self.why);
+        format!(
+            "{}\nseed {seed}: {why}\nreplay: SIM_SEED={seed} cargo test --lib sim::replay -- --nocapture",
+            self.history.join("\n")
+        )
+    }
+}
+
+/// Lives the life of a seed.
+fn live(seed: u64, history: Option<Vec<String>>) -> (World, Option<String>) {
+    let mut world = World::new(seed);
+    world.history = history;
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        world.boot(StartKind::Fresh);
+        for _ in 0..STEPS {
+            if world.checks.fault.is_some() {
+                return;
+            }
+            world.come_up();
+            if world.random.percent(35) {
+                world.act();
+            } else {
+                world.advance();
+            }
+        }
+        if world.checks.fault.is_none() {
+            world.go_quiet();
+        }
+    }));
+    let why = match lived {
+        Ok(()) => world.checks.fault.take(),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            Some(
+                text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
+                    .unwrap_or_default(),
+            )
+        }
+    };
+    (world, why)
+}
+
+fn run(seed: u64) -> Result<Coverage, String> {
+    let (world, why) = live(seed, None);
+    if why.is_none() {
+        return Ok(world.coverage);
+    }
+    let (mut world, why) = live(seed, Some(Vec::new()));
+    let why = why.unwrap_or_else(|| "it is not the same twice".to_owned());
+    let history = world.history.take().unwrap_or_default();
+    Err(Failed { seed, why, history }.text())
+}
+
+fn run_all(seeds: std::ops::Range<u64>) -> Coverage {
+    let mut all = Coverage::default();
+    for seed in seeds {
+        match run(seed) {
+            Ok(coverage) => all.add(&coverage),
+            Err(text) => panic!("{text}"),
+        }
+    }
+    all
+}
+
+#[test]
+fn replay() {
+    let Some(seed) = std::env::var("SIM_SEED")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
+        println!("nothing to replay: set SIM_SEED");
+        return;
+    };
+    let (mut world, why) = live(seed, Some(Vec::new()));
+    println!("{}", world.history.take().unwrap_or_default().join("\n"));
+    if let Some(why) = why {
+        panic!("seed {seed}: {why}");
+    }
+}
+
+#[test]
+fn seeds_first_quarter() {
+    run_all(0..SEEDS / 4);
+}
+
+#[test]
+fn seeds_second_quarter() {
+    run_all(SEEDS / 4..SEEDS / 2);
+}
+
+#[test]
+fn seeds_third_quarter() {
+    run_all(SEEDS / 2..SEEDS / 4 * 3);
+}
+
+#[test]
+fn seeds_fourth_quarter() {
+    run_all(SEEDS / 4 * 3..SEEDS);
+}
+
+#[test]
+fn survey_of_failures() {
+    // How many seeds fail, by what is wrong: a look at the whole while bugs are hunted.
+    let Some(count) = std::env::var("SIM_SURVEY")
+        .ok()
+        .and_then(|text| text.parse().ok())
+    else {
+        return;
+    };
+    let mut kinds: std::collections::BTreeMap<String, (u64, u64)> =
+        std::collections::BTreeMap::new();
+    for seed in 0..count {
+        if let (_, Some(why)) = live(seed, None) {
+            let mut kind = why.lines().next().unwrap_or_default().to_owned();
+            for text in files::NAMES {
+                kind = kind.replace(text, "NAME");
+            }
+            kind.retain(|c| !c.is_ascii_digit());
+            kinds.entry(kind).or_insert((0, seed)).0 += 1;
+        }
+    }
+    for (kind, (count, seed)) in kinds {
+        println!("{count:>5} x {kind} (seed {seed})");
+    }
+}

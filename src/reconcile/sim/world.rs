@@ -1,0 +1,868 @@
+//! The fake world: performs effects as the shell would, and reports what they come to.
+//!
+//! Time is a number that jumps to whatever is next. Everything the world does is drawn from one
+//! seed. The order within one source is kept, as the shell keeps it (what a watcher read earlier
+//! is told earlier, the disk is written in order, an exit is told after the start); between
+//! sources anything goes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    checks::Checks,
+    coverage::Coverage,
+    files::{File, Files, HOMES, NAMES, name, spec},
+    random::Random,
+};
+use crate::{
+    reconcile::{
+        State,
+        boot::refusal,
+        effect::{Effect, Leftovers, Signal},
+        event::{Boot, Event, JobId, Settings, SpawnFailure, StartKind, Ticket},
+        listing::{Scope, Update},
+        record::{Memory, Record, Store},
+    },
+    spec::{ChildName, Exit, Mode, Mono, RunId, Spec, Time, Wall},
+};
+
+/// The longest a hook's program runs before the shell kills it.
+pub(super) const HOOK_SPAN_MAX: Duration = Duration::from_secs(60);
+/// The longest the disk takes.
+pub(super) const DISK_SPAN_MAX: Duration = Duration::from_secs(3);
+/// How often the loadpaths are read again when the settings say so.
+pub(super) const RESCAN: Duration = Duration::from_secs(60);
+
+pub(super) type RunKey = (ChildName, RunId);
+
+/// A process of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    /// What it does when it is told to end.
+    pub(super) temper: Temper,
+    pub(super) spec: Arc<Spec>,
+    pub(super) exit: Option<Exit>,
+    /// Whether the record of its start is on disk.
+    pub(super) recorded: bool,
+    pub(super) term_at: Option<Mono>,
+    pub(super) kill_at: Option<Mono>,
+    /// When it ends, as far as that is settled.
+    pub(super) ends_at: Option<Mono>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Temper {
+    /// How long TERM takes; `None` when it is ignored.
+    pub(super) term: Option<Duration>,
+    /// How long KILL takes: more than nothing in uninterruptible sleep.
+    pub(super) kill: Duration,
+}
+
+/// Something that will happen.
+#[derive(Debug, Clone)]
+pub(super) enum Occurrence {
+    /// The core is told.
+    Tell(Event),
+    /// A process ends, if it is still to end then.
+    Ends(RunKey, Exit),
+    /// The watcher looks at these names for a job.
+    Look(JobId, BTreeSet<ChildName>),
+    /// The watcher saw that these names changed.
+    Notice(BTreeSet<ChildName>),
+    /// The watcher reads everything.
+    Rescan,
+    /// The disk has taken the oldest records.
+    Written,
+    /// A hook's program ends.
+    HookEnds(JobId, Result<(), String>),
+}
+
+/// How often things go wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Weather {
+    /// Whatever is asked of the world succeeds, and nobody crashes the server.
+    Kind,
+    /// Anything may fail.
+    Rough,
+    /// What fails is over: the core has to come to rest.
+    Calm,
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    pub(super) weather: Weather,
+    pub(super) now: Time,
+    pub(super) core: State,
+    pub(super) start: StartKind,
+    pub(super) files: Files,
+    pub(super) settings: Settings,
+    pub(super) memory: Memory,
+    /// What waits for the disk.
+    pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
+    pub(super) processes: BTreeMap<RunKey, Process>,
+    pub(super) hooks: BTreeSet<JobId>,
+    agenda: BTreeMap<(Mono, u64), Occurrence>,
+    sequence: u64,
+    watch_at: Mono,
+    disk_at: Mono,
+    pub(super) next_pid: i32,
+    pub(super) next_request: u64,
+    /// A crash will happen at this effect of the next step that has one.
+    crash_at: Option<u64>,
+    pub(super) ended: bool,
+    /// How often the disk failed.
+    pub(super) disk_failures: u64,
+    pub(super) checks: Checks,
+    pub(super) coverage: Coverage,
+    /// What happened, when somebody wants to read it.
+    pub(super) history: Option<Vec<String>>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let weather = if random.percent(35) {
+            Weather::Kind
+        } else {
+            Weather::Rough
+        };
+        let mode = *random.pick(&[Mode::Sync, Mode::Sync, Mode::Full, Mode::Half, Mode::Quiet]);
+        let startup = NAMES
+            .iter()
+            .filter(|_| random.percent(50))
+            .map(|text| name(text));
+        let startup = startup.collect();
+        let settings = Settings {
+            mode,
+            startup,
+            on_exit: crate::spec::OnExit::Leave,
+            loadpaths: HOMES.iter().map(std::path::PathBuf::from).collect(),
+            rescan: random.percent(70).then_some(RESCAN),
+        };
+        let mut world = Self {
+            random,
+            weather,
+            now: Time {
+                mono: Mono(1_000_000),
+                wall: Wall(1_700_000_000_000),
+            },
+            core: State::new(),
+            start: StartKind::Fresh,
+            files: Files::new(),
+            settings,
+            memory: Memory::default(),
+            journal: VecDeque::new(),
+            processes: BTreeMap::new(),
+            hooks: BTreeSet::new(),
+            agenda: BTreeMap::new(),
+            sequence: 0,
+            watch_at: Mono(0),
+            disk_at: Mono(0),
+            next_pid: 100,
+            next_request: 1,
+            crash_at: None,
+            ended: false,
+            disk_failures: 0,
+            checks: Checks::default(),
+            coverage: Coverage::default(),
+            history: None,
+        };
+        for text in NAMES {
+            if world.random.percent(60) {
+                let home = HOMES[usize::from(world.random.percent(40))];
+                world.write(home, &name(text));
+            }
+        }
+        world
+    }
+
+    /// Writes some good file.
+    pub(super) fn write(&mut self, home: &str, name: &ChildName) {
+        let version = self.files.version();
+        let spec = spec(&mut self.random, home, name, version);
+        if let Some(dir) = self.files.dirs.get_mut(std::path::Path::new(home)) {
+            dir.files.insert(name.clone(), File::Good(spec));
+        }
+    }
+
+    pub(super) fn told(&mut self, line: impl FnOnce(&Self) -> String) {
+        if self.history.is_some() {
+            let line = line(self);
+            self.history.get_or_insert_default().push(line);
+        }
+    }
+
+    // Time.
+
+    pub(super) fn plan(&mut self, at: Mono, what: Occurrence) {
+        self.sequence += 1;
+        self.agenda.insert((at, self.sequence), what);
+    }
+
+    pub(super) fn plan_in(&mut self, span: Duration, what: Occurrence) {
+        self.plan(self.now.mono + span, what);
+    }
+
+    /// Tells the core what the watcher has just read, after what it read before.
+    pub(super) fn report(&mut self, event: Event) {
+        self.watch_at = self.watch_at.max(self.now.mono + self.random.delay());
+        self.plan(self.watch_at, Occurrence::Tell(event));
+    }
+
+    pub(super) fn pass(&mut self, span: Duration) {
+        self.now.mono = self.now.mono + span;
+        let millis = i64::try_from(span.as_millis()).expect("spans are short");
+        self.now.wall = Wall(self.now.wall.0 + millis);
+    }
+
+    /// Whether anything will happen before this.
+    pub(super) fn next_at(&self) -> Option<Mono> {
+        let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
+        let deadline = self.core.next_deadline().filter(|_| !self.ended);
+        match (planned, deadline) {
+            (Some(planned), Some(deadline)) => Some(planned.min(deadline)),
+            (planned, deadline) => planned.or(deadline),
+        }
+    }
+
+    /// Lets the next thing happen.
+    pub(super) fn advance(&mut self) {
+        let Some(at) = self.next_at() else { return };
+        let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
+        self.pass(at - self.now.mono);
+        if planned == Some(at) {
+            if let Some((_, what)) = self.agenda.pop_first() {
+                self.happens(what);
+            }
+        } else {
+            // A timer is never early and seldom on time.
+            let late = self.random.delay();
+            self.pass(late);
+            self.tell(Event::Deadline);
+        }
+    }
+
+    fn happens(&mut self, what: Occurrence) {
+        match what {
+            Occurrence::Tell(event) => self.tell(event),
+            Occurrence::Ends(key, exit) => self.process_ends(key, exit),
+            Occurrence::Look(job, names) => {
+                let update = self
+                    .files
+                    .snapshot(&self.settings, Scope::Touched, Some(&names));
+                self.report(Event::Reread { job, update });
+            }
+            Occurrence::Notice(names) => {
+                let update = self
+                    .files
+                    .snapshot(&self.settings, Scope::Touched, Some(&names));
+                self.report(Event::Listing(update));
+            }
+            Occurrence::Rescan => {
+                self.look_at_all(Scope::Confirming);
+                if let Some(every) = self.settings.rescan {
+                    self.plan_in(every, Occurrence::Rescan);
+                }
+            }
+            Occurrence::Written => self.written(),
+            Occurrence::HookEnds(job, result) => {
+                if self.hooks.remove(&job) {
+                    self.tell(Event::HookFinished { job, result });
+                }
+            }
+        }
+    }
+
+    pub(super) fn look_at_all(&mut self, scope: Scope) {
+        let update = self.files.snapshot(&self.settings, scope, None);
+        self.report(Event::Listing(update));
+    }
+
+    // The core.
+
+    /// Gives the core a fact, performs what it orders, and looks whether that was right.
+    pub(super) fn tell(&mut self, event: Event) {
+        if self.ended {
+            return;
+        }
+        self.told(|world| format!("{:>11} {}", world.clock(), short(&event)));
+        self.before(&event);
+        self.coverage.note(&self.core, &event);
+        let effects = self.core.step(event, self.now);
+        for effect in &effects {
+            if !matches!(effect, Effect::Log(_)) {
+                self.told(|_| format!("{:>15} {}", "->", short_effect(effect)));
+            } else {
+                self.told(|_| format!("{:>15} {}", "#", short_effect(effect)));
+            }
+        }
+        self.check_order(&effects);
+        for effect in effects {
+            if let Some(left) = self.crash_at.take() {
+                if left == 0 {
+                    self.crash(Some(effect));
+                    return;
+                }
+                self.crash_at = Some(left - 1);
+            }
+            self.check_effect(&effect);
+            self.perform(effect);
+            if self.ended {
+                return;
+            }
+        }
+        self.after();
+    }
+
+    pub(super) fn clock(&self) -> String {
+        let micros = self.now.mono.0;
+        format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000)
+    }
+
+    /// The server will be killed at some effect from now on.
+    pub(super) fn plan_crash(&mut self) {
+        self.crash_at = Some(self.random.below(12));
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record { ticket, records } => self.record(ticket, records),
+            Effect::Reread { job, names } => {
+                let span = self.random.delay() + self.random.delay();
+                self.plan_in(span, Occurrence::Look(job, names));
+            }
+            Effect::Preflight { job, .. } => {
+                let fails = self.weather == Weather::Rough && self.random.percent(10);
+                let result = if fails {
+                    Err("it is not there".to_owned())
+                } else {
+                    Ok(())
+                };
+                let span = self.random.delay();
+                self.plan_in(span, Occurrence::Tell(Event::Preflight { job, result }));
+            }
+            Effect::Spawn {
+                child,
+                run,
+                spec,
+                clear: _,
+            } => self.spawn(child, run, spec),
+            Effect::Signal { child, run, signal } => self.signal((child, run), signal),
+            Effect::Reap {
+                child,
+                run,
+                leftovers: Leftovers::Kill | Leftovers::Leave,
+            } => {
+                self.processes.remove(&(child, run));
+            }
+            Effect::RunHook { job, .. } => self.run_hook(job),
+            Effect::KillHook { job } => {
+                let span = self.random.delay();
+                self.plan_in(span, Occurrence::HookEnds(job, Err("killed".to_owned())));
+            }
+            Effect::Reply { .. } | Effect::Inform { .. } | Effect::Log(_) => {}
+            Effect::Exit(_) => self.ended = true,
+        }
+    }
+
+    /// A run is about to begin: its number is used from now on.
+    fn begin_run(&mut self, child: &ChildName, run: RunId, spec: &Arc<Spec>) {
+        self.checks.used.insert(child.clone(), run.0);
+        let (child, spec) = (child.clone(), Arc::clone(spec));
+        self.memory.apply(&Record::Begun { child, run, spec });
+    }
+
+    fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) {
+        let (state, runtime): (Vec<_>, Vec<_>) = records
+            .into_iter()
+            .partition(|record| record.store() == Store::State);
+        for record in &runtime {
+            self.memory.apply(record);
+        }
+        if ticket.is_none() && state.is_empty() {
+            return;
+        }
+        self.journal.push_back((ticket, state));
+        let most = u64::try_from(DISK_SPAN_MAX.as_millis()).expect("it is short");
+        let span = if self.random.percent(90) {
+            self.random.delay()
+        } else {
+            self.random.millis(0, most)
+        };
+        self.disk_at = self.disk_at.max(self.now.mono + span);
+        self.plan(self.disk_at, Occurrence::Written);
+    }
+
+    fn written(&mut self) {
+        let Some((ticket, records)) = self.journal.pop_front() else {
+            return;
+        };
+        let fails = self.weather == Weather::Rough && self.random.percent(4);
+        self.disk_failures += u64::from(fails);
+        if !fails {
+            for record in &records {
+                self.memory.apply(record);
+            }
+        }
+        if let Some(ticket) = ticket {
+            let result = if fails {
+                Err("the disk is full".to_owned())
+            } else {
+                Ok(())
+            };
+            self.tell(Event::Recorded { ticket, result });
+        }
+    }
+
+    // Processes.
+
+    fn spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
+        let refused = self.weather == Weather::Rough && self.random.percent(8);
+        let span = self.random.delay();
+        if refused && self.random.percent(20) {
+            let why = SpawnFailure::NotRecorded("the disk is full".to_owned());
+            self.plan_in(
+                span,
+                Occurrence::Tell(Event::SpawnFailed { child, run, why }),
+            );
+            return;
+        }
+        self.begin_run(&child, run, &spec);
+        if refused {
+            let why = "no such program".to_owned();
+            let (at, child_too) = (self.now, child.clone());
+            self.memory.apply(&Record::NotStarted {
+                child: child_too,
+                run,
+                why: why.clone(),
+                at,
+            });
+            let why = SpawnFailure::Refused(why);
+            self.plan_in(
+                span,
+                Occurrence::Tell(Event::SpawnFailed { child, run, why }),
+            );
+            return;
+        }
+        let pid = self.fork(child.clone(), run, spec);
+        self.note_started(&child, run, pid);
+        self.plan_in(span, Occurrence::Tell(Event::Spawned { child, run, pid }));
+    }
+
+    fn note_started(&mut self, child: &ChildName, run: RunId, pid: i32) {
+        let (child, at) = (child.clone(), self.now);
+        if let Some(process) = self.processes.get_mut(&(child.clone(), run)) {
+            process.recorded = true;
+        }
+        self.memory.apply(&Record::Started {
+            child,
+            run,
+            pid,
+            start_ticks: 1,
+            at,
+        });
+    }
+
+    fn fork(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) -> i32 {
+        self.next_pid += 1;
+        let pid = self.next_pid;
+        let calm = self.weather == Weather::Calm;
+        let term = match self.random.below(10) {
+            0..=5 => Some(self.random.delay()),
+            6..=7 => Some(self.random.millis(100, 9_900)),
+            _ => None,
+        };
+        let kill = if !calm && self.random.percent(15) {
+            self.random.millis(0, 40_000)
+        } else {
+            self.random.delay()
+        };
+        let process = Process {
+            pid,
+            temper: Temper { term, kill },
+            spec,
+            exit: None,
+            recorded: false,
+            term_at: None,
+            kill_at: None,
+            ends_at: None,
+        };
+        let key = (child, run);
+        self.processes.insert(key.clone(), process);
+        if !calm && self.random.percent(50) {
+            let span = match self.random.below(4) {
+                0 => self.random.delay(),
+                1 => self.random.millis(1, 1_000),
+                _ => self.random.millis(1, 90_000),
+            };
+            let exit = *self.random.pick(&[
+                Exit::Code(0),
+                Exit::Code(0),
+                Exit::Code(1),
+                Exit::Code(78),
+                Exit::Signal(11),
+            ]);
+            self.end_in(key, span, exit);
+        }
+        pid
+    }
+
+    /// Settles that a process ends then, if not before.
+    pub(super) fn end_in(&mut self, key: RunKey, span: Duration, exit: Exit) {
+        let at = self.now.mono + span;
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.exit.is_some() || process.ends_at.is_some_and(|ends| ends <= at) {
+            return;
+        }
+        process.ends_at = Some(at);
+        self.plan(at, Occurrence::Ends(key, exit));
+    }
+
+    fn process_ends(&mut self, key: RunKey, exit: Exit) {
+        let now = self.now.mono;
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        if process.exit.is_some() || process.ends_at.is_none_or(|at| at > now) {
+            return;
+        }
+        process.exit = Some(exit);
+        self.told(|world| {
+            format!(
+                "{:>11} ({} run {} ends: {exit})",
+                world.clock(),
+                key.0,
+                key.1
+            )
+        });
+        // An exit is told after the start, and the start may still be on its way.
+        let told = |(at, what): (&(Mono, u64), &Occurrence)| match what {
+            Occurrence::Tell(Event::Spawned { child, run, .. })
+                if (child, run) == (&key.0, &key.1) =>
+            {
+                Some(at.0)
+            }
+            _other => None,
+        };
+        let start = self.agenda.iter().find_map(told).unwrap_or(now);
+        let at = start.max(now) + self.random.delay();
+        let (child, run) = key;
+        self.plan(at, Occurrence::Tell(Event::Exited { child, run, exit }));
+    }
+
+    fn signal(&mut self, key: RunKey, signal: Signal) {
+        let now = self.now.mono;
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let temper = process.temper;
+        match signal {
+            Signal::Term => {
+                process.term_at = Some(now);
+                if let Some(span) = temper.term {
+                    let exit = if self.random.percent(50) {
+                        Exit::Code(0)
+                    } else {
+                        Exit::Signal(15)
+                    };
+                    self.end_in(key, span, exit);
+                }
+            }
+            Signal::Kill => {
+                process.kill_at = process.kill_at.or(Some(now));
+                self.end_in(key, temper.kill, Exit::Signal(9));
+            }
+        }
+    }
+
+    fn run_hook(&mut self, job: JobId) {
+        self.hooks.insert(job);
+        let most = u64::try_from(HOOK_SPAN_MAX.as_millis()).expect("it is short");
+        let rough = self.weather == Weather::Rough;
+        let (span, result) = match self.random.below(10) {
+            0 if rough => (HOOK_SPAN_MAX, Err("it took too long".to_owned())),
+            1 if rough => (self.random.millis(0, 100), Err("exit code 1".to_owned())),
+            2..=3 => (self.random.millis(0, most), Ok(())),
+            _ => (self.random.millis(0, 500), Ok(())),
+        };
+        self.plan_in(span, Occurrence::HookEnds(job, result));
+    }
+
+    // The server's life.
+
+    /// Starts a server on what the disk holds.
+    pub(super) fn boot(&mut self, start: StartKind) {
+        self.core = State::new();
+        self.start = start;
+        self.ended = false;
+        self.memory.apply(&Record::Opened {
+            boot: "b".to_owned(),
+        });
+        let (mut ended, mut doubted) = (Vec::new(), Vec::new());
+        for (name, remembered) in &self.memory.children {
+            let Some(last) = &remembered.last else {
+                continue;
+            };
+            if last.process.is_none() || last.end.is_some() {
+                continue;
+            }
+            match self.processes.get_mut(&(name.clone(), last.run)) {
+                None => ended.push((name.clone(), last.run, Exit::Unknown)),
+                Some(process) if self.weather == Weather::Rough && self.random.percent(2) => {
+                    process.recorded = false;
+                    doubted.push((name.clone(), last.run, "nobody can tell".to_owned()));
+                }
+                Some(process) => process.recorded = true,
+            }
+        }
+        let make = |world: &mut Self| Boot {
+            start,
+            settings: world.settings.clone(),
+            memory: world.memory.clone(),
+            ended: ended.clone(),
+            doubted: doubted.clone(),
+            listing: world.files.snapshot(&world.settings, Scope::Whole, None),
+            seed: world.random.next(),
+        };
+        let mut boot = make(self);
+        if !refusal(&boot).is_empty() {
+            // Somebody reads the faults, mends the files and starts the server again.
+            self.check_refusal();
+            self.mend();
+            boot = make(self);
+        }
+        self.watch_at = self.now.mono;
+        self.disk_at = self.now.mono;
+        if let Some(every) = self.settings.rescan {
+            self.plan_in(every, Occurrence::Rescan);
+        }
+        self.booted(&boot);
+        self.tell(Event::Boot(Box::new(boot)));
+        self.check_taken_back();
+    }
+
+    /// Makes every bad file good.
+    pub(super) fn mend(&mut self) {
+        let dirs = self.files.dirs.clone();
+        for (home, dir) in &dirs {
+            for (name, file) in &dir.files {
+                if let File::Bad(_) = file {
+                    self.write(&home.display().to_string(), name);
+                }
+            }
+        }
+        let first: BTreeSet<ChildName> = dirs
+            .values()
+            .next()
+            .map(|dir| dir.files.keys().cloned().collect())
+            .unwrap_or_default();
+        if let Some(last) = self.files.dirs.values_mut().last() {
+            last.files.retain(|name, _| !first.contains(name));
+        }
+    }
+
+    /// The server is killed: what it had in mind is gone, what lives lives on.
+    fn crash(&mut self, at: Option<Effect>) {
+        self.told(|world| format!("{:>11} ===== the server is killed", world.clock()));
+        if let Some(Effect::Spawn {
+            child, run, spec, ..
+        }) = at
+        {
+            // Killed in the middle of it.
+            match self.random.below(4) {
+                0 => self.begin_run(&child, run, &spec),
+                1 => {
+                    self.begin_run(&child, run, &spec);
+                    self.fork(child, run, spec);
+                }
+                2 => {
+                    self.begin_run(&child, run, &spec);
+                    let pid = self.fork(child.clone(), run, spec);
+                    self.note_started(&child, run, pid);
+                }
+                _ => {}
+            }
+        }
+        // Some of what was on its way to the disk got there, the oldest first.
+        let arrived = self
+            .random
+            .below(3)
+            .min(u64::try_from(self.journal.len()).unwrap_or(0));
+        for _ in 0..arrived {
+            if let Some((_, records)) = self.journal.pop_front() {
+                for record in &records {
+                    self.memory.apply(record);
+                }
+            }
+        }
+        self.die();
+        let down = self.random.millis(0, 3_000);
+        self.sleep(down);
+        self.boot(StartKind::Continued);
+    }
+
+    /// Forgets what only the server knew.
+    fn die(&mut self) {
+        self.ended = true;
+        self.journal.clear();
+        self.hooks.clear();
+        self.crash_at = None;
+        self.agenda
+            .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+        self.checks.server_died();
+    }
+
+    /// Time passes without a server.
+    fn sleep(&mut self, span: Duration) {
+        let until = self.now.mono + span;
+        while let Some(at) = self.next_planned().filter(|at| *at <= until) {
+            self.pass(at - self.now.mono);
+            if let Some((_, Occurrence::Ends(key, exit))) = self.agenda.pop_first() {
+                self.process_ends(key, exit);
+            }
+            self.agenda
+                .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+        }
+        self.pass(until - self.now.mono);
+        if self.random.percent(30) {
+            self.edit_files();
+            self.agenda
+                .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+        }
+        // Nobody holds what ended meanwhile.
+        self.processes.retain(|_, process| process.exit.is_none());
+    }
+
+    fn next_planned(&self) -> Option<Mono> {
+        self.agenda.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// The server is killed between two steps.
+    pub(super) fn crash_now(&mut self) {
+        self.crash(None);
+    }
+
+    /// After its end by order the server is started again.
+    pub(super) fn start_again(&mut self) {
+        self.told(|world| format!("{:>11} ===== the server has ended by order", world.clock()));
+        while let Some((_, records)) = self.journal.pop_front() {
+            for record in &records {
+                self.memory.apply(record);
+            }
+        }
+        self.check_closed();
+        self.die();
+        let down = self.random.millis(0, 5_000);
+        self.sleep(down);
+        self.boot(StartKind::Fresh);
+    }
+
+    /// The host is switched off and on.
+    pub(super) fn reboot(&mut self) {
+        self.told(|world| format!("{:>11} ===== the host reboots", world.clock()));
+        self.processes.clear();
+        self.agenda.clear();
+        self.die();
+        self.memory.forget_boot();
+        self.now.mono = Mono(1_000_000);
+        self.now.wall = Wall(self.now.wall.0 + 30_000);
+        self.checks.host_died();
+        self.boot(StartKind::Fresh);
+    }
+
+    /// How much is still on its way.
+    pub(super) fn planned(&self) -> impl Iterator<Item = &Occurrence> {
+        self.agenda.values()
+    }
+}
+
+/// An event on one line.
+pub(super) fn short(event: &Event) -> String {
+    let listing = |update: &Update| {
+        let entries = update.entries.iter().map(|(name, entry)| {
+            use crate::reconcile::listing::Content;
+            match entry.as_ref().map(|entry| &entry.content) {
+                Some(Content::Good(spec)) => format!("{name}={}", spec.command[1]),
+                Some(Content::Bad(_)) => format!("{name}=bad"),
+                Some(Content::Conflict) => format!("{name}=conflict"),
+                None => format!("{name}=gone"),
+            }
+        });
+        let entries: Vec<String> = entries.collect();
+        let states = update
+            .loadpaths
+            .iter()
+            .map(|loadpath| format!("{:?}", loadpath.state));
+        let states: Vec<String> = states.collect();
+        format!(
+            "{:?} [{}] {}",
+            update.scope,
+            states.join(", "),
+            entries.join(" ")
+        )
+    };
+    match event {
+        Event::Boot(boot) => format!(
+            "Boot {:?} {:?} ended {:?} {}\n{:?}",
+            boot.start,
+            boot.settings,
+            boot.ended,
+            listing(&boot.listing),
+            boot.memory
+        ),
+        Event::Listing(update) => format!("Listing {}", listing(update)),
+        Event::Reread { job, update } => format!("Reread {} {}", job.0, listing(update)),
+        Event::Settings(_)
+        | Event::Spawned { .. }
+        | Event::SpawnFailed { .. }
+        | Event::Preflight { .. }
+        | Event::Exited { .. }
+        | Event::HookFinished { .. }
+        | Event::Recorded { .. }
+        | Event::Request { .. }
+        | Event::Shutdown
+        | Event::Deadline => format!("{event:?}"),
+    }
+}
+
+/// An effect on one line.
+pub(super) fn short_effect(effect: &Effect) -> String {
+    match effect {
+        Effect::Spawn {
+            child,
+            run,
+            spec,
+            clear,
+        } => format!(
+            "Spawn {child} run {run} v{} clear {clear:?} pre {:?} post {:?} repeat {:?} restart {:?}",
+            spec.command[1], spec.prehook, spec.posthook, spec.repeat, spec.restart.when
+        ),
+        Effect::Preflight { job, spec } => format!("Preflight {} v{}", job.0, spec.command[1]),
+        Effect::RunHook {
+            job, child, argv, ..
+        } => format!("RunHook {} {child} {argv:?}", job.0),
+        Effect::Log(line) => format!(
+            "{:?} {} run {:?}: {} ({:?}) {}",
+            line.level,
+            line.child.as_ref().map_or("", |child| child.as_str()),
+            line.run,
+            line.what,
+            line.cause,
+            line.detail.as_deref().unwrap_or_default()
+        ),
+        Effect::Record { .. }
+        | Effect::Reread { .. }
+        | Effect::Signal { .. }
+        | Effect::Reap { .. }
+        | Effect::KillHook { .. }
+        | Effect::Reply { .. }
+        | Effect::Inform { .. }
+        | Effect::Exit(_) => format!("{effect:?}"),
+    }
+}
