@@ -21,7 +21,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use supervisor_rs::clock;
 
 /// How long a condition is waited for before the test fails.
@@ -439,9 +439,42 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
     }
 }
 
+/// A connection on which requests are given as they are, several at once if need be.
+pub(crate) struct Wire {
+    stream: BufReader<TcpStream>,
+}
+
+impl Wire {
+    /// Connects and reads the hello.
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        let stream = TcpStream::connect(sandbox.address()).expect("a listening server");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut wire = Self {
+            stream: BufReader::new(stream),
+        };
+        assert_eq!(wire.answer()["hello"]["protocol"], 1);
+        wire
+    }
+
+    /// Sends a request; its answer is read by [`Wire::answer`].
+    pub(crate) fn ask(&mut self, id: u64, command: &Value) {
+        use std::io::Write;
+        let line = format!("{}\n", json!({"id": id, "command": command}));
+        let written = self.stream.get_mut().write_all(line.as_bytes());
+        written.expect("a listening server");
+    }
+
+    /// The next line, whichever request it answers.
+    pub(crate) fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a line in time");
+        serde_json::from_str(&line).expect("one JSON object")
+    }
+}
+
 /// The `command` line of a child that is a shell script.
 pub(crate) fn script(text: &str) -> String {
-    let quoted = serde_json::to_string(text).expect("a text");
+    let quoted = json!(text);
     format!("command: [sh, -c, {quoted}]\n")
 }
 
