@@ -472,6 +472,114 @@ fn a_second_hook_of_one_kind_is_a_fault() {
 }
 
 #[test]
+fn stop_all_and_the_servers_end_skip_posthooks_that_start_something_and_name_them() {
+    for ending in ["stop --all", "kill --stop-children", "TERM"] {
+        let mut sandbox = Sandbox::start("mode: quiet\non_exit: stop");
+        let note = noting(&sandbox, "ran");
+        let children = [
+            ("db", SLEEPER.to_owned()),
+            ("starts", with(&[("posthook", "start db")])),
+            ("restarts", with(&[("posthook", "trystart db")])),
+            ("stops", with(&[("posthook", "stop db")])),
+            ("runs", with(&[("posthook", &note)])),
+        ];
+        for (name, text) in &children {
+            sandbox.write(&format!("{name}.yml"), text);
+            if *name != "db" {
+                sandbox.done(&["start", name]);
+            }
+        }
+        let named = ["posthook `start db`", "posthook `trystart db`"];
+        let told = match ending {
+            "stop --all" => {
+                let answer = sandbox.done(&["stop", "--all"]);
+                let rows = answer["children"].as_array().unwrap();
+                let skipped = |name: &str| {
+                    let row = rows.iter().find(|row| row["name"] == name).unwrap();
+                    row["note"].clone()
+                };
+                assert_eq!(
+                    (skipped("stops"), skipped("runs")),
+                    (json!(null), json!(null))
+                );
+                let people = sandbox.client(&["check", "-a"]);
+                assert_eq!(people.code, 0);
+                format!("{} {}", skipped("starts"), skipped("restarts"))
+            }
+            "TERM" => {
+                assert_eq!(sandbox.stop_server(), 0);
+                sandbox.server_log()
+            }
+            _ => {
+                let answer = sandbox.done(&["kill", "--stop-children"]);
+                assert_eq!(answer["children"], json!([]));
+                assert_eq!(sandbox.wait_server(), 0);
+                answer["message"].to_string()
+            }
+        };
+        for words in named {
+            assert!(told.contains(words), "{ending}: {told}");
+        }
+        assert!(!told.contains("failed"), "{ending}: {told}");
+        assert_eq!(log(&sandbox), ["ran"], "{ending}");
+        assert_eq!(sandbox.processes(), []);
+        let started = starts(&sandbox);
+        assert!(!started.contains(&"db".to_owned()), "{ending}: {started:?}");
+    }
+}
+
+#[test]
+fn a_posthook_that_stops_a_child_is_carried_out_at_the_servers_end() {
+    let mut sandbox = with_children(&[
+        (
+            "slow",
+            script("trap 'sleep 0.3; exit 0' TERM; sleep 300 & wait"),
+        ),
+        ("web", with(&[("posthook", "stop helper")])),
+        ("helper", with(&[("posthook", "start db")])),
+        ("db", SLEEPER.to_owned()),
+    ]);
+    for name in ["slow", "web", "helper"] {
+        sandbox.done(&["start", name]);
+    }
+    // Ordered by a client, and not yet through when the server is to end.
+    let slow = with(&[("posthook", "stop helper")]).replace(
+        SLEEPER,
+        &script("trap 'sleep 0.3; exit 0' TERM; echo up; sleep 300 & wait"),
+    );
+    sandbox.write("web.yml", &slow);
+    sandbox.done(&["restart", "web"]);
+    wait_lines(&sandbox.log_dir().join("web.out"), 1);
+    let mut wire = Wire::new(&sandbox);
+    wire.ask(1, &json!({"op": "stop", "child": "web"}));
+    sandbox.wait_state("web", "stopping");
+    let words = sandbox.done(&["kill"]);
+    let stopped = wire.answer();
+    assert!(
+        !stopped["ok"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("failed"),
+        "{stopped}"
+    );
+    assert_eq!(sandbox.wait_server(), 0);
+    let left: Vec<_> = words["children"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| &c["name"])
+        .collect();
+    assert_eq!(left, ["slow"], "{words}");
+    assert!(!starts(&sandbox).contains(&"db".to_owned()));
+    assert!(
+        sandbox.server_log().contains("posthook `start db`"),
+        "{}",
+        sandbox.server_log()
+    );
+    sandbox.expect_leftovers();
+}
+
+#[test]
 fn people_are_told_of_skipped_posthooks_too() {
     let sandbox = with_children(&[
         ("db", SLEEPER.to_owned()),
