@@ -222,16 +222,22 @@ impl<W: AsFd + Write> Write for Outlet<W> {
     }
 }
 
+/// Whether a piece can be written without waiting. A signal cuts the wait short: it must never be
+/// taken for readiness, or the write would wait for as long as nobody reads.
 fn is_ready(fd: BorrowedFd<'_>, wait_ms: i64) -> bool {
-    let wait = Timespec {
-        tv_sec: 0,
-        tv_nsec: wait_ms * 1_000_000,
+    let can_write = |wait_ms: i64| {
+        let wait = Timespec {
+            tv_sec: 0,
+            tv_nsec: wait_ms * 1_000_000,
+        };
+        let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
+        let ready = poll(&mut fds, Some(&wait))?;
+        Ok(ready > 0 && fds[0].revents().contains(PollFlags::OUT))
     };
-    let mut fds = [PollFd::new(&fd, PollFlags::OUT)];
-    match poll(&mut fds, Some(&wait)) {
-        Ok(ready) => ready > 0 && fds[0].revents().contains(PollFlags::OUT),
-        // A signal came: the line is worth a wait that may block more than one lost for nothing.
-        Err(errno) => errno == Errno::INTR,
+    match can_write(wait_ms) {
+        // A look without a wait is not interrupted.
+        Err(Errno::INTR) => can_write(0) == Ok(true),
+        looked => looked == Ok(true),
     }
 }
 
@@ -407,6 +413,18 @@ mod tests {
         reader.read_exact(&mut read).unwrap();
         assert_eq!(String::from_utf8(read).unwrap(), told);
         assert_eq!(outlet.lost.0.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_signal_is_not_taken_for_a_reader() {
+        let (_reader, mut outlet) = pipe();
+        while outlet.is_ready(0) {
+            outlet.to.write_all(&[0; PIECE_LEN]).unwrap();
+        }
+        // A poll that a signal interrupts may only ever be answered by another look.
+        let fd = outlet.to.as_fd();
+        assert!(!is_ready(fd, 0));
+        assert!(!is_ready(fd, STALL_MS_MAX));
     }
 
     #[test]

@@ -71,6 +71,11 @@ const FIELDS: &[Rule<Fields>] = &[
     rule("workdir", |c, f, fields| fields.workdir = c.directory(f)),
 ];
 
+/// The keys of a child's file, for whoever documents them.
+pub fn child_keys() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().map(Rule::name)
+}
+
 /// Reads a child's file.
 ///
 /// `path` is where it is listed, absolute and with links unresolved: relative paths begin in its

@@ -27,9 +27,9 @@ mod suggest;
 mod tree;
 mod values;
 
-pub use child::{ChildContext, Defaults, child};
+pub use child::{ChildContext, Defaults, child, child_keys};
 pub use diagnostic::{Diagnostic, Place};
-pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server};
+pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server, server_keys};
 
 use std::path::Path;
 

@@ -53,6 +53,13 @@ pub(super) struct Rule<D> {
     check: Check<D>,
 }
 
+impl<D> Rule<D> {
+    /// The key.
+    pub(super) fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
 /// Checks a value and puts it into a draft.
 type Check<D> = fn(&mut Checker<'_>, Field<'_>, &mut D);
 

@@ -24,7 +24,7 @@ use super::{
     diagnostic::{Source, Span},
     fault::Fault,
     node::Node,
-    rules::{Checker, Shape},
+    rules::{Checker, Rule, Shape},
     server_fields::{Draft, FIELDS},
     text_of,
 };
@@ -123,6 +123,11 @@ const CHILD_KEYS: &[&str] = &["command"];
 
 /// Keys that apply to every child only as defaults.
 const DEFAULT_KEYS: &[&str] = &["output", "repeat", "hooks", "restart", "workdir"];
+
+/// The keys of `server.yml`, for whoever documents them.
+pub fn server_keys() -> impl Iterator<Item = &'static str> {
+    FIELDS.iter().map(Rule::name)
+}
 
 /// Reads `server.yml`.
 ///

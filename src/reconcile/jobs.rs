@@ -27,7 +27,9 @@ impl State {
         cause: Cause,
         waiter: Option<Waiter>,
     ) {
-        if self.ending.is_some() {
+        // A stop that is under way when the server is to end may have a child to stop after it.
+        let ends = verb == Verb::Stop && cause == Cause::Hook;
+        if self.ending.is_some() && !ends {
             let failure = Failure::new(ErrorCode::ShuttingDown, "the server is ending");
             self.tell(turn, waiter, name, verb, Err(failure));
             return;

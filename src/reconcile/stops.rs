@@ -178,15 +178,19 @@ impl State {
             self.close(turn, id);
             return;
         };
-        let (name, posthooks) = (job.child.clone(), job.posthooks);
+        let name = job.child.clone();
+        let all = job.posthooks == Posthooks::All && self.ending.is_none();
         match &hook {
-            Hook::Command { verb, .. }
-                if posthooks == Posthooks::StartingNothing && *verb != Verb::Stop =>
-            {
-                self.note(
-                    id,
-                    format!("posthook `{hook}` was skipped: everything is stopped"),
-                );
+            Hook::Command { verb, .. } if !all && *verb != Verb::Stop => {
+                let why = if self.ending.is_some() {
+                    "the server ends"
+                } else {
+                    "everything is stopped"
+                };
+                // Who ends a server by a signal gets no answer.
+                turn.log(Level::Info, &name, "posthook skipped").detail =
+                    Some(format!("posthook `{hook}`: {why}"));
+                self.note(id, format!("posthook `{hook}` was skipped: {why}"));
                 self.close(turn, id);
             }
             Hook::Command { verb, child } => match self.chain(&name, Some(&hook)) {

@@ -11,7 +11,7 @@ mod server_file;
 mod start;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     io::{IsTerminal, Write},
     net::SocketAddr,
 };
@@ -22,7 +22,7 @@ use tokio::{
     time::sleep,
 };
 
-use self::server_file::ServerFile;
+use self::server_file::{BEING_WRITTEN, ServerFile};
 pub use self::start::{ServeError, check, serve};
 use crate::{
     clock,
@@ -34,8 +34,8 @@ use crate::{
         State,
         event::{Event, JobId, RequestId},
     },
-    spec::{Mono, Time},
-    watch::{Seen, Watch},
+    spec::{ChildName, Mono, Time},
+    watch::{Seen, Watch, WatchConfig},
 };
 
 /// How many requests may wait for the loop; past that `control` answers `busy`.
@@ -57,6 +57,10 @@ struct Supervisor {
     next_request: u64,
     server_file: ServerFile,
     facts: Facts,
+    /// Names that are being read again, and for which job.
+    rereads: BTreeMap<JobId, BTreeSet<ChildName>>,
+    /// What is watched, and how it is read.
+    watch_config: WatchConfig,
     /// What effects came to and the core has not been told yet.
     inbox: VecDeque<Event>,
     /// The last words, once the core has ended.
@@ -108,7 +112,10 @@ impl Supervisor {
                 Some((ticket, result)) = self.journal.committed().recv() => {
                     self.inbox.push_back(Event::Recorded { ticket, result });
                 }
-                Some(seen) = self.seen.recv() => self.take_seen(seen),
+                seen = self.seen.recv() => match seen {
+                    Some(seen) => self.take_seen(seen),
+                    None => self.watch_again(),
+                },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
@@ -151,6 +158,7 @@ impl Supervisor {
                 self.inbox.push_back(Event::Listing(update));
             }
             Seen::Reread { token, update } => {
+                self.rereads.remove(&JobId(token));
                 self.inbox.push_back(Event::Reread {
                     job: JobId(token),
                     update,
@@ -158,6 +166,21 @@ impl Supervisor {
             }
             Seen::ServerFile => self.look_at_server_file(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
+        }
+    }
+
+    /// The watch has ended, which it never should: another takes its place, and what it was asked
+    /// is asked again.
+    fn watch_again(&mut self) {
+        tracing::error!("the watch on the loadpaths has ended and is put up again");
+        let config = self.watch_config.clone();
+        let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
+        self.watching = watch.capabilities().to_string();
+        self.watch = watch;
+        self.seen = seen;
+        self.inbox.push_back(Event::Listing(listing));
+        for (job, names) in &self.rereads {
+            self.watch.reread(job.0, names.clone());
         }
     }
 

@@ -79,6 +79,7 @@ impl Supervisor {
 
     fn reread(&mut self, job: JobId, names: BTreeSet<ChildName>) {
         self.look_at_server_file();
+        self.rereads.insert(job, names.clone());
         self.watch.reread(job.0, names);
     }
 

@@ -158,7 +158,10 @@ impl Supervisor {
                     tracing::warn!(fields = fields.join(", "), "needs a restart");
                 }
                 match self.server_file.watch_config() {
-                    Ok(config) => self.watch.configure(config),
+                    Ok(config) => {
+                        self.watch_config = config.clone();
+                        self.watch.configure(config);
+                    }
                     Err(error) => tracing::warn!(%error, "the loadpaths are watched as before"),
                 }
                 self.inbox

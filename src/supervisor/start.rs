@@ -30,7 +30,7 @@ use crate::{
         record::{Memory, Record},
     },
     spec::{ChildName, Exit, RunId, Time},
-    watch::{Seen, Watch},
+    watch::{Seen, Watch, WatchConfig},
 };
 
 /// Why the server did not start, or had to end.
@@ -157,6 +157,7 @@ struct Ready {
     boot: Boot,
     processes: Processes,
     watch: Watch,
+    watch_config: WatchConfig,
     seen: mpsc::Receiver<Seen>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
@@ -180,7 +181,7 @@ fn start_with(
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
-    let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
+    let (watch, listing, seen) = Watch::start(config.clone(), BEING_WRITTEN);
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),
@@ -219,6 +220,7 @@ fn start_with(
         boot,
         processes,
         watch,
+        watch_config: config,
         seen,
         control,
         asked,
@@ -239,6 +241,8 @@ impl Ready {
             asked: self.asked,
             replies: BTreeMap::new(),
             next_request: 0,
+            rereads: BTreeMap::new(),
+            watch_config: self.watch_config,
             server_file,
             facts: self.facts,
             inbox: VecDeque::from([Event::Boot(Box::new(self.boot))]),
@@ -263,12 +267,17 @@ type Doubted = (ChildName, RunId, String);
 fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
     let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
-        let Some(last) = remembered.last.as_ref().filter(|last| last.end.is_none()) else {
+        let Some(last) = &remembered.last else {
             continue;
         };
         let Some((pid, start_ticks)) = last.process else {
             continue;
         };
+        if last.end.is_some() {
+            // Only so that what is left of its group is found before the next run begins.
+            let _gone = processes.adopt(child, last.run, pid, start_ticks);
+            continue;
+        }
         match processes.adopt(child, last.run, pid, start_ticks) {
             Adoption::Live => {}
             Adoption::Gone(exit) => ended.push((child.clone(), last.run, exit)),

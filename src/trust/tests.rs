@@ -1,3 +1,5 @@
+//! The trust check against what an attacker would try.
+
 use std::{
     fs,
     os::unix::{

@@ -1,8 +1,6 @@
 //! One loadpath as it was last read: each file's content, and what tells whether it changed.
 //!
 //! - A file whose identity is unchanged is neither opened nor parsed again (I9).
-//! - Identities rest on the file system's clock, which ticks: a file that was changed just before
-//!   it was read is not believed to be unchanged, and is read again at the next look.
 //! - A file that somebody still writes is not read; what was known of it stays. That holds too
 //!   when it was removed and is written anew, so what was removed is remembered for a while.
 //! - What is known outlives a loadpath that is away for a time; the scanner does not list it then.
@@ -10,29 +8,21 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
-    path::{Path, PathBuf},
-    sync::Arc,
+    path::PathBuf,
 };
 
-use rustix::{
-    fs::{FileType, Stat},
-    io::Errno,
-};
+use rustix::fs::{FileType, Stat};
 
 use super::{
-    BeingWritten, Parse,
     name::{Meaning, diagnostic},
+    reader::{Look, Print, Reader},
     settle::Writing,
 };
 use crate::{
-    clock,
     reconcile::listing::{Content, LoadpathState},
     spec::ChildName,
-    trust::{Identity, Links, Owners, TrustError, TrustedDir},
+    trust::{Links, TrustedDir},
 };
-
-/// The most bytes of a child file that are read.
-pub const CHILD_FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The most files that are listed in one loadpath.
 pub(super) const FILES_MAX: usize = 100_000;
@@ -42,19 +32,6 @@ const GHOSTS_MAX: usize = 1024;
 
 /// The most faulty names that are shown of one loadpath; the others are counted.
 const FAULTS_MAX: usize = 100;
-
-/// A file changed this shortly before it was read may change again without a trace: file
-/// systems keep the time of the last tick of the kernel's clock, which ticks every 10 ms or more
-/// often.
-const RACY_MS: i64 = 20;
-
-/// What a file is read with.
-pub(super) struct Reader {
-    pub(super) parse: Parse,
-    pub(super) owners: Owners,
-    pub(super) being_written: BeingWritten,
-    pub(super) files_max: usize,
-}
 
 /// A loadpath and what is known of its files.
 pub(super) struct Loaded {
@@ -76,25 +53,6 @@ struct Known {
     child: ChildName,
     print: Option<Print>,
     content: Content,
-}
-
-/// Which file was read, when that can be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Print {
-    /// What stands in the directory.
-    here: Identity,
-    /// What it leads to, when it is a link.
-    there: Option<Identity>,
-}
-
-/// How a look at a file ended.
-enum Look {
-    /// It is not there.
-    Gone,
-    /// Somebody writes it.
-    Written,
-    /// This is what it says; `sure` when an equal print means equal content.
-    Read { content: Content, sure: bool },
 }
 
 /// What `writing` means to a look.
@@ -152,7 +110,7 @@ impl Loaded {
     /// Notes what hints say about a file; whether it is worth a look now.
     pub(super) fn note(&mut self, dir: &TrustedDir, file: &OsStr, writing: Writing) -> bool {
         let open = match writing {
-            Writing::Done => false,
+            Writing::Done | Writing::Reopened => false,
             Writing::Open => true,
             // What came whole is not open: a link, a second name for a file, a directory.
             Writing::Begun => match dir.stat(file, Links::Keep) {
@@ -322,99 +280,4 @@ impl Loaded {
 
 fn is_regular(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
-}
-
-impl Print {
-    /// `None` when there is nothing of that name.
-    fn of(dir: &TrustedDir, file: &OsStr) -> Result<Option<Self>, Errno> {
-        let Some(here) = dir.stat(file, Links::Keep)? else {
-            return Ok(None);
-        };
-        let link = FileType::from_raw_mode(here.st_mode) == FileType::Symlink;
-        let here = Identity::from(&here);
-        let there = match link {
-            false => None,
-            // A link to nothing is what it is.
-            true => match dir.stat(file, Links::Follow) {
-                Ok(Some(stat)) => Some(Identity::from(&stat)),
-                Ok(None) | Err(_) => Some(here),
-            },
-        };
-        Ok(Some(Self { here, there }))
-    }
-
-    /// Whether it was changed long enough before this moment, in milliseconds since 1970.
-    fn is_settled(&self, now_ms: i64) -> bool {
-        let settled = |identity: &Identity| {
-            let ctime_ms = i64::try_from(identity.ctime_ns / 1_000_000).unwrap_or(i64::MAX);
-            now_ms.saturating_sub(ctime_ms) > RACY_MS
-        };
-        settled(&self.here) && self.there.as_ref().is_none_or(settled)
-    }
-}
-
-impl Reader {
-    fn read(
-        &self,
-        dir: &TrustedDir,
-        file: &OsStr,
-        child: &ChildName,
-        path: &Path,
-        print: Option<Print>,
-    ) -> Look {
-        // Read before the file is: what changes it later has a later time, or is within the tick.
-        let now_ms = clock::wall().0;
-        let settled = print.is_some_and(|print| print.is_settled(now_ms));
-        let opened = match dir.open(file, &self.owners) {
-            Ok(opened) => opened,
-            Err(error) => return Self::fault(error, settled, print),
-        };
-        if (self.being_written)(opened.file()) {
-            return Look::Written;
-        }
-        let identity = opened.identity();
-        let trusted = match opened.read(CHILD_FILE_BYTES_MAX) {
-            Ok(trusted) => trusted,
-            Err(error) => return Self::fault(error, settled, print),
-        };
-        let content = match (self.parse)(child, path, &trusted.bytes) {
-            Ok(spec) => Content::Good(Arc::new(spec)),
-            Err(faults) => Content::Bad(faults.into()),
-        };
-        // It may have been replaced between the look and the opening.
-        let same = print.is_some_and(|print| print.there.unwrap_or(print.here) == identity);
-        let sure = settled && same;
-        Look::Read { content, sure }
-    }
-
-    fn fault(error: TrustError, settled: bool, print: Option<Print>) -> Look {
-        let sure = match &error {
-            TrustError::Missing { .. } => return Look::Gone,
-            // Somebody is at it, and there will be a hint when he is done.
-            TrustError::Changing { .. }
-            | TrustError::System {
-                errno: Errno::AGAIN,
-                ..
-            } => return Look::Written,
-            // What is wrong lies in the file itself, so righting it changes the file.
-            TrustError::NotRegular { .. }
-            | TrustError::TooLarge { .. }
-            | TrustError::Owner { .. }
-            | TrustError::Writable { .. } => {
-                settled && print.is_some_and(|print| print.there.is_none())
-            }
-            TrustError::NotAbsolute { .. }
-            | TrustError::Dangling { .. }
-            | TrustError::Links { .. }
-            | TrustError::Deep { .. }
-            | TrustError::NotDirectory { .. }
-            | TrustError::Crowded { .. }
-            | TrustError::HardLinks { .. }
-            | TrustError::System { .. }
-            | TrustError::UnknownUser { .. }
-            | TrustError::Passwd { .. } => false,
-        };
-        let content = Content::Bad([error.to_string()].into());
-        Look::Read { content, sure }
-    }
 }

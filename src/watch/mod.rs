@@ -9,7 +9,7 @@
 //! - Lost hints, a rescan and a HUP have everything read.
 //!
 //! With nothing to do it sleeps; its only timer is the rescan (I9). A file that did not change is
-//! not opened. Gathered hints have a bound ([`settle`]); what is told waits in a bounded queue,
+//! not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
 //! and while that is full hints go on being gathered.
 //!
 //! Absent on purpose: what a change means (`reconcile`), what a file says (`config`, given as
@@ -19,6 +19,7 @@
 mod inbox;
 mod loaded;
 mod name;
+mod reader;
 mod scan;
 mod server_file;
 mod settle;
@@ -46,7 +47,7 @@ use self::{
     settle::{Hints, Layout},
     source::{Open, Source},
 };
-pub use self::{loaded::CHILD_FILE_BYTES_MAX, source::Capabilities};
+pub use self::{reader::CHILD_FILE_BYTES_MAX, source::Capabilities};
 use crate::{
     clock,
     reconcile::listing::{Scope, Update},

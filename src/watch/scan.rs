@@ -15,8 +15,9 @@ use rustix::fs::FileType;
 
 use super::{
     BeingWritten, WatchConfig,
-    loaded::{FILES_MAX, Loaded, Reader, Respect},
+    loaded::{FILES_MAX, Loaded, Respect},
     name::{ENDINGS, Meaning},
+    reader::Reader,
     settle::{Found, Writing},
 };
 use crate::{

@@ -2,14 +2,11 @@
 
 use std::path::PathBuf;
 
-use super::BeingWritten;
+use super::{BeingWritten, reader::is_racy};
 use crate::{
     clock,
     trust::{self, Identity, Owners, TrustError, Way},
 };
-
-/// See `loaded`: a file changed this shortly before it was looked at may change again unseen.
-const RACY_MS: i64 = 20;
 
 /// What was last seen of server.yml.
 pub(super) struct ServerFile {
@@ -58,10 +55,9 @@ impl ServerFile {
         if self.seen.as_ref() == Some(&seen) {
             return Told::Same;
         }
-        let racy = seen.as_ref().is_ok_and(|identity| {
-            let ctime_ms = i64::try_from(identity.ctime_ns / 1_000_000).unwrap_or(i64::MAX);
-            now_ms.saturating_sub(ctime_ms) <= RACY_MS
-        });
+        let racy = seen
+            .as_ref()
+            .is_ok_and(|identity| is_racy(identity, now_ms));
         // What may change again unseen is told again at the next look.
         self.seen = (!racy).then_some(seen);
         Told::Changed

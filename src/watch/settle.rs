@@ -23,7 +23,9 @@ pub(super) const HINTS_MAX: usize = 4096;
 pub(super) enum News {
     /// It appeared, other than by being renamed.
     Created,
-    /// It was written, and may be written on.
+    /// Somebody opened it, perhaps to read.
+    Opened,
+    /// It was written, and may be written on; or only its time was set.
     Written,
     /// Somebody who could write it closed it.
     Closed,
@@ -42,6 +44,8 @@ pub(super) enum Writing {
     Open,
     /// Nobody does.
     Done,
+    /// Nobody did, then somebody opened it, perhaps to read.
+    Reopened,
 }
 
 /// Which directories are watched, and what each name in them means to us.
@@ -172,7 +176,7 @@ pub(super) struct Hints {
 impl Hints {
     /// Takes a hint into account.
     pub(super) fn add(&mut self, layout: &Layout, path: &Path, news: News) {
-        if layout.dirs.contains_key(path) {
+        if news != News::Opened && layout.dirs.contains_key(path) {
             self.moved = true;
         }
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
@@ -181,11 +185,13 @@ impl Hints {
         let Some(dir) = layout.dirs.get(parent) else {
             return;
         };
-        if dir.ways.contains(name) {
-            self.moved = true;
-        }
-        if dir.server.contains(name) && news != News::Written {
-            self.server = true;
+        match news {
+            News::Opened => {}
+            News::Written => self.moved |= dir.ways.contains(name),
+            News::Created | News::Closed | News::Replaced | News::Touched => {
+                self.moved |= dir.ways.contains(name);
+                self.server |= dir.server.contains(name);
+            }
         }
         for loadpath in &dir.loadpaths {
             self.add_file(*loadpath, name, news);
@@ -196,13 +202,24 @@ impl Hints {
         if self.lost {
             return;
         }
-        let writing = self.files.entry((loadpath, name.to_owned())).or_default();
-        match news {
-            News::Created => *writing = Some(Writing::Begun),
-            News::Written => *writing = Some(Writing::Open),
-            News::Closed | News::Replaced => *writing = Some(Writing::Done),
-            News::Touched => {}
+        let file = (loadpath, name.to_owned());
+        if news == News::Opened {
+            // Opening alone changes nothing; it only tells a write through an open file from a
+            // change by name.
+            if let Some(writing @ Some(Writing::Done)) = self.files.get_mut(&file) {
+                *writing = Some(Writing::Reopened);
+            }
+            return;
         }
+        let writing = self.files.entry(file).or_default();
+        *writing = match (news, *writing) {
+            (News::Created, _) => Some(Writing::Begun),
+            // Nobody has it open: its time was set, as after `cp -p`, and no close will follow.
+            (News::Written, Some(Writing::Done)) => Some(Writing::Done),
+            (News::Written, _) => Some(Writing::Open),
+            (News::Closed | News::Replaced, _) => Some(Writing::Done),
+            (News::Touched | News::Opened, before) => before,
+        };
         if self.files.len() > HINTS_MAX {
             self.lose();
         }
@@ -300,14 +317,39 @@ mod tests {
 
     #[test]
     fn the_last_word_tells_whether_a_file_is_still_written() {
-        use News::{Closed, Created, Replaced, Touched, Written};
+        use News::{Closed, Created, Opened, Replaced, Touched, Written};
         assert_eq!(writing(&[Created]), Some(Writing::Begun));
         assert_eq!(writing(&[Created, Written]), Some(Writing::Open));
         assert_eq!(writing(&[Created, Written, Closed]), Some(Writing::Done));
-        assert_eq!(writing(&[Closed, Written]), Some(Writing::Open));
+        assert_eq!(writing(&[Closed, Opened, Written]), Some(Writing::Open));
+        assert_eq!(
+            writing(&[Closed, Opened, Written, Closed]),
+            Some(Writing::Done)
+        );
         assert_eq!(writing(&[Written, Replaced]), Some(Writing::Done));
         assert_eq!(writing(&[Written, Touched]), Some(Writing::Open));
         assert_eq!(writing(&[Touched]), None);
+    }
+
+    #[test]
+    fn a_time_set_after_the_close_does_not_look_like_a_writer() {
+        use News::{Closed, Opened, Written};
+        assert_eq!(
+            writing(&[Opened, Written, Closed, Written]),
+            Some(Writing::Done)
+        );
+    }
+
+    #[test]
+    fn opening_is_no_news_by_itself() {
+        for path in [
+            "/srv/conf/web.yml",
+            "/srv/conf/server.yml",
+            "/srv/conf",
+            "/srv",
+        ] {
+            assert!(hints(&[(path, News::Opened)]).is_empty(), "{path}");
+        }
     }
 
     #[test]

@@ -84,6 +84,7 @@ impl EventHandler for Handler {
 fn news_of(kind: EventKind) -> Option<News> {
     match kind {
         EventKind::Access(AccessKind::Close(AccessMode::Write)) => Some(News::Closed),
+        EventKind::Access(AccessKind::Open(_)) => Some(News::Opened),
         // Reading changes nothing, and we do it ourselves.
         EventKind::Access(_) => None,
         EventKind::Create(_) => Some(News::Created),
@@ -216,11 +217,7 @@ mod tests {
 
     #[test]
     fn reading_is_no_news() {
-        for kind in [
-            AccessKind::Open(AccessMode::Any),
-            AccessKind::Close(AccessMode::Read),
-            AccessKind::Read,
-        ] {
+        for kind in [AccessKind::Close(AccessMode::Read), AccessKind::Read] {
             assert_eq!(news_of(EventKind::Access(kind)), None);
         }
     }
@@ -230,6 +227,10 @@ mod tests {
         let closed = AccessKind::Close(AccessMode::Write);
         for (kind, news) in [
             (EventKind::Access(closed), News::Closed),
+            (
+                EventKind::Access(AccessKind::Open(AccessMode::Any)),
+                News::Opened,
+            ),
             (EventKind::Create(CreateKind::File), News::Created),
             (
                 EventKind::Modify(ModifyKind::Data(DataChange::Any)),

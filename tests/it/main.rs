@@ -6,6 +6,7 @@
 mod adoption;
 mod bad_input;
 mod commands;
+mod environment;
 mod exits;
 mod hooks;
 mod hosts;

@@ -21,7 +21,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use supervisor_rs::clock;
 
 /// How long a condition is waited for before the test fails.
@@ -46,6 +46,8 @@ pub(crate) struct Sandbox {
     port: u16,
     settings: String,
     server: Option<Child>,
+    /// What the server is started by: a program and its arguments, before the server's own.
+    within: Vec<String>,
     leftovers: Leftovers,
 }
 
@@ -86,6 +88,7 @@ impl Sandbox {
             port: free_port(),
             settings: settings.to_owned(),
             server: None,
+            within: Vec::new(),
             leftovers: Leftovers::Fail,
         };
         fs::create_dir(sandbox.loadpath()).expect("a loadpath");
@@ -100,9 +103,20 @@ impl Sandbox {
         sandbox
     }
 
+    /// The server will be started by this program, which must become it or wait for it.
+    pub(crate) fn within(mut self, command: &[&str]) -> Self {
+        self.within = command.iter().map(ToString::to_string).collect();
+        self
+    }
+
     /// The directory that holds everything.
     pub(crate) fn root(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// The server's id.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
     }
 
     /// Where child files go.
@@ -228,6 +242,35 @@ impl Sandbox {
         serde_json::from_str(&output.stdout).expect("one JSON object")
     }
 
+    /// Gives a command that must be carried out; returns the answer.
+    pub(crate) fn done(&self, arguments: &[&str]) -> Value {
+        let output = self.client(&[&["--json"], arguments].concat());
+        let answer: Value = serde_json::from_str(&output.stdout).expect("one JSON object");
+        assert_eq!(
+            (&answer["ok"], output.code),
+            (&Value::Bool(true), 0),
+            "{output:?}"
+        );
+        answer
+    }
+
+    /// Gives a command that must be refused with this code, and so the client must exit with
+    /// that one; returns the message.
+    pub(crate) fn refused(&self, arguments: &[&str], code: &str, exit: i32) -> String {
+        let output = self.client(&[&["--json"], arguments].concat());
+        let answer: Value = serde_json::from_str(&output.stdout).expect("one JSON object");
+        assert_eq!(answer["ok"], false, "{output:?}");
+        assert_eq!(
+            (answer["error"]["code"].as_str(), output.code),
+            (Some(code), exit),
+            "{output:?}"
+        );
+        answer["error"]["message"]
+            .as_str()
+            .expect("a message")
+            .to_owned()
+    }
+
     /// What `check --all` says of a child.
     pub(crate) fn row(&self, name: &str) -> Option<Value> {
         let answer = self.json(&["check", "--all"]);
@@ -281,7 +324,16 @@ impl Sandbox {
             .append(true)
             .open(self.server_log_path())
             .expect("the server's log");
-        program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root())
+        let server = env!("CARGO_BIN_EXE_supervisor-rs-server");
+        let mut command = match self.within.split_first() {
+            Some((outer, arguments)) => {
+                let mut command = program(outer, self.root());
+                command.args(arguments).arg(server);
+                command
+            }
+            None => program(server, self.root()),
+        };
+        command
             .arg(self.server_yml())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
@@ -307,7 +359,8 @@ impl Sandbox {
         }
     }
 
-    fn signal_server(&self, signal: Signal) {
+    /// Sends the server a signal.
+    pub(crate) fn signal_server(&self, signal: Signal) {
         let server = self.server.as_ref().expect("a running server");
         kill_process(Pid::from_child(server), signal).expect("our child");
     }
@@ -389,6 +442,74 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
         assert!(!late, "waited {within:?} in vain for {what}");
         thread::sleep(LOOK);
     }
+}
+
+/// A connection on which requests are given as they are, several at once if need be.
+pub(crate) struct Wire {
+    stream: BufReader<TcpStream>,
+}
+
+impl Wire {
+    /// Connects and reads the hello.
+    pub(crate) fn new(sandbox: &Sandbox) -> Self {
+        let stream = TcpStream::connect(sandbox.address()).expect("a listening server");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+        let mut wire = Self {
+            stream: BufReader::new(stream),
+        };
+        assert_eq!(wire.answer()["hello"]["protocol"], 1);
+        wire
+    }
+
+    /// Sends a request; its answer is read by [`Wire::answer`].
+    pub(crate) fn ask(&mut self, id: u64, command: &Value) {
+        use std::io::Write;
+        let line = format!("{}\n", json!({"id": id, "command": command}));
+        let written = self.stream.get_mut().write_all(line.as_bytes());
+        written.expect("a listening server");
+    }
+
+    /// The next line, whichever request it answers.
+    pub(crate) fn answer(&mut self) -> Value {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a line in time");
+        serde_json::from_str(&line).expect("one JSON object")
+    }
+}
+
+/// The `command` line of a child that is a shell script.
+pub(crate) fn script(text: &str) -> String {
+    let quoted = json!(text);
+    format!("command: [sh, -c, {quoted}]\n")
+}
+
+/// Waits until a file holds as many whole lines, and returns all of them.
+pub(crate) fn wait_lines(path: &Path, count: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    wait_for(
+        &format!("{count} lines in {}", path.display()),
+        PATIENCE,
+        || {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+            lines = whole.lines().map(str::to_owned).collect();
+            lines.len() >= count
+        },
+    );
+    lines
+}
+
+/// A field of `/proc/PID/status`; `None` when there is no such process.
+pub(crate) fn status_of(pid: i32, field: &str) -> Option<String> {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let mut fields = text.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = fields.find(|(name, _)| *name == field)?;
+    Some(value.trim().to_owned())
+}
+
+/// Whether a process lives: it is there and no zombie.
+pub(crate) fn lives(pid: i32) -> bool {
+    status_of(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
 /// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.

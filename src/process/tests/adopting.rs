@@ -133,10 +133,12 @@ async fn our_own_zombie_keeps_its_exit_until_it_is_reaped() {
 #[tokio::test]
 async fn a_live_child_of_ours_is_taken_back_with_its_exit() {
     let mut before = World::new();
-    let Started { pid, start_ticks } = before.start("sleep 0.05; exit 8");
+    let Started { pid, start_ticks } =
+        before.start("while [ ! -e go ]; do sleep 0.01; done; exit 8");
     let mut world = World::new();
     let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
     assert_eq!(adoption, Adoption::Live);
+    fs::write(before.path("go"), "").unwrap();
     assert_eq!(world.exit().await, Exit::Code(8));
 }
 

@@ -136,11 +136,38 @@ impl Drop for World {
             let _ = self.processes.send(process, libc::SIGKILL);
             let _ = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED);
             strays::started().remove(&process.pid);
+            reap_group(process.pid);
         }
         for left in self.processes.left.values() {
             if let Some(pidfd) = &left.pidfd {
                 let _ = group::signal_group(pidfd, libc::SIGKILL);
+                reap_group(left.group);
             }
+        }
+        reap_members();
+    }
+}
+
+/// Reaps what became our child of a group that was killed.
+fn reap_group(group: i32) {
+    let group = identity::number(group);
+    assert!(group.is_some(), "not our own group");
+    while waitid(WaitId::Pgid(group), WaitIdOptions::EXITED).is_ok() {}
+}
+
+/// Reaps zombies that nobody waits for: members of a group who do not lead it. What other tests
+/// start is in the group of the tests or leads its own.
+fn reap_members() {
+    let own = std::process::id().cast_signed();
+    let tests = rustix::process::getpgrp().as_raw_nonzero().get();
+    let end = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    for pid in identity::pids() {
+        let is_member =
+            |stat: identity::Stat| stat.parent == own && stat.group != tests && stat.group != pid;
+        if let (Ok(stat), Some(number)) = (identity::stat(pid), identity::number(pid))
+            && is_member(stat)
+        {
+            let _ = waitid(WaitId::Pid(number), end);
         }
     }
 }

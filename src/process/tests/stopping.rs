@@ -1,6 +1,7 @@
 //! Signals, ends, and what is left of a group.
 
 use super::*;
+use crate::process::stop::Fate;
 
 /// The ways to signal groups that this machine has.
 fn worlds() -> [World; 2] {
@@ -156,15 +157,35 @@ async fn a_search_for_the_rest_harms_no_stranger() {
 }
 
 #[tokio::test]
-async fn a_start_does_not_wait_long_for_what_was_killed() {
+async fn a_start_does_not_wait_for_ever_for_what_was_killed() {
     let mut world = World::new();
     world.start("sleep 100 & echo $! > pid");
     let grandchild = world.pid("pid").await;
     assert_eq!(world.exit().await, Exit::Code(0));
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Leave);
+    // As if it could not die.
+    let left = world.processes.left.get_mut(&(web(), ONE)).unwrap();
+    left.fate = Fate::Killed;
     let spec = world.shell("exit 0");
     world.processes.start(&web(), RunId(2), &spec).unwrap();
-    assert!(!lives(grandchild), "it was gone before the next run began");
+    assert!(lives(grandchild));
+}
+
+#[test]
+fn what_was_killed_is_forgotten_when_it_is_gone() {
+    let test = "process::tests::stopping::what_was_killed_is_forgotten_when_it_is_gone";
+    alone(test, &[], async {
+        let mut world = World::of(Processes::new("server").unwrap());
+        world.start("sleep 100 & echo $! > pid");
+        let grandchild = world.pid("pid").await;
+        assert_eq!(world.exit().await, Exit::Code(0));
+        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        until("it is gone", || !lives(grandchild)).await;
+        let spec = world.shell("exit 0");
+        world.processes.start(&web(), RunId(2), &spec).unwrap();
+        assert!(world.processes.left.is_empty());
+        assert_eq!(state(grandchild), None, "and was reaped by the way");
+    });
 }
 
 #[tokio::test]

@@ -160,6 +160,19 @@ pub(super) fn has(program: &str) -> bool {
     found
 }
 
+/// Whether what needs root is to be tested; says so when it is not.
+pub(super) fn as_root(what: &str) -> bool {
+    let root = rustix::process::geteuid().is_root();
+    if !root {
+        assert!(
+            std::env::var_os("REQUIRE_ALL").is_none(),
+            "{what} needs root"
+        );
+        println!("skipped: {what} needs root");
+    }
+    root
+}
+
 /// Makes the bed's directory with the loadpath `conf` in it.
 pub(super) fn sandbox(on: Disk) -> (TempDir, PathBuf) {
     let keep = match on {

@@ -255,6 +255,50 @@ fn what_was_removed_is_forgotten_when_its_absence_is_confirmed() {
 }
 
 #[test]
+fn a_file_whose_time_is_set_after_it_was_closed_is_read() {
+    use rustix::fs::{AtFlags, CWD, Timespec, Timestamps, UTIME_OMIT, utimensat};
+    let mut bed = Bed::with(
+        Plan {
+            being_written: never_known,
+            ..Plan::default()
+        },
+        |_| {},
+    );
+    let times = Timestamps {
+        last_access: Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        last_modification: Timespec {
+            tv_sec: 1_000_000,
+            tv_nsec: 0,
+        },
+    };
+    for round in 0..200 {
+        // The kernel tells of this as it does of a write.
+        bed.write("conf/web.yml", &child(&round.to_string()));
+        utimensat(CWD, bed.path("conf/web.yml"), &times, AtFlags::empty()).unwrap();
+    }
+    bed.until_runs("web", "199");
+}
+
+#[test]
+fn a_file_that_we_may_not_read_is_a_fault_until_we_may() {
+    if rustix::process::geteuid().is_root() {
+        println!("skipped: root may read everything");
+        return;
+    }
+    let mut bed = Bed::new();
+    bed.write("tmp", &child("a"));
+    bed.mode("tmp", 0o000);
+    bed.rename("tmp", "conf/web.yml");
+    bed.until(|bed| bed.fault("web").is_some());
+    assert!(bed.fault("web").unwrap().contains("permission denied"));
+    bed.mode("conf/web.yml", 0o600);
+    bed.until_runs("web", "a");
+}
+
+#[test]
 fn touching_a_file_or_writing_the_same_again_tells_nothing() {
     let mut bed = Bed::new();
     bed.write("conf/web.yml", &child("a"));
@@ -369,8 +413,7 @@ fn a_file_that_others_may_write_is_a_fault_until_it_is_put_right() {
 
 #[test]
 fn a_strangers_file_is_a_fault_until_it_is_given_to_us() {
-    if !rustix::process::geteuid().is_root() {
-        println!("skipped: a file of somebody else's needs root");
+    if !as_root("a file of somebody else's") {
         return;
     }
     let mut bed = Bed::new();
