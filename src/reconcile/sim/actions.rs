@@ -10,6 +10,7 @@ use crate::{
     command::{CheckScope, Command, KillChildren},
     reconcile::{
         QUEUE_LEN_MAX,
+        child::{Child, Phase, Rung},
         event::{Event, RequestId},
         listing::Scope,
     },
@@ -20,7 +21,8 @@ impl World {
     /// Does something.
     pub(super) fn act(&mut self) {
         match self.random.below(100) {
-            0..=27 => self.edit_files(),
+            0..=26 => self.edit_files(),
+            27 => self.tell(Event::Shutdown),
             28..=60 => self.command(),
             61..=66 => self.edit_settings(),
             67..=72 => self.look_again(),
@@ -214,11 +216,56 @@ impl World {
         self.tell(Event::Request { id, command });
     }
 
+    pub(super) fn somebody_is_stuck(&self) -> bool {
+        self.core.children.values().any(|child| {
+            let phase = child.run.as_ref().map(|run| run.phase);
+            matches!(
+                phase,
+                Some(Phase::Stopping {
+                    rung: Rung::Stuck,
+                    ..
+                })
+            )
+        })
+    }
+
+    /// Somebody in a state that is seldom and short, where there is one.
+    pub(super) fn somebody_busy(&mut self) -> Option<ChildName> {
+        let stuck = |child: &&Child| {
+            let phase = child.run.as_ref().map(|run| run.phase);
+            matches!(
+                phase,
+                Some(Phase::Stopping {
+                    rung: Rung::Kill | Rung::Stuck,
+                    ..
+                })
+            )
+        };
+        let busy = |child: &&Child| child.is_stopping() || child.job.is_some() || child.doubt;
+        let children = &self.core.children;
+        let mut names: Vec<&ChildName> = children
+            .iter()
+            .filter(|(_, it)| stuck(it))
+            .map(|(name, _)| name)
+            .collect();
+        if names.is_empty() {
+            names = children
+                .iter()
+                .filter(|(_, it)| busy(it))
+                .map(|(name, _)| name)
+                .collect();
+        }
+        if names.is_empty() {
+            return None;
+        }
+        Some((*self.random.pick(&names)).clone())
+    }
+
     fn command(&mut self) {
-        let child = if self.random.percent(3) {
-            name("nobody")
-        } else {
-            self.some_name()
+        let child = match self.random.below(100) {
+            0..=2 => name("nobody"),
+            3..=40 => self.somebody_busy().unwrap_or_else(|| self.some_name()),
+            _ => self.some_name(),
         };
         let command = match self.random.below(40) {
             0..=8 => Command::Child {

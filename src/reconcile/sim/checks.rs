@@ -12,8 +12,8 @@ use crate::{
         GRACE, KILL_WAIT, QUEUE_LEN_MAX, QUIET,
         child::{Phase, Rung},
         effect::{Cause, Effect, Line, Signal},
-        event::{Boot, Event, JobId, RequestId, Settings, StartKind, Ticket},
-        job::{Step, Waiter},
+        event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
+        job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         record::{Memory, Record, RememberedEnd},
     },
@@ -26,6 +26,9 @@ const STEPS_AT_ONCE_MAX: u64 = 2_000;
 const STOP_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
 /// How long any request may take: a full queue of slow restarts with slow hooks.
 const ANSWER_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
+
+/// How many facts are kept to be told again.
+const STALE_KEPT_MAX: usize = 12;
 
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
@@ -121,9 +124,10 @@ impl Checks {
     }
 
     fn stock(&mut self, event: &Event) {
-        if self.stale.len() < 64 {
-            self.stale.push(event.clone());
+        if self.stale.len() >= STALE_KEPT_MAX {
+            self.stale.remove(0);
         }
+        self.stale.push(event.clone());
     }
 }
 
@@ -832,21 +836,22 @@ impl World {
 
     /// Tells the core again what it was told, or what concerns nobody: nothing may come of it.
     pub(super) fn tell_stale(&mut self) {
-        if self.ended
-            || self
-                .core
-                .next_deadline()
-                .is_some_and(|at| at <= self.now.mono)
-        {
-            return;
-        }
         let event = match self.random.below(4) {
             0 => self.stale_listing(),
             1 => self.made_up(),
             _ if self.checks.stale.is_empty() => self.made_up(),
-            _ => self.random.pick(&self.checks.stale.clone()).clone(),
+            _ => self.told_before(),
         };
-        if self.is_current(&event) {
+        self.tell_again(event);
+    }
+
+    /// Tells the core what it knows already, unless somebody waits for it once more.
+    pub(super) fn tell_again(&mut self, event: Event) {
+        let due = self
+            .core
+            .next_deadline()
+            .is_some_and(|at| at <= self.now.mono);
+        if self.ended || due || self.is_current(&event) {
             return;
         }
         let event = match event {
@@ -886,9 +891,39 @@ impl World {
         }
     }
 
+    /// What the core was told, the later the likelier.
+    fn told_before(&mut self) -> Event {
+        let stale = &self.checks.stale;
+        let from = if self.random.percent(60) {
+            stale.len().saturating_sub(2)
+        } else {
+            0
+        };
+        self.random.pick(&stale[from..]).clone()
+    }
+
     /// A fact about a run that is not the live one.
     fn made_up(&mut self) -> Event {
-        let child = self.some_name();
+        let busy = self.random.percent(75);
+        let busy = busy.then(|| self.somebody_busy()).flatten();
+        let child = busy.unwrap_or_else(|| self.some_name());
+        let job = self.core.children.get(&child).and_then(|it| it.job);
+        if let Some(job) = job.filter(|_| self.random.percent(60)) {
+            return match self.random.below(3) {
+                0 => Event::Reread {
+                    job,
+                    update: self.view_again(Scope::Touched),
+                },
+                1 => Event::Preflight {
+                    job,
+                    result: Ok(()),
+                },
+                _ => Event::HookFinished {
+                    job,
+                    result: Ok(()),
+                },
+            };
+        }
         let live = self
             .core
             .children
@@ -898,14 +933,17 @@ impl World {
             1 => RunId(2),
             n => RunId(n - 1),
         });
-        if self.random.percent(70) {
-            Event::Exited {
+        match self.random.below(4) {
+            0 => Event::Spawned { child, run, pid: 1 },
+            1 => {
+                let why = SpawnFailure::Refused("late".to_owned());
+                Event::SpawnFailed { child, run, why }
+            }
+            _ => Event::Exited {
                 child,
                 run,
                 exit: crate::spec::Exit::Code(0),
-            }
-        } else {
-            Event::Spawned { child, run, pid: 1 }
+            },
         }
     }
 
@@ -915,6 +953,7 @@ impl World {
             let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
             current.is_some_and(|it| it.id == *run)
         };
+        let step = |id: &JobId| self.core.jobs.get(id).map(|job| job.step);
         match event {
             Event::Exited { child, run, .. } => live(child, run),
             // A second word of a start is not news either.
@@ -922,9 +961,13 @@ impl World {
                 let current = self.core.children.get(child).and_then(|it| it.run.as_ref());
                 current.is_some_and(|it| it.id == *run && it.pid.is_none())
             }
-            Event::Reread { job, .. }
-            | Event::Preflight { job, .. }
-            | Event::HookFinished { job, .. } => self.core.jobs.contains_key(job),
+            // An answer that comes twice finds its order at another step.
+            Event::Reread { job, .. } => step(job) == Some(Step::Reading),
+            Event::Preflight { job, .. } => step(job) == Some(Step::Checking),
+            Event::HookFinished { job, .. } => matches!(
+                step(job),
+                Some(Step::Prehook(HookWait::Program) | Step::Posthook(HookWait::Program))
+            ),
             Event::Recorded { ticket, .. } => self.core.tickets.contains_key(ticket),
             Event::Boot(_)
             | Event::Settings(_)
@@ -1071,7 +1114,3 @@ fn remembered_runs(memory: &Memory) -> BTreeSet<ChildName> {
     });
     ran.map(|(name, _)| name.clone()).collect()
 }
-
-/// Longer than any stop may take.
-pub(super) const STOPPED_BY: std::time::Duration =
-    std::time::Duration::from_secs(GRACE.as_secs() + KILL_WAIT.as_secs());

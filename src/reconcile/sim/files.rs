@@ -119,16 +119,6 @@ impl Files {
             entries,
         }
     }
-
-    /// The one good spec that the configured loadpaths hold of this name.
-    pub(super) fn good(&self, settings: &Settings, name: &ChildName) -> Option<Arc<Spec>> {
-        let names = BTreeSet::from([name.clone()]);
-        let update = self.snapshot(settings, Scope::Touched, Some(&names));
-        match update.entries.into_iter().next()?.1?.content {
-            Content::Good(spec) => Some(spec),
-            Content::Bad(_) | Content::Conflict => None,
-        }
-    }
 }
 
 fn entry(at: &[(PathBuf, &File)]) -> Option<Entry> {

@@ -248,6 +248,13 @@ impl World {
 
     fn happens(&mut self, what: Occurrence) {
         match what {
+            Occurrence::Tell(event) if self.random.percent(8) => {
+                self.tell(event.clone());
+                // A listing may be told again by `tell_stale`, which knows whether it is the last.
+                if !matches!(event, Event::Listing(_)) {
+                    self.tell_again(event);
+                }
+            }
             Occurrence::Tell(event) => self.tell(event),
             Occurrence::Ends(key, exit) => self.process_ends(key, exit),
             Occurrence::Look(job, names) => {
@@ -479,7 +486,9 @@ impl World {
             6..=7 => Some(self.random.millis(100, 9_900)),
             _ => None,
         };
-        let kill = if !calm && self.random.percent(15) {
+        // What ignores TERM is often what sleeps where no signal reaches it.
+        let slow = if term.is_none() { 45 } else { 10 };
+        let kill = if !calm && self.random.percent(slow) {
             self.random.millis(0, 40_000)
         } else {
             self.random.delay()
@@ -777,11 +786,6 @@ impl World {
         self.now.wall = Wall(self.now.wall.0 + 30_000);
         self.checks.host_died();
         self.boot(StartKind::Fresh);
-    }
-
-    /// How much is still on its way.
-    pub(super) fn planned(&self) -> impl Iterator<Item = &Occurrence> {
-        self.agenda.values()
     }
 }
 
