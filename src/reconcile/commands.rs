@@ -37,7 +37,7 @@ impl State {
                 if self.ending.is_some() {
                     self.refuse_while_ending(turn, id);
                 } else {
-                    let waiter = Some(Waiter::Request(id));
+                    let waiter = Some(Waiter::Request(id, verb));
                     self.order(turn, &child, verb, Cause::Command, waiter);
                 }
             }
@@ -75,7 +75,14 @@ impl State {
     }
 
     /// Answers the client that waited for a job.
-    pub(super) fn answer(&self, turn: &mut Turn, id: RequestId, job: &Job, outcome: Outcome) {
+    pub(super) fn answer(
+        &self,
+        turn: &mut Turn,
+        id: RequestId,
+        asked: Verb,
+        job: &Job,
+        outcome: Outcome,
+    ) {
         let answer = outcome.map(|success| {
             let (pid, run) = match success {
                 Success::Started { run, pid } => (Some(pid), Some(run)),
@@ -84,13 +91,12 @@ impl State {
                     job.ended.map(|ended| ended.id),
                 ),
             };
-            let ended = job.ended.filter(|_| !job.starts());
             Answer::Done(Done {
-                op: job.verb.into(),
+                op: asked.into(),
                 child: job.child.clone(),
                 pid,
                 run,
-                exit: ended.map(|ended| ExitAt {
+                exit: job.ended.map(|ended| ExitAt {
                     exit: ended.exit,
                     at: Stamp(ended.at.wall),
                 }),

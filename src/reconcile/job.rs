@@ -55,8 +55,8 @@ pub(super) enum Posthooks {
 /// Who is told of a job's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waiter {
-    /// A client.
-    Request(RequestId),
+    /// A client, and what it asked: what it joined may have been asked in other words.
+    Request(RequestId, Verb),
     /// One part of a client's `--all`.
     Batch(RequestId),
     /// The job whose hook this is.
@@ -176,7 +176,7 @@ impl Waiter {
     pub(super) fn hook(&self) -> Option<JobId> {
         match self {
             Self::Hook(id) => Some(*id),
-            Self::Request(_) | Self::Batch(_) | Self::Repeat(_) => None,
+            Self::Request(..) | Self::Batch(_) | Self::Repeat(_) => None,
         }
     }
 }

@@ -36,7 +36,7 @@ impl State {
         };
         let stale = |waiter: &Waiter| match waiter {
             Waiter::Repeat(armed) => child.hold.is_some() || armed.run.0 != child.latest,
-            Waiter::Request(_) | Waiter::Batch(_) | Waiter::Hook(_) => false,
+            Waiter::Request(..) | Waiter::Batch(_) | Waiter::Hook(_) => false,
         };
         if job.waiters.iter().any(stale) {
             let failure = Failure::new(ErrorCode::Superseded, "another run began meanwhile");
