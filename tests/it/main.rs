@@ -23,3 +23,4 @@ mod shutdown;
 mod states_table;
 mod stopping;
 mod watching;
+mod wire;
