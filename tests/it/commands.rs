@@ -126,6 +126,23 @@ fn commands_to_a_child_that_is_not_there_say_where_it_would_be() {
 }
 
 #[test]
+fn a_slip_of_the_finger_is_told_the_name_that_was_meant() {
+    let sandbox = with(&[("web", SLEEP), ("mail", SLEEP)]);
+    for (typed, meant) in [
+        ("wbe", "web"),
+        ("WEB", "web"),
+        ("mails", "mail"),
+        ("mial", "mail"),
+    ] {
+        let words = format!(
+            "error[unknown_child]: there is no child `{typed}`\nhint: did you mean `{meant}`?\n"
+        );
+        assert_eq!(said(&sandbox, &["start", typed]), refused(5, &words));
+    }
+    assert_eq!(sandbox.processes(), []);
+}
+
+#[test]
 fn a_bad_file_is_refused_with_every_fault_in_it_and_what_runs_runs_on() {
     let sandbox = with(&[("web", SLEEP)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
@@ -651,8 +668,7 @@ fn the_grammar_is_understood_in_all_its_forms() {
     }
     assert_eq!(sandbox.row("web").unwrap()["run"], 13);
     // A child's name is as it is.
-    let output = said(&sandbox, &["start", "WEB"]);
-    assert_eq!(output, unknown("WEB"));
+    assert_eq!(sandbox.client(&["start", "WEB"]).code, 5);
 }
 
 #[test]

@@ -563,3 +563,199 @@ fn a_start_that_waits_when_the_server_ends_is_told_shutting_down() {
         sandbox.processes().is_empty()
     });
 }
+
+// The page that strangers write clients by
+
+const PAGE: &str = include_str!("../../docs/PROTOCOL.md");
+
+/// One transcript of the page: the heading it stands under, which of that, and its lines.
+struct Transcript {
+    heading: &'static str,
+    number: usize,
+    lines: Vec<&'static str>,
+}
+
+fn transcripts() -> Vec<Transcript> {
+    let mut all: Vec<Transcript> = Vec::new();
+    let (mut heading, mut number, mut open) = ("", 0, false);
+    for line in PAGE.lines() {
+        if let Some(text) = line.strip_prefix('#') {
+            (heading, number) = (text.trim_start_matches('#').trim(), 0);
+        }
+        let spoken = line.starts_with("S: ") || line.starts_with("C: ");
+        if spoken && !open {
+            number += 1;
+            let lines = Vec::new();
+            all.push(Transcript {
+                heading,
+                number,
+                lines,
+            });
+        }
+        if spoken && let Some(transcript) = all.last_mut() {
+            transcript.lines.push(line);
+        }
+        open = spoken;
+    }
+    all
+}
+
+/// The world in which a transcript takes place.
+fn world(transcript: &Transcript) -> Sandbox {
+    let web = "command: [sleep, '300']\n";
+    let run_often = |sandbox: &Sandbox, times: u32| {
+        sandbox.write("web.yml", web);
+        sandbox.wait_state("web", "stopped");
+        for _ in 0..times {
+            assert_eq!(sandbox.client(&["trystart", "web"]).code, 0);
+        }
+    };
+    match (transcript.heading, transcript.number) {
+        ("In short", 1) => {
+            let sandbox = Sandbox::start("name: web1");
+            run_often(&sandbox, 4);
+            sandbox
+        }
+        ("start, restart, trystart, stop of one child", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 3);
+            assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
+            sandbox
+        }
+        ("start and stop of all", 1) => {
+            let sandbox = Sandbox::start("mode: sync");
+            sandbox.write("db.yml", web);
+            let mail = sandbox.loadpath().join("mail");
+            let sleep = ["/bin/sleep", "/usr/bin/sleep"];
+            let sleep = sleep.iter().find(|path| fs::exists(path).unwrap_or(false));
+            fs::copy(sleep.expect("sleep"), &mail).unwrap();
+            let yaml = "command: ./mail 300\nhooks: [posthook: start db]\n";
+            sandbox.write("mail.yml", yaml);
+            sandbox.wait_state("db", "running");
+            sandbox.wait_state("mail", "running");
+            fs::remove_file(mail).unwrap();
+            sandbox
+        }
+        ("check", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 4);
+            sandbox.write("db.yml", web);
+            sandbox.wait_state("db", "stopped");
+            assert_eq!(sandbox.client(&["start", "db"]).code, 0);
+            assert_eq!(sandbox.client(&["stop", "db"]).code, 0);
+            sandbox.write("db.yml", "command: [sleep, '600']\noutput: inherit\n");
+            wait_for("the change", PATIENCE, || {
+                sandbox.row("db").unwrap()["config"]["status"] == "changed"
+            });
+            sandbox
+        }
+        ("check", 2) => Sandbox::start("loadpaths: [missing]"),
+        ("info", 1) => {
+            let mut sandbox = Sandbox::new("name: web1\nmode: sync");
+            for name in ["a", "b"] {
+                sandbox.write(&format!("{name}.yml"), web);
+            }
+            sandbox.write("c.yml", "command: 'false'\n");
+            sandbox.start_server();
+            sandbox.wait_state("b", "running");
+            sandbox.wait_state("c", "exited");
+            sandbox
+        }
+        ("kill", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 4);
+            sandbox
+        }
+        ("kill", 2) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 1);
+            sandbox
+        }
+        ("Who may command", 1) => {
+            let sandbox = Sandbox::new("name: web1\nencrypt: on\npub_keys_path: [keys]");
+            fs::create_dir(sandbox.root().join("keys")).unwrap();
+            let mut sandbox = sandbox;
+            sandbox.start_server();
+            sandbox
+        }
+        ("Signed commands", 1) => Sandbox::start(""),
+        (heading, number) => panic!("transcript {number} of `{heading}` has no world"),
+    }
+}
+
+/// The page's places and numbers, masked as those of a sandbox are.
+fn masked_page(line: &str) -> String {
+    let mut line = line.to_owned();
+    for (there, here) in [
+        ("127.0.0.1:33889", "ADDRESS"),
+        ("0b6e8c1e-3a4b-4c6d-8e8f-90a1b2c3d4e5", "SERVER"),
+        ("/etc/sup/children", "ROOT/load"),
+        ("/etc/sup", "ROOT"),
+        ("/var/lib/supervisor-rs/logs", "ROOT/logs"),
+        ("/var/lib/supervisor-rs", "ROOT/state"),
+        ("/run/supervisor-rs", "ROOT/run"),
+    ] {
+        line = line.replace(there, here);
+    }
+    mask(&line)
+}
+
+/// Masks what no test can know: the nonce, the version, what this machine gives.
+fn unknowable(line: &str) -> String {
+    let mut line = line.to_owned();
+    for (before, after) in [
+        ("\"nonce\":\"", "\""),
+        ("\"version\":\"", "\""),
+        ("\"capabilities\":{", "}"),
+    ] {
+        if let Some((head, rest)) = line.split_once(before) {
+            let (_, tail) = rest.split_once(after).expect("its end");
+            line = format!("{head}{before}…{after}{tail}");
+        }
+    }
+    line
+}
+
+#[test]
+fn every_transcript_of_the_protocol_page_is_what_a_real_server_says() {
+    let mut wrong = Vec::new();
+    let mut spoken = 0;
+    for transcript in transcripts() {
+        if transcript.heading == "Refusals without a hello" {
+            // Needs more connections than it is worth here; it has a test of its own.
+            assert_eq!(transcript.lines, [format!("S: {TOO_MANY}")]);
+            continue;
+        }
+        let mut sandbox = world(&transcript);
+        let mut wire = sandbox.wire();
+        let mut heard = Vec::new();
+        for line in &transcript.lines {
+            if let Some(request) = line.strip_prefix("C: ") {
+                wire.send(format!("{request}\n"));
+            } else if line.starts_with("S: {\"hello\"") {
+                heard.push(wire.hello.clone());
+            } else {
+                heard.push(wire.line().expect("an answer"));
+            }
+        }
+        let said = transcript
+            .lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("S: "));
+        for (said, heard) in said.zip(&heard) {
+            spoken += 1;
+            let expected = unknowable(&masked_page(said));
+            let found = unknowable(&sandbox.mask(heard));
+            if expected != found {
+                wrong.push(format!("page:   {expected}\nserver: {found}"));
+            }
+        }
+        let ended = transcript.heading == "kill";
+        if ended {
+            assert_eq!(sandbox.wait_server(), 0);
+            sandbox.expect_leftovers();
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    assert_eq!(spoken, 21);
+}
