@@ -49,6 +49,8 @@ pub(crate) struct Sandbox {
     id: String,
     port: u16,
     settings: String,
+    /// A command line that the server's is the end of.
+    wrapper: Vec<String>,
     server: Option<Child>,
     leftovers: Leftovers,
 }
@@ -89,6 +91,7 @@ impl Sandbox {
             dir,
             port: free_port(),
             settings: settings.to_owned(),
+            wrapper: Vec::new(),
             server: None,
             leftovers: Leftovers::Fail,
         };
@@ -150,6 +153,11 @@ impl Sandbox {
     pub(crate) fn configure(&mut self, settings: &str) {
         settings.clone_into(&mut self.settings);
         self.write_settings();
+    }
+
+    /// From now on the server is started by this program, which must become it (`exec`).
+    pub(crate) fn wrap_server(&mut self, wrapper: &[&str]) {
+        self.wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
     }
 
     /// Starts the server and waits until it answers.
@@ -348,7 +356,10 @@ impl Sandbox {
             .append(true)
             .open(self.server_log_path())
             .expect("the server's log");
-        program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root())
+        let server = env!("CARGO_BIN_EXE_supervisor-rs-server").to_owned();
+        let line = [self.wrapper.clone(), vec![server]].concat();
+        program(&line[0], self.root())
+            .args(&line[1..])
             .arg(self.server_yml())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)

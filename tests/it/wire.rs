@@ -13,7 +13,7 @@ use supervisor_rs::{
     control::server::{CONNECTIONS_PER_PEER_MAX, FIRST_REQUEST_TIME_MAX, IN_FLIGHT_MAX},
 };
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, mask, skip, wait_for};
+use crate::sandbox::{PATIENCE, Sandbox, Wire, mask, run, skip, wait_for};
 
 const SLEEP: &str = "command: [sleep, '300']\n";
 
@@ -757,5 +757,93 @@ fn every_transcript_of_the_protocol_page_is_what_a_real_server_says() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
-    assert_eq!(spoken, 21);
+    let all = PAGE.lines().filter(|line| line.starts_with("S: "));
+    assert_eq!(spoken + 1, all.count());
+}
+
+#[test]
+fn the_client_on_the_protocol_page_works() {
+    if Command::new("python3").arg("--version").output().is_err() {
+        return skip("python3 is not installed");
+    }
+    let sandbox = target();
+    let (_, rest) = PAGE.split_once("```python\n").expect("a client");
+    let (code, _) = rest.split_once("```").expect("its end");
+    assert!(code.contains("33889"));
+    let code = code.replace("33889", &sandbox.address().port().to_string());
+    let mut command = Command::new("python3");
+    command.args(["-c", &code]);
+    let output = run(command);
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""));
+    let start = "{'op': 'check', 'children': [{'name': 'web', 'state': 'running', 'pid': ";
+    assert!(output.stdout.starts_with(start), "{output:?}");
+}
+
+// A disk that is full
+
+/// How many stops and starts may fit into the last page of a full disk.
+const ROUNDS_MAX: usize = 400;
+
+#[test]
+fn what_cannot_be_written_down_is_answered_internal_and_works_again_later() {
+    let mut sandbox = Sandbox::new("");
+    let state = sandbox.root().join("state");
+    fs::create_dir(&state).unwrap();
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(&state, fs::Permissions::from_mode(0o700)).unwrap();
+    // A disk of its own, as small as can be, that nobody sees but this server.
+    let script = format!(
+        "mount -t tmpfs -o size=64k,mode=700 none {} && exec \"$0\" \"$@\"",
+        state.display()
+    );
+    let wrapper = ["unshare", "--mount", "sh", "-c", &script];
+    let mut probe = Command::new(wrapper[0]);
+    probe.args(&wrapper[1..]).arg("true");
+    if !run(probe).code.eq(&0) {
+        return skip("a file system cannot be mounted without root");
+    }
+    sandbox.wrap_server(&wrapper);
+    sandbox.start_server();
+    sandbox.write("web.yml", SLEEP);
+    sandbox.wait_state("web", "stopped");
+    assert_eq!(sandbox.client(&["start", "web"]).code, 0);
+
+    let there = format!(
+        "/proc/{}/root{}/fill",
+        sandbox.server_pid(),
+        state.display()
+    );
+    let mut fill = fs::File::create(&there).unwrap();
+    while fill.write_all(&[0; 4096]).is_ok() {}
+    // The last page of the records takes a few more of them.
+    let mut refused = None;
+    for _ in 0..ROUNDS_MAX {
+        for verb in ["stop", "start"] {
+            let output = sandbox.client(&[verb, "web"]);
+            if output.code != 0 {
+                refused.get_or_insert((verb, output));
+            }
+        }
+        if refused.is_some() {
+            break;
+        }
+    }
+    let (verb, output) = refused.expect("a full disk");
+    assert_eq!((output.code, output.stdout.as_str()), (1, ""), "{output:?}");
+    let words = match verb {
+        "stop" => "error[internal]: `web` is stopped, but its hold could not be recorded: ",
+        _ => "error[internal]: `web` was not started, for it could not be recorded: ",
+    };
+    assert!(output.stderr.starts_with(words), "{output:?}");
+    assert!(
+        output.stderr.contains("No space left on device"),
+        "{output:?}"
+    );
+    let before = sandbox.row("web").unwrap();
+
+    drop(fill);
+    fs::remove_file(there).unwrap();
+    assert_eq!(sandbox.client(&["trystart", "web"]).code, 0, "{before}");
+    assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
+    assert_eq!(sandbox.row("web").unwrap()["hold"], true);
 }
