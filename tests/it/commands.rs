@@ -3,6 +3,8 @@
 //! Whole outputs are compared: standard output, standard error, exit code. What `--json` says is
 //! in `json`, states are in `states_table`, several hosts in `hosts`.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
 use std::{
     fs,
     io::Write,

@@ -1,10 +1,10 @@
 //! What programs read: each object of `--json` and of the wire whole, its fields in their order.
 
-use std::{collections::BTreeSet, fs};
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
 
-use serde_json::Value;
+use std::collections::BTreeSet;
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, mask, skip, wait_for};
+use crate::sandbox::{PATIENCE, Sandbox, dead_address, wait_for};
 
 const SLEEP: &str = "command: [sleep, '300']\n";
 
@@ -396,11 +396,33 @@ fn every_refusal_has_its_code_its_message_and_its_exit_code() {
 #[test]
 fn a_refusal_without_a_child_has_none() {
     let sandbox = Sandbox::new("");
-    let address = sandbox.address();
-    let output = sandbox.client(&["--json", "stop", "--all"]);
+    let (_kept, address) = dead_address();
+    let on = address.to_string();
+    let output = sandbox.client_as_given(&["--json", "stop", "--all", "on", &on]);
     assert_eq!((output.code, output.stderr.as_str()), (7, ""));
     let words = format!(
         "{{\"host\":\"{address}\",\"ok\":false,\"op\":\"stop\",\"error\":{{\"code\":\"unreachable\",\"message\":\"cannot connect to `{address}`: {address}: Connection refused (os error 111)\\nhint: does supervisor-rs-server run there, and on that port?\"}}}}\n"
     );
     assert_eq!(output.stdout, words);
+}
+
+#[test]
+fn an_answer_may_be_much_longer_than_a_request() {
+    const CHILDREN: usize = 1_000;
+    let mut sandbox = Sandbox::new("");
+    for n in 0..CHILDREN {
+        let path = sandbox.loadpath().join(format!("child-{n:04}.yml"));
+        std::fs::write(path, SLEEP).unwrap();
+    }
+    sandbox.start_server();
+    wait_for("all children", PATIENCE, || {
+        sandbox.json(&["check"])["others"] == CHILDREN
+    });
+    let output = sandbox.client(&["check", "--all", "--json"]);
+    assert!(output.stdout.len() > 4 * 65_536, "{}", output.stdout.len());
+    let answer = sandbox.json(&["check", "--all"]);
+    let rows = answer["children"].as_array().unwrap();
+    assert_eq!((rows.len(), &answer["others"]), (CHILDREN, &0.into()));
+    let names = rows.iter().map(|row| row["name"].as_str().unwrap());
+    assert!(names.is_sorted());
 }

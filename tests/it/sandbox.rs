@@ -331,11 +331,15 @@ impl Sandbox {
     fn write_settings(&self) {
         let root = self.root().display();
         let mut text = format!(
-            "listener_port: {}\nid: {}\n\
-             state_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
-            self.port, self.id, self.settings
+            "id: {}\nstate_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
+            self.id, self.settings
         );
-        for (field, value) in [("loadpaths", "[load]"), ("listener_addr", "127.0.0.1")] {
+        let port = self.port.to_string();
+        for (field, value) in [
+            ("loadpaths", "[load]"),
+            ("listener_addr", "127.0.0.1"),
+            ("listener_port", &port),
+        ] {
             let own = format!("{field}:");
             if !self.settings.lines().any(|line| line.starts_with(&own)) {
                 text.push_str(&format!("{field}: {value}\n"));
@@ -467,6 +471,17 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
         assert!(!late, "waited {within:?} in vain for {what}");
         thread::sleep(LOOK);
     }
+}
+
+/// An address that nobody listens on, and nobody will while the first part is kept.
+pub(crate) fn dead_address() -> (rustix::fd::OwnedFd, SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bind(&socket, &any).expect("a free port");
+    let address = getsockname(&socket).expect("a bound socket");
+    let address = SocketAddr::try_from(address).expect("an IPv4 address");
+    (socket, address)
 }
 
 /// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.

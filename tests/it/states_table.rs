@@ -3,6 +3,8 @@
 //! `starting` has no row of its own here: between the order to spawn and its outcome the server
 //! takes no command. (The core's own tests have it.)
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
 use serde_json::Value;
 
 use crate::sandbox::{PATIENCE, Sandbox, Wire, wait_for};
@@ -563,4 +565,96 @@ fn a_command_that_was_taken_is_carried_out_although_its_client_is_gone() {
     drop(wire);
     sandbox.open_gate("end");
     assert_eq!(sandbox.wait_state("web", "running")["run"], 2);
+}
+
+#[test]
+fn a_restart_that_has_stopped_the_old_run_goes_on_although_the_server_is_to_end() {
+    let mut sandbox = slow();
+    let (mut restart, mut kill) = (sandbox.wire(), sandbox.wire());
+    restart.ask(1, RESTART);
+    sandbox.wait_state("web", "stopping");
+    kill.ask(1, r#"{"op":"kill"}"#);
+    kill.ask(2, r#"{"op":"check"}"#);
+    assert_eq!(kill.answer().0, Some(2));
+    sandbox.open_gate("end");
+    assert_eq!(restart.answer().1["ok"]["run"], 2);
+    let words = r#"{"id":1,"ok":{"op":"kill","children":[{"name":"web","pid":PID,"run":2}],"message":"the server ends; 1 child runs on, and the next start takes it back"}}"#;
+    assert_eq!(sandbox.mask(&kill.line().unwrap()), words);
+    assert_eq!(sandbox.wait_server(), 0);
+    sandbox.start_server();
+    assert_eq!(sandbox.row("web").unwrap()["run"], 2);
+}
+
+#[test]
+fn a_start_and_a_stop_at_once_leave_nothing_running_however_they_meet() {
+    const ROUNDS: u64 = 100;
+    let sandbox = stopped();
+    let mut wire = sandbox.wire();
+    let mut overtaken = 0;
+    for round in 0..ROUNDS {
+        let (start, stop) = (2 * round, 2 * round + 1);
+        wire.send(format!(
+            "{{\"id\":{start},\"command\":{START}}}\n{{\"id\":{stop},\"command\":{STOP}}}\n"
+        ));
+        let mut answers = [wire.answer(), wire.answer()];
+        answers.sort_by_key(|(id, _)| *id);
+        let [(first, started), (second, stopped)] = &answers;
+        assert_eq!((*first, *second), (Some(start), Some(stop)));
+        assert_eq!(stopped["ok"]["op"], "stop", "{stopped}");
+        if started["error"]["code"] == "superseded" {
+            overtaken += 1;
+        } else {
+            assert_eq!(started["ok"]["op"], "start", "{started}");
+        }
+        assert_eq!(sandbox.processes(), [], "round {round}");
+        let hold = &sandbox.row("web").unwrap()["hold"];
+        assert_eq!(hold, true, "round {round}");
+    }
+    println!("{overtaken} of {ROUNDS} starts were overtaken");
+}
+
+#[test]
+fn many_clients_at_once_are_all_answered_and_never_run_two() {
+    const CLIENTS: usize = 60;
+    let sandbox = stopped();
+    let mut wires: Vec<Wire> = (0..CLIENTS).map(|_| sandbox.wire()).collect();
+    for wire in &mut wires {
+        wire.ask(1, TRYSTART);
+    }
+    let mut runs = Vec::new();
+    for wire in &mut wires {
+        let (id, answer) = wire.answer();
+        assert_eq!(id, Some(1));
+        match answer["error"]["code"].as_str() {
+            Some(code) => assert_eq!(code, "busy", "{answer}"),
+            None => runs.push(answer["ok"]["run"].as_u64().unwrap()),
+        }
+        let live = sandbox.processes();
+        assert!(live.len() <= 1, "{live:?}");
+    }
+    runs.sort_unstable();
+    // Each that was carried out has a run of its own, and none was left out.
+    let expected: Vec<u64> = (1..=runs.len() as u64).collect();
+    assert_eq!(runs, expected);
+    then(&sandbox, "running", u32::try_from(runs.len()).ok(), Free);
+}
+
+#[test]
+fn an_answered_stop_survives_the_death_of_the_server_at_that_very_moment() {
+    const ROUNDS: u32 = 5;
+    let mut sandbox = Sandbox::start("mode: sync");
+    sandbox.write("web.yml", SLEEP);
+    for run in 1..=ROUNDS {
+        sandbox.wait_state("web", "running");
+        assert_eq!(give(&sandbox, "stop"), ended(run));
+        sandbox.restart_server();
+        let row = sandbox.row("web").unwrap();
+        assert_eq!(
+            (&row["state"], &row["hold"]),
+            (&"stopped".into(), &true.into())
+        );
+        assert_eq!(give(&sandbox, "start"), started("start", run + 1));
+        sandbox.restart_server();
+        then(&sandbox, "running", Some(run + 1), Free);
+    }
 }

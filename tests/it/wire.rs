@@ -1,5 +1,7 @@
 //! The protocol, spoken by hand: `docs/PROTOCOL.md` line by line, and what an attacker would send.
 
+#![allow(clippy::unwrap_used, reason = "what fails here fails its test")]
+
 use std::{
     fs,
     io::{Read, Write},
