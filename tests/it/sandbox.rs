@@ -6,11 +6,15 @@
 //! - At the end every process of the sandbox is ended. One that belongs to no live run of the
 //!   server, or outlived it, fails the test, unless [`Sandbox::expect_leftovers`] was called.
 //!
+//! - [`Wire`] is a client by hand: lines out, lines in. [`Sandbox::mask`] takes out of a text what
+//!   differs from run to run, so that whole answers can be compared.
+//! - [`Sandbox::gate`] makes a child wait exactly as long as its test wants.
+//!
 //! Only processes started here are ever signalled, each by its own number.
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -230,9 +234,19 @@ impl Sandbox {
 
     /// Runs the client with just these arguments.
     pub(crate) fn client_as_given(&self, arguments: &[&str]) -> Output {
+        run(self.client_command(arguments))
+    }
+
+    /// The client with just these arguments, not yet run.
+    pub(crate) fn client_command(&self, arguments: &[&str]) -> Command {
         let mut command = program(env!("CARGO_BIN_EXE_supervisor-rs-client"), self.root());
         command.args(arguments);
-        run(command)
+        command
+    }
+
+    /// A connection to this server.
+    pub(crate) fn wire(&self) -> Wire {
+        Wire::connect(self.address())
     }
 
     /// Runs the client with `--json` against this server, which must print one object.
@@ -293,6 +307,53 @@ impl Sandbox {
         processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
     }
 
+    /// Waits until a child has written this to its standard output.
+    pub(crate) fn wait_output(&self, name: &str, text: &str) {
+        let path = self.log_dir().join(format!("{name}.out"));
+        wait_for(&format!("`{name}` saying `{text}`"), PATIENCE, || {
+            fs::read_to_string(&path).is_ok_and(|output| output.contains(text))
+        });
+    }
+
+    /// Makes a gate: shell words that wait there until [`Sandbox::open_gate`].
+    pub(crate) fn gate(&self, name: &str) -> String {
+        let path = self.root().join(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a FIFO");
+        format!("read opened < {}", path.display())
+    }
+
+    /// Waits until somebody waits at a gate, and lets them go on.
+    pub(crate) fn open_gate(&self, name: &str) {
+        let path = self.root().join(name);
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        let open = || rustix::fs::open(&path, flags, rustix::fs::Mode::empty());
+        wait_for(&format!("somebody at gate `{name}`"), PATIENCE, || {
+            // Without a reader a FIFO cannot be opened for writing.
+            open().is_ok_and(|gate| rustix::io::write(&gate, b"\n").is_ok())
+        });
+    }
+
+    /// A child that takes notice of TERM, and then ends when its gate is opened.
+    pub(crate) fn slow_to_stop(&self, gate: &str) -> String {
+        let wait = self.gate(gate);
+        format!(
+            "command: [sh, -c, \"trap '{wait}; exit 0' TERM; echo up; \
+             while :; do sleep 0.2; done\"]\n"
+        )
+    }
+
+    /// A text without what differs from run to run: this sandbox's places, and the numbers of
+    /// processes, times and digests, each of which must look like one.
+    pub(crate) fn mask(&self, text: &str) -> String {
+        let root = self.root().display().to_string();
+        let text = text
+            .replace(&root, "ROOT")
+            .replace(&self.address().to_string(), "ADDRESS")
+            .replace(&self.id, "SERVER");
+        mask(&text)
+    }
+
     /// Processes may outlive the server or their run here: the test has seen to it.
     pub(crate) fn expect_leftovers(&mut self) {
         self.leftovers = Leftovers::Expected;
@@ -304,11 +365,21 @@ impl Sandbox {
 
     fn write_settings(&self) {
         let root = self.root().display();
-        let text = format!(
-            "loadpaths: [load]\nlistener_addr: 127.0.0.1\nlistener_port: {}\nid: {}\n\
-             state_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
-            self.port, self.id, self.settings
+        let mut text = format!(
+            "id: {}\nstate_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
+            self.id, self.settings
         );
+        let port = self.port.to_string();
+        for (field, value) in [
+            ("loadpaths", "[load]"),
+            ("listener_addr", "127.0.0.1"),
+            ("listener_port", &port),
+        ] {
+            let own = format!("{field}:");
+            if !self.settings.lines().any(|line| line.starts_with(&own)) {
+                text.push_str(&format!("{field}: {value}\n"));
+            }
+        }
         self.replace(&self.server_yml(), &text);
     }
 
@@ -512,11 +583,135 @@ pub(crate) fn lives(pid: i32) -> bool {
     status_of(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
+/// An address that nobody listens on, and nobody will while the first part is kept.
+pub(crate) fn dead_address() -> (rustix::fd::OwnedFd, SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bind(&socket, &any).expect("a free port");
+    let address = getsockname(&socket).expect("a bound socket");
+    let address = SocketAddr::try_from(address).expect("an IPv4 address");
+    (socket, address)
+}
+
 /// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.
 pub(crate) fn skip(reason: &str) {
     println!("skipped: {reason}");
     let required = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
     assert!(!required, "skipped although REQUIRE_ALL=1: {reason}");
+}
+
+/// A client by hand.
+pub(crate) struct Wire {
+    lines: BufReader<TcpStream>,
+    /// What the server said first.
+    pub(crate) hello: String,
+}
+
+impl Wire {
+    /// Connects and hears the hello, or what is said in its place.
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, HELLO_WAIT).expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        let mut wire = Self {
+            lines: BufReader::new(stream),
+            hello: String::new(),
+        };
+        wire.hello = wire.line().expect("a first line");
+        wire
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut stream = self.lines.get_ref();
+        stream
+            .write_all(bytes.as_ref())
+            .expect("a server that reads");
+    }
+
+    /// Sends a request; `command` is its JSON.
+    pub(crate) fn ask(&mut self, id: u64, command: &str) {
+        self.send(format!("{{\"id\":{id},\"command\":{command}}}\n"));
+    }
+
+    /// The next line, without its line feed; `None` at the end of the connection.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => {
+                assert_eq!(line.pop(), Some('\n'), "a line cut short: {line}");
+                Some(line)
+            }
+            Err(fault) if fault.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(fault) => panic!("no line: {fault}"),
+        }
+    }
+
+    /// The next answer: its id and what it says.
+    pub(crate) fn answer(&mut self) -> (Option<u64>, Value) {
+        let line = self.line().expect("an answer");
+        let value: Value = serde_json::from_str(&line).expect("JSON");
+        (value["id"].as_u64(), value)
+    }
+
+    /// Closes the sending half: no more requests will come.
+    pub(crate) fn finish(&self) {
+        let shut = self.lines.get_ref().shutdown(std::net::Shutdown::Write);
+        shut.expect("a connection");
+    }
+}
+
+/// Takes process numbers, times, spans and digests out of a text.
+pub(crate) fn mask(text: &str) -> String {
+    const NUMBERS: [(&str, &str); 5] = [
+        ("\"pid\":", "PID"),
+        ("pid ", "PID"),
+        ("process ", "PID"),
+        ("\"uptime_ms\":", "MS"),
+        ("\"time\":", "SECONDS"),
+    ];
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let number = NUMBERS.iter().find_map(|(before, word)| {
+            let after = rest.strip_prefix(before)?;
+            let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+            (digits > 0).then(|| (*before, *word, &after[digits..]))
+        });
+        let digest = rest.strip_prefix("\"digest\":\"").filter(|after| {
+            let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            after.bytes().take_while(hex).count() == 32
+        });
+        if let Some((before, word, after)) = number {
+            masked.push_str(before);
+            masked.push_str(word);
+            rest = after;
+        } else if let Some(after) = digest {
+            masked.push_str("\"digest\":\"DIGEST");
+            rest = &after[32..];
+        } else if is_stamp(rest) {
+            masked.push_str("TIME");
+            rest = &rest[STAMP.len()..];
+        } else {
+            masked.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    masked
+}
+
+/// RFC 3339, UTC, milliseconds: `0` is any digit.
+const STAMP: &str = "0000-00-00T00:00:00.000Z";
+
+fn is_stamp(text: &str) -> bool {
+    let fits = |(byte, form): (u8, u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        other => byte == other,
+    };
+    text.len() >= STAMP.len() && text.bytes().zip(STAMP.bytes()).all(fits)
 }
 
 /// The hello of whatever listens there.
@@ -644,6 +839,22 @@ fn process_marked(pid: i32, mark: &str) -> Option<Process> {
         group,
         command: String::from_utf8_lossy(&command).replace('\0', " "),
     })
+}
+
+#[test]
+fn a_mask_takes_out_what_differs_and_nothing_else() {
+    let text = r#"{"pid":12,"run":3,"at":"2023-11-14T22:13:20.123Z","uptime_ms":4,"digest":"5f0c1d2e3a4b5c6d7e8f90a1b2c3d4e5"}"#;
+    let masked = r#"{"pid":PID,"run":3,"at":"TIME","uptime_ms":MS,"digest":"DIGEST"}"#;
+    assert_eq!(mask(text), masked);
+    for as_it_is in [
+        r#""pid":null"#,
+        r#""uptime_ms":-1"#,
+        r#""digest":"5f""#,
+        "2023-11-14T22:13:20Z",
+        "2023-11-14T22:13:20.123",
+    ] {
+        assert_eq!(mask(as_it_is), as_it_is);
+    }
 }
 
 #[test]
