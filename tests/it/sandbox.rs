@@ -45,6 +45,8 @@ pub(crate) struct Sandbox {
     id: String,
     port: u16,
     settings: String,
+    /// What the server is started through: a program that becomes it.
+    through: Vec<String>,
     server: Option<Child>,
     leftovers: Leftovers,
 }
@@ -74,7 +76,8 @@ pub(crate) struct Process {
 
 impl Sandbox {
     /// Directories and a `server.yml`; nothing runs yet. `settings` are further lines of
-    /// `server.yml`, such as `mode: sync`.
+    /// `server.yml`, such as `mode: sync`; one such as `loadpaths: [elsewhere]` takes the place
+    /// of the sandbox's own.
     pub(crate) fn new(settings: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("supervisor-rs-it-")
@@ -85,6 +88,7 @@ impl Sandbox {
             dir,
             port: free_port(),
             settings: settings.to_owned(),
+            through: Vec::new(),
             server: None,
             leftovers: Leftovers::Fail,
         };
@@ -146,6 +150,12 @@ impl Sandbox {
     pub(crate) fn configure(&mut self, settings: &str) {
         settings.clone_into(&mut self.settings);
         self.write_settings();
+    }
+
+    /// Has the server started through a program that becomes it: its command line, to which the
+    /// server's is added.
+    pub(crate) fn start_through(&mut self, line: &[&str]) {
+        self.through = line.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// Starts the server and waits until it answers.
@@ -245,6 +255,15 @@ impl Sandbox {
         row.expect("waited for")
     }
 
+    /// The command line of a child's main process, arguments separated by spaces; empty when
+    /// none lives.
+    pub(crate) fn command_of(&self, name: &str) -> String {
+        let pid = self.row(name).and_then(|row| row["pid"].as_i64());
+        let line = pid.and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+        let line = String::from_utf8_lossy(&line.unwrap_or_default()).replace('\0', " ");
+        line.trim_end().to_owned()
+    }
+
     /// The processes that this sandbox's server has started and that still live, and theirs.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
@@ -261,15 +280,28 @@ impl Sandbox {
 
     fn write_settings(&self) {
         let root = self.root().display();
-        let text = format!(
-            "loadpaths: [load]\nlistener_addr: 127.0.0.1\nlistener_port: {}\nid: {}\n\
-             state_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
-            self.port, self.id, self.settings
-        );
-        self.replace(&self.server_yml(), &text);
+        let own = [
+            ("loadpaths", "[load]".to_owned()),
+            ("listener_addr", Ipv4Addr::LOCALHOST.to_string()),
+            ("listener_port", self.port.to_string()),
+            ("id", self.id.clone()),
+            ("state_dir", format!("{root}/state")),
+            ("runtime_dir", format!("{root}/run")),
+            ("log_dir", format!("{root}/logs")),
+        ];
+        let mut text = String::new();
+        for (key, value) in own {
+            let line = format!("{key}:");
+            if !self.settings.lines().any(|own| own.starts_with(&line)) {
+                text += &format!("{line} {value}\n");
+            }
+        }
+        self.replace(&self.server_yml(), &(text + &self.settings + "\n"));
     }
 
-    fn replace(&self, path: &Path, text: &str) {
+    /// Puts a file there as careful programs do: written elsewhere on the same disk, then
+    /// renamed.
+    pub(crate) fn replace(&self, path: &Path, text: &str) {
         let temporary = self.root().join("being-written");
         fs::write(&temporary, text).expect("a writable sandbox");
         fs::rename(&temporary, path).expect("a writable sandbox");
@@ -281,7 +313,10 @@ impl Sandbox {
             .append(true)
             .open(self.server_log_path())
             .expect("the server's log");
-        program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root())
+        let server = env!("CARGO_BIN_EXE_supervisor-rs-server").to_owned();
+        let line = [&self.through[..], &[server]].concat();
+        program(&line[0], self.root())
+            .args(&line[1..])
             .arg(self.server_yml())
             .stdout(log.try_clone().expect("a descriptor"))
             .stderr(log)
@@ -307,7 +342,8 @@ impl Sandbox {
         }
     }
 
-    fn signal_server(&self, signal: Signal) {
+    /// Sends the server a signal.
+    pub(crate) fn signal_server(&self, signal: Signal) {
         let server = self.server.as_ref().expect("a running server");
         kill_process(Pid::from_child(server), signal).expect("our child");
     }
@@ -387,6 +423,15 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
     while !condition() {
         let late = clock::mono() >= deadline;
         assert!(!late, "waited {within:?} in vain for {what}");
+        thread::sleep(LOOK);
+    }
+}
+
+/// Fails the test if a condition does not hold all the time, for that long.
+pub(crate) fn stays(what: &str, so_long: Duration, mut condition: impl FnMut() -> bool) {
+    let until = clock::mono() + so_long;
+    while clock::mono() < until {
+        assert!(condition(), "not so for {so_long:?}: {what}");
         thread::sleep(LOOK);
     }
 }
