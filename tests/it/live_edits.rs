@@ -258,7 +258,8 @@ fn a_broken_edit_changes_nothing_and_is_shown_until_it_is_mended() {
     let web = runs(&sandbox, "web");
     let before = sandbox.json(&["info"]);
     assert_eq!(before["faults"], json!([]));
-    sandbox.configure("mode: quiet\nstartup: []\nloadpaths: [elsewhere]\nmood: bad\non_exit: maybe");
+    sandbox
+        .configure("mode: quiet\nstartup: []\nloadpaths: [elsewhere]\nmood: bad\non_exit: maybe");
     let info = wait_info(&sandbox, "the faults", |info| info["faults"] != json!([]));
     let faults = info["faults"].as_array().unwrap();
     assert_eq!(faults.len(), 2, "{faults:#?}");
