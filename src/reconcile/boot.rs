@@ -222,19 +222,24 @@ impl State {
                 "since {since}; `supervisor-rs-client start {name}` releases it"
             ));
         }
+        // What lives or is due without a file is doubted from now on, as if it went just now.
+        let spec = match (&child.run, &child.last) {
+            (Some(run), _) => Some(&run.spec),
+            (None, Some(last)) if child.armed.is_some() || child.retry.is_some() => {
+                Some(&last.spec)
+            }
+            (None, Some(_) | None) => None,
+        };
+        let lost = spec.filter(|_| child.entry.is_none());
+        let lost = lost.map(|spec| spec.folder().to_owned());
         if let Some(run) = &child.run {
             let (id, pid) = (run.id, run.pid.unwrap_or_default());
-            let home = run.spec.folder().to_owned();
             let line = turn.log(Level::Info, name, "taken back");
             line.run = Some(id);
             line.detail = Some(format!("pid {pid}"));
-            if self
-                .children
-                .get(name)
-                .is_some_and(|child| child.entry.is_none())
-            {
-                self.lose(turn, name, home);
-            }
+        }
+        if let Some(home) = lost {
+            self.lose(turn, name, home);
         }
         turn.unsettle(name);
     }

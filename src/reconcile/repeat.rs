@@ -2,7 +2,7 @@
 
 use super::{
     State, Turn,
-    child::Armed,
+    child::{Armed, Belief},
     effect::{Cause, Effect, Level},
     job::{Outcome, Waiter},
     record::Record,
@@ -89,6 +89,8 @@ impl State {
         line.detail = Some(failure.message.clone());
         match failure.code {
             ErrorCode::Superseded | ErrorCode::ShuttingDown => return,
+            // Its loadpath may be away for a time only.
+            ErrorCode::UnknownChild if self.may_be_back(name) => {}
             ErrorCode::NotRunning | ErrorCode::UnknownChild => {
                 let hint = if verb == Verb::Restart {
                     "; `trystart` runs it again whether or not it still runs"
@@ -129,5 +131,14 @@ impl State {
         if !armed_anew {
             self.arm(turn, name, run, repeat);
         }
+    }
+
+    /// Whether a child's file is gone and that is not believed yet.
+    fn may_be_back(&self, name: &ChildName) -> bool {
+        let gone = self
+            .children
+            .get(name)
+            .and_then(|child| child.gone.as_ref());
+        gone.is_some_and(|gone| gone.belief != Belief::Confirmed)
     }
 }
