@@ -27,7 +27,7 @@ use super::{
 use crate::{
     clock,
     reconcile::listing::{Content, LoadpathState},
-    spec::ChildName,
+    spec::{ChildName, Spec},
     trust::{Identity, Links, Owners, TrustError, TrustedDir},
 };
 
@@ -116,6 +116,14 @@ impl Loaded {
             linked: BTreeSet::new(),
             writing: BTreeSet::new(),
             ghosts: BTreeMap::new(),
+        }
+    }
+
+    /// Takes this for what stood in its file before it was first looked at.
+    pub(super) fn remember(&mut self, spec: &Arc<Spec>) {
+        if let Some(file) = spec.path.file_name() {
+            let content = Content::Good(Arc::clone(spec));
+            self.ghosts.insert(file.to_owned(), content);
         }
     }
 
