@@ -448,3 +448,32 @@ fn rescan_can_be_edited_while_the_server_runs() {
         sandbox.wait_state(name, "stopped");
     }
 }
+
+#[test]
+fn an_edit_of_several_fields_takes_effect_as_one() {
+    let mut sandbox = Sandbox::new("mode: quiet\nloadpaths: [load, more]");
+    let more = sandbox.root().join("more");
+    fs::create_dir(&more).unwrap();
+    sandbox.write("web.yml", OLD);
+    sandbox.replace(&more.join("leaves.yml"), OLD);
+    sandbox.start_server();
+    // What is started by the new mode is started with the new defaults,
+    sandbox.configure("mode: sync\nloadpaths: [load]\ndefaults: {workdir: /usr}");
+    let row = sandbox.wait_state("web", "running");
+    let there = fs::read_link(format!("/proc/{}/cwd", row["pid"])).unwrap();
+    assert_eq!(there.to_str(), Some("/usr"));
+    sandbox.write("control.yml", OLD);
+    runs(&sandbox, "control");
+    let row = sandbox.row("web").unwrap();
+    assert_eq!(row["run"], 1, "{row}");
+    // what is in no loadpath any more is not,
+    assert!(!sandbox.server_log().contains("child=leaves run="));
+    // and what the new defaults change is left alone by the new mode.
+    sandbox.configure("mode: half\ndefaults: {workdir: /tmp}");
+    wait_mode(&sandbox, "half");
+    wait_for("changed", PATIENCE, || {
+        sandbox.row("web").unwrap()["config"]["status"] == "changed"
+    });
+    assert_eq!(sandbox.row("web").unwrap()["run"], 1);
+    assert_eq!(sandbox.row("web").unwrap()["pid"], row["pid"]);
+}
