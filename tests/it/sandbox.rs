@@ -80,7 +80,8 @@ pub(crate) struct Process {
 
 impl Sandbox {
     /// Directories and a `server.yml`; nothing runs yet. `settings` are further lines of
-    /// `server.yml`, such as `mode: sync`.
+    /// `server.yml`, such as `mode: sync`; one such as `loadpaths: [elsewhere]` takes the place
+    /// of the sandbox's own.
     pub(crate) fn new(settings: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("supervisor-rs-it-")
@@ -164,6 +165,12 @@ impl Sandbox {
     pub(crate) fn configure(&mut self, settings: &str) {
         settings.clone_into(&mut self.settings);
         self.write_settings();
+    }
+
+    /// Has the server started through a program that becomes it: its command line, to which the
+    /// server's is added.
+    pub(crate) fn start_through(&mut self, line: &[&str]) {
+        self.within = line.iter().map(|&word| word.to_owned()).collect();
     }
 
     /// Starts the server and waits until it answers.
@@ -302,6 +309,15 @@ impl Sandbox {
         row.expect("waited for")
     }
 
+    /// The command line of a child's main process, arguments separated by spaces; empty when
+    /// none lives.
+    pub(crate) fn command_of(&self, name: &str) -> String {
+        let pid = self.row(name).and_then(|row| row["pid"].as_i64());
+        let line = pid.and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+        let line = String::from_utf8_lossy(&line.unwrap_or_default()).replace('\0', " ");
+        line.trim_end().to_owned()
+    }
+
     /// The processes that this sandbox's server has started and that still live, and theirs.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
@@ -365,25 +381,28 @@ impl Sandbox {
 
     fn write_settings(&self) {
         let root = self.root().display();
-        let mut text = format!(
-            "id: {}\nstate_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
-            self.id, self.settings
-        );
-        let port = self.port.to_string();
-        for (field, value) in [
-            ("loadpaths", "[load]"),
-            ("listener_addr", "127.0.0.1"),
-            ("listener_port", &port),
-        ] {
-            let own = format!("{field}:");
-            if !self.settings.lines().any(|line| line.starts_with(&own)) {
-                text.push_str(&format!("{field}: {value}\n"));
+        let own = [
+            ("loadpaths", "[load]".to_owned()),
+            ("listener_addr", Ipv4Addr::LOCALHOST.to_string()),
+            ("listener_port", self.port.to_string()),
+            ("id", self.id.clone()),
+            ("state_dir", format!("{root}/state")),
+            ("runtime_dir", format!("{root}/run")),
+            ("log_dir", format!("{root}/logs")),
+        ];
+        let mut text = String::new();
+        for (key, value) in own {
+            let line = format!("{key}:");
+            if !self.settings.lines().any(|own| own.starts_with(&line)) {
+                text += &format!("{line} {value}\n");
             }
         }
-        self.replace(&self.server_yml(), &text);
+        self.replace(&self.server_yml(), &(text + &self.settings + "\n"));
     }
 
-    fn replace(&self, path: &Path, text: &str) {
+    /// Puts a file there as careful programs do: written elsewhere on the same disk, then
+    /// renamed.
+    pub(crate) fn replace(&self, path: &Path, text: &str) {
         let temporary = self.root().join("being-written");
         fs::write(&temporary, text).expect("a writable sandbox");
         fs::rename(&temporary, path).expect("a writable sandbox");
@@ -515,39 +534,6 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
     }
 }
 
-/// A connection on which requests are given as they are, several at once if need be.
-pub(crate) struct Wire {
-    stream: BufReader<TcpStream>,
-}
-
-impl Wire {
-    /// Connects and reads the hello.
-    pub(crate) fn new(sandbox: &Sandbox) -> Self {
-        let stream = TcpStream::connect(sandbox.address()).expect("a listening server");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut wire = Self {
-            stream: BufReader::new(stream),
-        };
-        assert_eq!(wire.answer()["hello"]["protocol"], 1);
-        wire
-    }
-
-    /// Sends a request; its answer is read by [`Wire::answer`].
-    pub(crate) fn ask(&mut self, id: u64, command: &Value) {
-        use std::io::Write;
-        let line = format!("{}\n", json!({"id": id, "command": command}));
-        let written = self.stream.get_mut().write_all(line.as_bytes());
-        written.expect("a listening server");
-    }
-
-    /// The next line, whichever request it answers.
-    pub(crate) fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("a line in time");
-        serde_json::from_str(&line).expect("one JSON object")
-    }
-}
-
 /// The `command` line of a child that is a shell script.
 pub(crate) fn script(text: &str) -> String {
     let quoted = json!(text);
@@ -594,6 +580,15 @@ pub(crate) fn dead_address() -> (rustix::fd::OwnedFd, SocketAddr) {
     (socket, address)
 }
 
+/// Fails the test if a condition does not hold all the time, for that long.
+pub(crate) fn stays(what: &str, so_long: Duration, mut condition: impl FnMut() -> bool) {
+    let until = clock::mono() + so_long;
+    while clock::mono() < until {
+        assert!(condition(), "not so for {so_long:?}: {what}");
+        thread::sleep(LOOK);
+    }
+}
+
 /// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.
 pub(crate) fn skip(reason: &str) {
     println!("skipped: {reason}");
@@ -634,6 +629,12 @@ impl Wire {
     /// Sends a request; `command` is its JSON.
     pub(crate) fn ask(&mut self, id: u64, command: &str) {
         self.send(format!("{{\"id\":{id},\"command\":{command}}}\n"));
+    }
+
+    /// The next line as it is, whichever request it answers.
+    pub(crate) fn value(&mut self) -> Value {
+        let line = self.line().expect("a line in time");
+        serde_json::from_str(&line).expect("one JSON object")
     }
 
     /// The next line, without its line feed; `None` at the end of the connection.
