@@ -18,6 +18,9 @@ use crate::{
     spec::{ChildName, Verb},
 };
 
+/// How many slips of the finger still make one name another.
+const SLIPS_MAX: usize = 2;
+
 /// A client's `--all` under way.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
@@ -79,7 +82,7 @@ impl State {
         &self,
         turn: &mut Turn,
         id: RequestId,
-        verb: Verb,
+        asked: Verb,
         job: &Job,
         outcome: Outcome,
     ) {
@@ -91,13 +94,12 @@ impl State {
                     job.ended.map(|ended| ended.id),
                 ),
             };
-            let ended = job.ended.filter(|_| !job.starts());
             Answer::Done(Done {
-                op: verb.into(),
+                op: asked.into(),
                 child: job.child.clone(),
                 pid,
                 run,
-                exit: ended.map(|ended| ExitAt {
+                exit: job.ended.map(|ended| ExitAt {
                     exit: ended.exit,
                     at: Stamp(ended.at.wall),
                 }),
@@ -318,13 +320,28 @@ impl State {
                 .iter()
                 .map(|path| format!("`{}/{name}.yml`", path.display()))
                 .collect();
-            let hint = match places.len() {
-                0 => "no loadpaths are configured".to_owned(),
-                _some => format!("a child is a file: {}", places.join(" or ")),
+            let hint = match (self.nearest(name), places.len()) {
+                (Some(nearest), _) => format!("did you mean `{nearest}`?"),
+                (None, 0) => "no loadpaths are configured".to_owned(),
+                (None, _some) => format!("a child is a file: {}", places.join(" or ")),
             };
             format!("there is no child `{name}`\nhint: {hint}")
         };
         Failure::new(ErrorCode::UnknownChild, message)
+    }
+
+    /// The known child whose name was most likely meant by this one.
+    fn nearest(&self, name: &ChildName) -> Option<&ChildName> {
+        let slips_max = SLIPS_MAX.min(name.as_str().len() / 2);
+        let known = self.children.iter().filter(|(_, child)| child.is_known());
+        let typed = name.as_str().to_ascii_lowercase();
+        let slips =
+            |known: &ChildName| strsim::osa_distance(&typed, &known.as_str().to_ascii_lowercase());
+        known
+            .map(|(known, _)| (slips(known), known))
+            .filter(|(slips, _)| *slips <= slips_max)
+            .min_by_key(|(slips, _)| *slips)
+            .map(|(_, known)| known)
     }
 }
 

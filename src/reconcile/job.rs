@@ -55,7 +55,7 @@ pub(super) enum Posthooks {
 /// Who is told of a job's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Waiter {
-    /// A client, who gave this command: one that joined another's order keeps its own word.
+    /// A client, and what it asked: what it joined may have been asked in other words.
     Request(RequestId, Verb),
     /// One part of a client's `--all`.
     Batch(RequestId),

@@ -252,7 +252,7 @@ impl State {
 
     fn tell_of(&mut self, turn: &mut Turn, waiter: Waiter, job: &Job, outcome: Outcome) {
         match waiter {
-            Waiter::Request(id, verb) => self.answer(turn, id, verb, job, outcome),
+            Waiter::Request(id, asked) => self.answer(turn, id, asked, job, outcome),
             Waiter::Batch(id) => self.batch_saw(turn, id, job, outcome),
             Waiter::Hook(parent) => {
                 let result = match (outcome, job.verb) {

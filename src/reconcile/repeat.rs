@@ -2,7 +2,7 @@
 
 use super::{
     State, Turn,
-    child::Armed,
+    child::{Armed, Belief},
     effect::{Cause, Effect, Level},
     job::{Outcome, Waiter},
     record::Record,
@@ -104,6 +104,8 @@ impl State {
             ErrorCode::Superseded => return self.end_chain(turn, name),
             // It stays armed on disk: the next server lets it fire.
             ErrorCode::ShuttingDown => return,
+            // Its loadpath may be away for a time only.
+            ErrorCode::UnknownChild if self.may_be_back(name) => {}
             ErrorCode::NotRunning | ErrorCode::UnknownChild => {
                 let hint = if verb == Verb::Restart {
                     "; `trystart` runs it again whether or not it still runs"
@@ -145,6 +147,15 @@ impl State {
             self.arm(turn, name, run, repeat);
         }
         self.end_chain(turn, name);
+    }
+
+    /// Whether a child's file is gone and that is not believed yet.
+    fn may_be_back(&self, name: &ChildName) -> bool {
+        let gone = self
+            .children
+            .get(name)
+            .and_then(|child| child.gone.as_ref());
+        gone.is_some_and(|gone| gone.belief != Belief::Confirmed)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     process,
     reconcile::event::{Event, Settings},
     spec::ChildName,
-    trust::{self, Owners},
+    trust::{self, Owners, TrustError, Way},
     watch::{self, WatchConfig},
 };
 
@@ -95,8 +95,11 @@ impl ServerFile {
     }
 
     /// Reads it again. Says whether something other than before is in force now.
+    /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
-        let bytes = read(&self.path, &self.spec.trusted_owners);
+        let Some(bytes) = read_whole(&self.path, &self.spec.trusted_owners) else {
+            return Refreshed::Same;
+        };
         if bytes == self.bytes {
             return Refreshed::Same;
         }
@@ -180,6 +183,24 @@ fn read(path: &Path, trusted_owners: &[String]) -> Result<Vec<u8>, String> {
     let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
     file.map(|file| file.bytes)
         .map_err(|error| error.to_string())
+}
+
+/// As [`read`]; `None` when somebody has the file open for writing.
+fn read_whole(path: &Path, trusted_owners: &[String]) -> Option<Result<Vec<u8>, String>> {
+    let owners = match Owners::new(trusted_owners) {
+        Ok(owners) => owners,
+        Err(error) => return Some(Err(error.to_string())),
+    };
+    let read = match trust::open(path, &owners, &mut Way::default()) {
+        Ok(file) if BEING_WRITTEN(file.file()) => return None,
+        Ok(file) => file.read(SERVER_FILE_BYTES_MAX),
+        Err(error) => Err(error),
+    };
+    match read {
+        Ok(file) => Some(Ok(file.bytes)),
+        Err(TrustError::Changing { .. }) => None,
+        Err(error) => Some(Err(error.to_string())),
+    }
 }
 
 fn parse(path: &Path, bytes: &[u8], host: &Host) -> Result<ServerSpec, Vec<String>> {

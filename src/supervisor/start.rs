@@ -9,6 +9,7 @@ use std::{
     ffi::OsString,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use tokio::sync::mpsc;
@@ -181,7 +182,11 @@ fn start_with(
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
-    let (watch, listing, seen) = Watch::start(config.clone(), BEING_WRITTEN);
+    let remembered = opened.memory.children.values();
+    let ran: Vec<_> = remembered
+        .filter_map(|child| Some(Arc::clone(&child.last.as_ref()?.spec)))
+        .collect();
+    let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),

@@ -9,6 +9,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     path::PathBuf,
+    sync::Arc,
 };
 
 use rustix::fs::{FileType, Stat};
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     reconcile::listing::{Content, LoadpathState},
-    spec::ChildName,
+    spec::{ChildName, Spec},
     trust::{Links, TrustedDir},
 };
 
@@ -74,6 +75,14 @@ impl Loaded {
             linked: BTreeSet::new(),
             writing: BTreeSet::new(),
             ghosts: BTreeMap::new(),
+        }
+    }
+
+    /// Takes this for what stood in its file before it was first looked at.
+    pub(super) fn remember(&mut self, spec: &Arc<Spec>) {
+        if let Some(file) = spec.path.file_name() {
+            let content = Content::Good(Arc::clone(spec));
+            self.ghosts.insert(file.to_owned(), content);
         }
     }
 

@@ -134,14 +134,35 @@ impl Watch {
         Self::start_with(config, being_written, source::inotify)
     }
 
+    /// As [`Watch::start`], where these ran last: that is taken to stand in their files as long
+    /// as somebody is writing these and they cannot be read.
+    #[must_use]
+    pub fn resume(
+        config: WatchConfig,
+        being_written: BeingWritten,
+        ran: &[Arc<Spec>],
+    ) -> (Self, Update, Receiver<Seen>) {
+        Self::resume_with(config, being_written, source::inotify, ran)
+    }
+
     fn start_with(
         config: WatchConfig,
         being_written: BeingWritten,
         open: Open,
     ) -> (Self, Update, Receiver<Seen>) {
+        Self::resume_with(config, being_written, open, &[])
+    }
+
+    fn resume_with(
+        config: WatchConfig,
+        being_written: BeingWritten,
+        open: Open,
+        ran: &[Arc<Spec>],
+    ) -> (Self, Update, Receiver<Seen>) {
         let inbox = Arc::new(Inbox::default());
         let (seen, receiver) = channel(SEEN_MAX);
-        let lookout = Lookout::new(config, being_written, open, &inbox, seen);
+        let mut lookout = Lookout::new(config, being_written, open, &inbox, seen);
+        lookout.scanner.remember(ran);
         let (mut lookout, first) = lookout.begin();
         let capabilities = Arc::clone(&lookout.capabilities);
         let thread = thread::Builder::new().name("watch".to_owned());
@@ -223,6 +244,7 @@ impl Lookout {
     fn begin(mut self) -> (Self, Update) {
         self.told = self.install();
         let first = self.scanner.whole(Scope::Whole, Respect::Nothing);
+        self.scanner.forget();
         self.server.look(&self.config.owners, self.being_written);
         self.set_timer();
         (self, first)

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     reconcile::listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-    spec::ChildName,
+    spec::{ChildName, Spec},
     trust::{self, Links, TrustError, TrustedDir, Way},
 };
 
@@ -75,6 +75,21 @@ impl Scanner {
         }
         self.reader.parse = Arc::clone(&config.parse);
         self.reader.owners = config.owners.clone();
+    }
+
+    /// Takes what ran last for what stood in its file.
+    pub(super) fn remember(&mut self, ran: &[Arc<Spec>]) {
+        for spec in ran {
+            let loadpaths = self.loadpaths.iter_mut();
+            for loaded in loadpaths.filter(|loaded| loaded.path == spec.folder()) {
+                loaded.remember(spec);
+            }
+        }
+    }
+
+    /// Forgets files that are gone.
+    pub(super) fn forget(&mut self) {
+        self.loadpaths.iter_mut().for_each(Loaded::lay_ghosts);
     }
 
     /// Where each loadpath is now.

@@ -432,19 +432,19 @@ fn a_start_joins_the_wait_for_a_prehook_and_a_restart_is_refused() {
         "web.yml",
         &with(&[("prehook", &format!("run sh -c '{wait}'"))]),
     );
-    let mut wire = Wire::new(&sandbox);
-    wire.ask(1, &json!({"op": "start", "child": "web"}));
+    let mut wire = Wire::connect(sandbox.address());
+    wire.ask(1, &json!({"op": "start", "child": "web"}).to_string());
     sandbox.wait_state("web", "pending");
-    wire.ask(2, &json!({"op": "start", "child": "web"}));
-    wire.ask(3, &json!({"op": "trystart", "child": "web"}));
-    wire.ask(4, &json!({"op": "restart", "child": "web"}));
-    let refused = wire.answer();
+    wire.ask(2, &json!({"op": "start", "child": "web"}).to_string());
+    wire.ask(3, &json!({"op": "trystart", "child": "web"}).to_string());
+    wire.ask(4, &json!({"op": "restart", "child": "web"}).to_string());
+    let refused = wire.value();
     assert_eq!(
         (&refused["id"], &refused["error"]["code"]),
         (&json!(4), &json!("not_running"))
     );
     fs::write(sandbox.root().join("go"), "").unwrap();
-    let answers = [wire.answer(), wire.answer(), wire.answer()];
+    let answers = [wire.value(), wire.value(), wire.value()];
     for id in 1..=3 {
         let answer = answers.iter().find(|answer| answer["id"] == id).unwrap();
         assert_eq!(
@@ -550,11 +550,11 @@ fn a_posthook_that_stops_a_child_is_carried_out_at_the_servers_end() {
     sandbox.write("web.yml", &slow);
     sandbox.done(&["restart", "web"]);
     wait_lines(&sandbox.log_dir().join("web.out"), 1);
-    let mut wire = Wire::new(&sandbox);
-    wire.ask(1, &json!({"op": "stop", "child": "web"}));
+    let mut wire = Wire::connect(sandbox.address());
+    wire.ask(1, &json!({"op": "stop", "child": "web"}).to_string());
     sandbox.wait_state("web", "stopping");
     let words = sandbox.done(&["kill"]);
-    let stopped = wire.answer();
+    let stopped = wire.value();
     assert!(
         !stopped["ok"]["message"]
             .as_str()

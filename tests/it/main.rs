@@ -24,3 +24,4 @@ mod shutdown;
 mod states_table;
 mod stopping;
 mod watching;
+mod wire;

@@ -6,11 +6,15 @@
 //! - At the end every process of the sandbox is ended. One that belongs to no live run of the
 //!   server, or outlived it, fails the test, unless [`Sandbox::expect_leftovers`] was called.
 //!
+//! - [`Wire`] is a client by hand: lines out, lines in. [`Sandbox::mask`] takes out of a text what
+//!   differs from run to run, so that whole answers can be compared.
+//! - [`Sandbox::gate`] makes a child wait exactly as long as its test wants.
+//!
 //! Only processes started here are ever signalled, each by its own number.
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::process::ExitStatusExt,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
@@ -76,7 +80,8 @@ pub(crate) struct Process {
 
 impl Sandbox {
     /// Directories and a `server.yml`; nothing runs yet. `settings` are further lines of
-    /// `server.yml`, such as `mode: sync`.
+    /// `server.yml`, such as `mode: sync`; one such as `loadpaths: [elsewhere]` takes the place
+    /// of the sandbox's own.
     pub(crate) fn new(settings: &str) -> Self {
         let dir = tempfile::Builder::new()
             .prefix("supervisor-rs-it-")
@@ -162,6 +167,12 @@ impl Sandbox {
         self.write_settings();
     }
 
+    /// Has the server started through a program that becomes it: its command line, to which the
+    /// server's is added.
+    pub(crate) fn start_through(&mut self, line: &[&str]) {
+        self.within = line.iter().map(|&word| word.to_owned()).collect();
+    }
+
     /// Starts the server and waits until it answers.
     pub(crate) fn start_server(&mut self) {
         for _ in 0..PORT_TRIES_MAX {
@@ -230,9 +241,19 @@ impl Sandbox {
 
     /// Runs the client with just these arguments.
     pub(crate) fn client_as_given(&self, arguments: &[&str]) -> Output {
+        run(self.client_command(arguments))
+    }
+
+    /// The client with just these arguments, not yet run.
+    pub(crate) fn client_command(&self, arguments: &[&str]) -> Command {
         let mut command = program(env!("CARGO_BIN_EXE_supervisor-rs-client"), self.root());
         command.args(arguments);
-        run(command)
+        command
+    }
+
+    /// A connection to this server.
+    pub(crate) fn wire(&self) -> Wire {
+        Wire::connect(self.address())
     }
 
     /// Runs the client with `--json` against this server, which must print one object.
@@ -288,9 +309,65 @@ impl Sandbox {
         row.expect("waited for")
     }
 
+    /// The command line of a child's main process, arguments separated by spaces; empty when
+    /// none lives.
+    pub(crate) fn command_of(&self, name: &str) -> String {
+        let pid = self.row(name).and_then(|row| row["pid"].as_i64());
+        let line = pid.and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok());
+        let line = String::from_utf8_lossy(&line.unwrap_or_default()).replace('\0', " ");
+        line.trim_end().to_owned()
+    }
+
     /// The processes that this sandbox's server has started and that still live, and theirs.
     pub(crate) fn processes(&self) -> Vec<Process> {
         processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
+    }
+
+    /// Waits until a child has written this to its standard output.
+    pub(crate) fn wait_output(&self, name: &str, text: &str) {
+        let path = self.log_dir().join(format!("{name}.out"));
+        wait_for(&format!("`{name}` saying `{text}`"), PATIENCE, || {
+            fs::read_to_string(&path).is_ok_and(|output| output.contains(text))
+        });
+    }
+
+    /// Makes a gate: shell words that wait there until [`Sandbox::open_gate`].
+    pub(crate) fn gate(&self, name: &str) -> String {
+        let path = self.root().join(name);
+        let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, mode).expect("a FIFO");
+        format!("read opened < {}", path.display())
+    }
+
+    /// Waits until somebody waits at a gate, and lets them go on.
+    pub(crate) fn open_gate(&self, name: &str) {
+        let path = self.root().join(name);
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        let open = || rustix::fs::open(&path, flags, rustix::fs::Mode::empty());
+        wait_for(&format!("somebody at gate `{name}`"), PATIENCE, || {
+            // Without a reader a FIFO cannot be opened for writing.
+            open().is_ok_and(|gate| rustix::io::write(&gate, b"\n").is_ok())
+        });
+    }
+
+    /// A child that takes notice of TERM, and then ends when its gate is opened.
+    pub(crate) fn slow_to_stop(&self, gate: &str) -> String {
+        let wait = self.gate(gate);
+        format!(
+            "command: [sh, -c, \"trap '{wait}; exit 0' TERM; echo up; \
+             while :; do sleep 0.2; done\"]\n"
+        )
+    }
+
+    /// A text without what differs from run to run: this sandbox's places, and the numbers of
+    /// processes, times and digests, each of which must look like one.
+    pub(crate) fn mask(&self, text: &str) -> String {
+        let root = self.root().display().to_string();
+        let text = text
+            .replace(&root, "ROOT")
+            .replace(&self.address().to_string(), "ADDRESS")
+            .replace(&self.id, "SERVER");
+        mask(&text)
     }
 
     /// Processes may outlive the server or their run here: the test has seen to it.
@@ -304,15 +381,28 @@ impl Sandbox {
 
     fn write_settings(&self) {
         let root = self.root().display();
-        let text = format!(
-            "loadpaths: [load]\nlistener_addr: 127.0.0.1\nlistener_port: {}\nid: {}\n\
-             state_dir: {root}/state\nruntime_dir: {root}/run\nlog_dir: {root}/logs\n{}\n",
-            self.port, self.id, self.settings
-        );
-        self.replace(&self.server_yml(), &text);
+        let own = [
+            ("loadpaths", "[load]".to_owned()),
+            ("listener_addr", Ipv4Addr::LOCALHOST.to_string()),
+            ("listener_port", self.port.to_string()),
+            ("id", self.id.clone()),
+            ("state_dir", format!("{root}/state")),
+            ("runtime_dir", format!("{root}/run")),
+            ("log_dir", format!("{root}/logs")),
+        ];
+        let mut text = String::new();
+        for (key, value) in own {
+            let line = format!("{key}:");
+            if !self.settings.lines().any(|own| own.starts_with(&line)) {
+                text += &format!("{line} {value}\n");
+            }
+        }
+        self.replace(&self.server_yml(), &(text + &self.settings + "\n"));
     }
 
-    fn replace(&self, path: &Path, text: &str) {
+    /// Puts a file there as careful programs do: written elsewhere on the same disk, then
+    /// renamed.
+    pub(crate) fn replace(&self, path: &Path, text: &str) {
         let temporary = self.root().join("being-written");
         fs::write(&temporary, text).expect("a writable sandbox");
         fs::rename(&temporary, path).expect("a writable sandbox");
@@ -444,39 +534,6 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
     }
 }
 
-/// A connection on which requests are given as they are, several at once if need be.
-pub(crate) struct Wire {
-    stream: BufReader<TcpStream>,
-}
-
-impl Wire {
-    /// Connects and reads the hello.
-    pub(crate) fn new(sandbox: &Sandbox) -> Self {
-        let stream = TcpStream::connect(sandbox.address()).expect("a listening server");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let mut wire = Self {
-            stream: BufReader::new(stream),
-        };
-        assert_eq!(wire.answer()["hello"]["protocol"], 1);
-        wire
-    }
-
-    /// Sends a request; its answer is read by [`Wire::answer`].
-    pub(crate) fn ask(&mut self, id: u64, command: &Value) {
-        use std::io::Write;
-        let line = format!("{}\n", json!({"id": id, "command": command}));
-        let written = self.stream.get_mut().write_all(line.as_bytes());
-        written.expect("a listening server");
-    }
-
-    /// The next line, whichever request it answers.
-    pub(crate) fn answer(&mut self) -> Value {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).expect("a line in time");
-        serde_json::from_str(&line).expect("one JSON object")
-    }
-}
-
 /// The `command` line of a child that is a shell script.
 pub(crate) fn script(text: &str) -> String {
     let quoted = json!(text);
@@ -512,11 +569,150 @@ pub(crate) fn lives(pid: i32) -> bool {
     status_of(pid, "State").is_some_and(|state| !state.starts_with(['Z', 'X']))
 }
 
+/// An address that nobody listens on, and nobody will while the first part is kept.
+pub(crate) fn dead_address() -> (rustix::fd::OwnedFd, SocketAddr) {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    bind(&socket, &any).expect("a free port");
+    let address = getsockname(&socket).expect("a bound socket");
+    let address = SocketAddr::try_from(address).expect("an IPv4 address");
+    (socket, address)
+}
+
+/// Fails the test if a condition does not hold all the time, for that long.
+pub(crate) fn stays(what: &str, so_long: Duration, mut condition: impl FnMut() -> bool) {
+    let until = clock::mono() + so_long;
+    while clock::mono() < until {
+        assert!(condition(), "not so for {so_long:?}: {what}");
+        thread::sleep(LOOK);
+    }
+}
+
 /// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.
 pub(crate) fn skip(reason: &str) {
     println!("skipped: {reason}");
     let required = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
     assert!(!required, "skipped although REQUIRE_ALL=1: {reason}");
+}
+
+/// A client by hand.
+pub(crate) struct Wire {
+    lines: BufReader<TcpStream>,
+    /// What the server said first.
+    pub(crate) hello: String,
+}
+
+impl Wire {
+    /// Connects and hears the hello, or what is said in its place.
+    pub(crate) fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect_timeout(&address, HELLO_WAIT).expect("a listener");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
+        stream.set_nodelay(true).expect("a socket");
+        let mut wire = Self {
+            lines: BufReader::new(stream),
+            hello: String::new(),
+        };
+        wire.hello = wire.line().expect("a first line");
+        wire
+    }
+
+    /// Sends bytes as they are.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let mut stream = self.lines.get_ref();
+        stream
+            .write_all(bytes.as_ref())
+            .expect("a server that reads");
+    }
+
+    /// Sends a request; `command` is its JSON.
+    pub(crate) fn ask(&mut self, id: u64, command: &str) {
+        self.send(format!("{{\"id\":{id},\"command\":{command}}}\n"));
+    }
+
+    /// The next line as it is, whichever request it answers.
+    pub(crate) fn value(&mut self) -> Value {
+        let line = self.line().expect("a line in time");
+        serde_json::from_str(&line).expect("one JSON object")
+    }
+
+    /// The next line, without its line feed; `None` at the end of the connection.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        match self.lines.read_line(&mut line) {
+            Ok(0) => None,
+            Ok(_) => {
+                assert_eq!(line.pop(), Some('\n'), "a line cut short: {line}");
+                Some(line)
+            }
+            Err(fault) if fault.kind() == std::io::ErrorKind::ConnectionReset => None,
+            Err(fault) => panic!("no line: {fault}"),
+        }
+    }
+
+    /// The next answer: its id and what it says.
+    pub(crate) fn answer(&mut self) -> (Option<u64>, Value) {
+        let line = self.line().expect("an answer");
+        let value: Value = serde_json::from_str(&line).expect("JSON");
+        (value["id"].as_u64(), value)
+    }
+
+    /// Closes the sending half: no more requests will come.
+    pub(crate) fn finish(&self) {
+        let shut = self.lines.get_ref().shutdown(std::net::Shutdown::Write);
+        shut.expect("a connection");
+    }
+}
+
+/// Takes process numbers, times, spans and digests out of a text.
+pub(crate) fn mask(text: &str) -> String {
+    const NUMBERS: [(&str, &str); 5] = [
+        ("\"pid\":", "PID"),
+        ("pid ", "PID"),
+        ("process ", "PID"),
+        ("\"uptime_ms\":", "MS"),
+        ("\"time\":", "SECONDS"),
+    ];
+    let mut masked = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let number = NUMBERS.iter().find_map(|(before, word)| {
+            let after = rest.strip_prefix(before)?;
+            let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+            (digits > 0).then(|| (*before, *word, &after[digits..]))
+        });
+        let digest = rest.strip_prefix("\"digest\":\"").filter(|after| {
+            let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+            after.bytes().take_while(hex).count() == 32
+        });
+        if let Some((before, word, after)) = number {
+            masked.push_str(before);
+            masked.push_str(word);
+            rest = after;
+        } else if let Some(after) = digest {
+            masked.push_str("\"digest\":\"DIGEST");
+            rest = &after[32..];
+        } else if is_stamp(rest) {
+            masked.push_str("TIME");
+            rest = &rest[STAMP.len()..];
+        } else {
+            masked.push(first);
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    masked
+}
+
+/// RFC 3339, UTC, milliseconds: `0` is any digit.
+const STAMP: &str = "0000-00-00T00:00:00.000Z";
+
+fn is_stamp(text: &str) -> bool {
+    let fits = |(byte, form): (u8, u8)| match form {
+        b'0' => byte.is_ascii_digit(),
+        other => byte == other,
+    };
+    text.len() >= STAMP.len() && text.bytes().zip(STAMP.bytes()).all(fits)
 }
 
 /// The hello of whatever listens there.
@@ -644,6 +840,22 @@ fn process_marked(pid: i32, mark: &str) -> Option<Process> {
         group,
         command: String::from_utf8_lossy(&command).replace('\0', " "),
     })
+}
+
+#[test]
+fn a_mask_takes_out_what_differs_and_nothing_else() {
+    let text = r#"{"pid":12,"run":3,"at":"2023-11-14T22:13:20.123Z","uptime_ms":4,"digest":"5f0c1d2e3a4b5c6d7e8f90a1b2c3d4e5"}"#;
+    let masked = r#"{"pid":PID,"run":3,"at":"TIME","uptime_ms":MS,"digest":"DIGEST"}"#;
+    assert_eq!(mask(text), masked);
+    for as_it_is in [
+        r#""pid":null"#,
+        r#""uptime_ms":-1"#,
+        r#""digest":"5f""#,
+        "2023-11-14T22:13:20Z",
+        "2023-11-14T22:13:20.123",
+    ] {
+        assert_eq!(mask(as_it_is), as_it_is);
+    }
 }
 
 #[test]
