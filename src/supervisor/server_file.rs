@@ -161,11 +161,13 @@ impl Supervisor {
                     tracing::warn!(fields = fields.join(", "), "needs a restart");
                 }
                 match self.server_file.watch_config() {
-                    Ok(config) => self.watch.configure(config),
-                    Err(error) => tracing::warn!(%error, "the loadpaths are watched as before"),
+                    Ok(config) => {
+                        self.watch.configure(config);
+                        self.inbox
+                            .push_back(Event::Settings(self.server_file.settings()));
+                    }
+                    Err(error) => tracing::warn!(%error, "children are looked after as before"),
                 }
-                self.inbox
-                    .push_back(Event::Settings(self.server_file.settings()));
             }
         }
     }
