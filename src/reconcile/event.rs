@@ -34,7 +34,7 @@ pub enum Event {
         /// What was found; an [`Update`] with scope `Touched`.
         update: Update,
     },
-    /// server.yml was edited and the edit is good.
+    /// server.yml was edited and the edit is good. A whole listing of its loadpaths follows.
     Settings(Settings),
     /// The process of this run lives, and that was recorded.
     Spawned {

@@ -52,6 +52,9 @@ impl State {
                 changed |= self.take_entry(turn, &name, None);
             }
         }
+        if scope != Scope::Touched {
+            self.on_relisted(turn);
+        }
         if changed {
             self.prolong_quiet(turn);
         }
