@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use super::{listing::Update, record::Memory};
+use super::{listing::Update, memory::Memory};
 use crate::{
     command::Command,
     spec::{ChildName, Exit, Mode, OnExit, RunId},

@@ -52,6 +52,7 @@ mod hooks;
 mod job;
 mod jobs;
 pub mod listing;
+pub mod memory;
 mod numbers;
 mod planted;
 pub mod record;

@@ -9,13 +9,14 @@ use super::world::{RunKey, Weather, World};
 use crate::{
     command::{Command, KillChildren},
     reconcile::{
-        GRACE, KILL_WAIT, QUEUE_LEN_MAX, QUIET,
+        GRACE, QUEUE_LEN_MAX, QUIET,
         child::{Phase, Rung},
         effect::{Cause, Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-        record::{Memory, Record, RememberedEnd},
+        memory::{Memory, RememberedEnd},
+        record::Record,
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
 };
