@@ -390,11 +390,14 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
     }
 }
 
+/// What is said of files that somebody sees for the first time.
+const NEWS: [&str; 3] = ["new file", "file changed", "file is as it was"];
+
 /// Whether an effect tells of a file as if it had just appeared.
 fn is_news(effect: &super::effect::Effect) -> bool {
     match effect {
         super::effect::Effect::Log(line) => {
-            line.level == Level::Info && (line.what == "file changed" || line.what == "new file")
+            line.level == Level::Info && (NEWS.contains(&line.what))
         }
         super::effect::Effect::Record { .. }
         | super::effect::Effect::Reread { .. }

@@ -151,11 +151,13 @@ impl State {
             Some(gone) => turn.now.mono - gone.since > QUIET,
             None => child.entry.is_none(),
         };
-        child.gone = None;
+        let back_in = child.gone.take().map(|gone| gone.home);
+        let mut as_it_was = false;
         let detail = match &entry.content {
             Content::Good(spec) => {
                 let before = child.good.replace(Arc::clone(spec)).map(|spec| spec.digest);
-                if before != Some(spec.digest) {
+                as_it_was = before == Some(spec.digest);
+                if !as_it_was {
                     child.tried = None;
                     child.note = None;
                 }
@@ -179,9 +181,11 @@ impl State {
                 Some(paths.join(" and "))
             }
         };
-        let what = match (&entry.content, is_new, quiet_mode) {
+        let waits = is_new && quiet_mode && child.run.is_none();
+        let what = match (&entry.content, is_new, waits) {
             (Content::Good(_), true, true) => "new file; it waits for `start`",
             (Content::Good(_), true, false) => "new file",
+            (Content::Good(_), false, _) if as_it_was => "file is as it was",
             (Content::Good(_), false, _) => "file changed",
             (Content::Bad(_), ..) => "bad file; nothing is changed by it",
             (Content::Conflict, ..) => "two files with one name; neither is used",
@@ -190,13 +194,24 @@ impl State {
             Content::Good(_) => Level::Info,
             Content::Bad(_) | Content::Conflict => Level::Warn,
         };
-        let waits = is_new && quiet_mode && level == Level::Info && child.run.is_none();
         child.entry = Some(entry);
-        turn.log(level, name, what).detail = if waits {
+        turn.log(level, name, what).detail = if waits && level == Level::Info {
             Some(format!("supervisor-rs-client start {name}"))
         } else {
             detail
         };
+        if let Some(home) = back_in {
+            self.rest_if_complete(&home);
+        }
+    }
+
+    /// Nothing is missed in a loadpath any more: there is nothing to wait for (I9).
+    fn rest_if_complete(&mut self, home: &Path) {
+        let seen = |(_, gone): (&ChildName, &Gone)| gone.belief == Belief::Seen;
+        if !self.gone_from(home).any(seen) {
+            self.restless.remove(home);
+            self.timers.cancel(&Timer::Quiet(home.to_owned()));
+        }
     }
 
     fn take_absence(&mut self, turn: &mut Turn, name: &ChildName) {

@@ -123,9 +123,9 @@ impl World {
                 let begun = core.and_then(|it| it.run.as_ref()).map(|run| run.phase);
                 (live && begun != Some(Phase::Spawning))
                     || !matches!(verb, Verb::Restart | Verb::Stop)
-                    || core.is_some_and(|it| {
-                        it.job.is_none() && it.retry.is_some_and(|at| at > self.now.mono)
-                    })
+                    // A restart that this very step made due came after the answer.
+                    || (self.checks.in_backoff.contains(child)
+                        && core.is_some_and(|it| it.job.is_none() && it.retry.is_some()))
             }
             ErrorCode::UnknownChild => stands.is_some(),
             ErrorCode::InvalidConfig => !matches!(stands, Some(Content::Bad(_))),

@@ -10,7 +10,7 @@ use crate::{
     command::{Command, KillChildren},
     reconcile::{
         GRACE, QUEUE_LEN_MAX, QUIET,
-        child::{Phase, Rung},
+        child::{Child, Phase, Rung},
         effect::{Cause, Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
@@ -88,6 +88,8 @@ pub(super) struct Checks {
     pub(super) stop_targets: BTreeSet<ChildName>,
     /// Who was stopped by anybody since the server started.
     pub(super) ever_stopped: BTreeSet<ChildName>,
+    /// Who waited for a restart before this step.
+    pub(super) in_backoff: BTreeSet<ChildName>,
     /// The next step must order nothing.
     pub(super) silent: Option<&'static str>,
     /// Facts that are old by now.
@@ -166,6 +168,9 @@ impl World {
 
     /// Takes note of a fact before the core is told.
     pub(super) fn before(&mut self, event: &Event) {
+        let due = |child: &Child| child.retry.is_some() && child.job.is_none();
+        let due = self.core.children.iter().filter(|(_, child)| due(child));
+        self.checks.in_backoff = due.map(|(name, _)| name.clone()).collect();
         let now = self.now.mono;
         match event {
             Event::Boot(boot) => {

@@ -15,6 +15,7 @@ mod coverage;
 mod files;
 mod quiet;
 mod random;
+mod script;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

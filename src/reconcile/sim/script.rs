@@ -1,0 +1,733 @@
+//! Golden scripts: the life of a change, written down so that a person can read it.
+//!
+//! A script (`fixtures/reconcile/*.script`) says what happens; the file beside it (`*.out`) says
+//! what the core orders. What a shell does at once is done by itself: files are read again,
+//! records are written, starts succeed. `UPDATE_SNAPSHOTS=1 cargo test --lib sim::script` writes
+//! the `.out` files anew.
+//!
+//! | line | meaning |
+//! |---|---|
+//! | `boot MODE [continued] [startup A,B] [rescan off]` | a server starts on the files and records there are |
+//! | `file NAME VERSION [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN]` | a good file is written |
+//! | `bad NAME WHY`, `conflict NAME`, `gone NAME` | it is made bad, there are two, it is removed |
+//! | `seen NAME…` | the watcher reports these names |
+//! | `whole`, `rescan` | the watcher reports everything; a rescan confirms |
+//! | `loadpath ready`, `missing`, `swapped` | the directory is there, away, another one |
+//! | `request N COMMAND` | a client asks, in the words of the command line |
+//! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
+//! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
+//! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
+//! | `settings MODE`, `startup A,B`, `no loadpaths` | server.yml is edited |
+//! | `refuse spawn`, `refuse preflight`, `refuse records`, `refuse nothing` | what fails from now on |
+//! | `advance SPAN` | time passes |
+//! | `term`, `crash` | the server is told to end, is killed |
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::files::name;
+use crate::{
+    command::{Answer, CheckScope, Command, KillChildren},
+    reconcile::{
+        State,
+        effect::{Effect, Leftovers, Level, Line, Signal},
+        event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind},
+        listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+        record::{Memory, Record},
+    },
+    spec::{
+        ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
+        RestartWhen, RunId, Sink, Spec, Time, Verb, Wall, signal_name,
+    },
+};
+
+const HOME: &str = "/srv";
+
+/// A core and the little world around it.
+pub(super) struct Stage {
+    core: State,
+    now: Time,
+    settings: Settings,
+    files: BTreeMap<ChildName, Entry>,
+    loadpath: LoadpathState,
+    memory: Memory,
+    live: BTreeMap<ChildName, RunId>,
+    hooks: BTreeMap<ChildName, JobId>,
+    /// Starts that are not told yet.
+    late: VecDeque<Event>,
+    refused: String,
+    next_pid: i32,
+    inbox: VecDeque<Event>,
+    out: String,
+}
+
+/// What the core makes of a script.
+pub(super) fn play(script: &str) -> String {
+    Stage::new().then(script)
+}
+
+impl Stage {
+    pub(super) fn new() -> Self {
+        Self {
+            core: State::new(),
+            now: Time {
+                mono: Mono(0),
+                wall: Wall(1_700_000_000_000),
+            },
+            settings: Settings::default(),
+            files: BTreeMap::new(),
+            loadpath: LoadpathState::Ready { dev: 1, ino: 1 },
+            memory: Memory::default(),
+            live: BTreeMap::new(),
+            hooks: BTreeMap::new(),
+            late: VecDeque::new(),
+            refused: "nothing".to_owned(),
+            next_pid: 100,
+            inbox: VecDeque::new(),
+            out: String::new(),
+        }
+    }
+
+    /// A stage on which this has happened already.
+    pub(super) fn after(script: &str) -> Self {
+        let mut stage = Self::new();
+        stage.then(script);
+        stage
+    }
+
+    /// Lets more happen; gives what came of it.
+    pub(super) fn then(&mut self, script: &str) -> String {
+        self.out.clear();
+        for line in script.lines().map(str::trim) {
+            if line.is_empty() || line.starts_with('#') {
+                self.say(line);
+                continue;
+            }
+            self.say(&format!("> {line}"));
+            let words = shell_words::split(line).expect("the quotes of a script match");
+            let words: Vec<&str> = words.iter().map(String::as_str).collect();
+            let deadline = self.core.next_deadline();
+            self.act(&words);
+            if self.core.next_deadline() != deadline {
+                self.say_deadline();
+            }
+        }
+        std::mem::take(&mut self.out)
+    }
+
+    /// When the core wants to be woken.
+    pub(super) fn deadline(&self) -> Option<Mono> {
+        self.core.next_deadline()
+    }
+
+    fn say(&mut self, line: &str) {
+        self.out.push_str(line.trim_end());
+        self.out.push('\n');
+    }
+
+    fn say_deadline(&mut self) {
+        let text = match self.core.next_deadline() {
+            Some(at) => format!("    (next deadline at {})", clock(at)),
+            None => "    (no deadline)".to_owned(),
+        };
+        self.say(&text);
+    }
+
+    fn act(&mut self, words: &[&str]) {
+        match words {
+            ["boot", mode, options @ ..] => self.boot(mode, options),
+            ["file", child, version, options @ ..] => {
+                let spec = spec(child, version, options);
+                self.put(child, Content::Good(Arc::new(spec)), &[HOME]);
+            }
+            ["bad", child, why @ ..] => {
+                let fault = format!("{HOME}/{child}.yml:1:1: {}", why.join(" "));
+                self.put(child, Content::Bad(Arc::from([fault])), &[HOME]);
+            }
+            ["conflict", child] => self.put(child, Content::Conflict, &[HOME, "/srv/more"]),
+            ["gone", child] => {
+                self.files.remove(*child);
+            }
+            ["seen", names @ ..] => {
+                let update = self.read(&names.iter().map(|text| name(text)).collect());
+                self.tell(Event::Listing(update));
+            }
+            ["whole"] => self.look(Scope::Whole),
+            ["rescan"] => self.look(Scope::Confirming),
+            ["loadpath", "ready"] => self.loadpath = LoadpathState::Ready { dev: 1, ino: 1 },
+            ["loadpath", "missing"] => self.loadpath = LoadpathState::Missing,
+            ["loadpath", "swapped"] => self.loadpath = LoadpathState::Ready { dev: 1, ino: 2 },
+            ["request", id, command @ ..] => {
+                let id = RequestId(id.parse().expect("a request has a number"));
+                self.tell(Event::Request {
+                    id,
+                    command: command_of(command),
+                });
+            }
+            ["exited", child, how] => self.exit(child, how),
+            ["hook", child, "ok"] => self.hook_ends(child, Ok(())),
+            ["hook", child, "failed", why @ ..] => self.hook_ends(child, Err(why.join(" "))),
+            ["spawned"] => {
+                let event = self.late.pop_front().expect("a start is under way");
+                self.tell(event);
+            }
+            ["settings", mode] => {
+                self.settings.mode = mode_of(mode);
+                self.tell(Event::Settings(self.settings.clone()));
+            }
+            ["startup", names] => {
+                self.settings.startup = names.split(',').map(name).collect();
+                self.tell(Event::Settings(self.settings.clone()));
+            }
+            ["no", "loadpaths"] => {
+                self.settings.loadpaths.clear();
+                self.tell(Event::Settings(self.settings.clone()));
+                let update = Update {
+                    scope: Scope::Whole,
+                    loadpaths: Vec::new(),
+                    entries: Vec::new(),
+                };
+                self.tell(Event::Listing(update));
+            }
+            ["refuse", what] => self.refused = (*what).to_owned(),
+            ["advance", text] => self.advance(span(text)),
+            ["term"] => self.tell(Event::Shutdown),
+            ["crash"] => {
+                self.core = State::new();
+                self.inbox.clear();
+                self.hooks.clear();
+            }
+            other => panic!("no such line in a script: {other:?}"),
+        }
+    }
+
+    fn boot(&mut self, mode: &str, options: &[&str]) {
+        self.settings = Settings {
+            mode: mode_of(mode),
+            loadpaths: vec![PathBuf::from(HOME)],
+            rescan: Some(Duration::from_secs(60)),
+            ..Settings::default()
+        };
+        let mut start = StartKind::Fresh;
+        let mut rest = options;
+        loop {
+            rest = match rest {
+                ["continued", rest @ ..] => {
+                    start = StartKind::Continued;
+                    rest
+                }
+                ["startup", names, rest @ ..] => {
+                    self.settings.startup = names.split(',').map(name).collect();
+                    rest
+                }
+                ["rescan", "off", rest @ ..] => {
+                    self.settings.rescan = None;
+                    rest
+                }
+                [] => break,
+                other => panic!("no such option of a start: {other:?}"),
+            };
+        }
+        self.memory.apply(&Record::Opened {
+            boot: "boot".to_owned(),
+        });
+        let lives = |(child, run): (&ChildName, RunId)| self.live.get(child) == Some(&run);
+        let ended = self.memory.children.iter().filter_map(|(child, it)| {
+            let last = it.last.as_ref().filter(|last| last.end.is_none())?;
+            last.process.filter(|_| !lives((child, last.run)))?;
+            Some((child.clone(), last.run, Exit::Unknown))
+        });
+        let boot = Boot {
+            start,
+            settings: self.settings.clone(),
+            memory: self.memory.clone(),
+            ended: ended.collect(),
+            doubted: Vec::new(),
+            listing: self.read_all(Scope::Whole),
+            seed: 7,
+        };
+        self.core = State::new();
+        self.tell(Event::Boot(Box::new(boot)));
+    }
+
+    fn put(&mut self, child: &str, content: Content, homes: &[&str]) {
+        let paths = homes
+            .iter()
+            .map(|home| PathBuf::from(format!("{home}/{child}.yml")));
+        let paths = paths.collect();
+        self.files.insert(name(child), Entry { paths, content });
+    }
+
+    fn read(&self, names: &BTreeSet<ChildName>) -> Update {
+        let there = |name: &&ChildName| {
+            matches!(self.loadpath, LoadpathState::Ready { .. })
+                .then(|| self.files.get(*name))
+                .flatten()
+        };
+        let entries = names
+            .iter()
+            .map(|name| (name.clone(), there(&name).cloned()))
+            .collect();
+        Update {
+            scope: Scope::Touched,
+            loadpaths: self.loadpaths(),
+            entries,
+        }
+    }
+
+    fn read_all(&self, scope: Scope) -> Update {
+        let mut update = self.read(&self.files.keys().cloned().collect());
+        update.entries.retain(|(_, entry)| entry.is_some());
+        Update { scope, ..update }
+    }
+
+    fn loadpaths(&self) -> Vec<Loadpath> {
+        let (path, state) = (PathBuf::from(HOME), self.loadpath.clone());
+        vec![Loadpath {
+            path,
+            state,
+            faults: Vec::new(),
+        }]
+    }
+
+    fn look(&mut self, scope: Scope) {
+        let update = self.read_all(scope);
+        self.tell(Event::Listing(update));
+    }
+
+    fn exit(&mut self, child: &str, how: &str) {
+        let exit = match how.parse() {
+            Ok(code) => Exit::Code(code),
+            Err(_) => Exit::Signal(
+                (1..=31)
+                    .find(|n| signal_name(*n) == Some(how))
+                    .expect("an exit is a code or a signal"),
+            ),
+        };
+        let run = *self.live.get(child).expect("what exits lives");
+        self.tell(Event::Exited {
+            child: name(child),
+            run,
+            exit,
+        });
+    }
+
+    fn hook_ends(&mut self, child: &str, result: Result<(), String>) {
+        let job = self.hooks.remove(child).expect("a hook's program runs");
+        self.tell(Event::HookFinished { job, result });
+    }
+
+    fn advance(&mut self, span: Duration) {
+        let until = self.now.mono + span;
+        while let Some(at) = self.core.next_deadline().filter(|at| *at <= until) {
+            self.pass(at - self.now.mono);
+            let text = format!("  at {}", clock(at));
+            self.say(&text);
+            self.tell(Event::Deadline);
+        }
+        self.pass(until - self.now.mono);
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now.mono = self.now.mono + span;
+        self.now.wall.0 += i64::try_from(span.as_millis()).expect("spans are short");
+    }
+
+    // The shell.
+
+    fn tell(&mut self, event: Event) {
+        self.inbox.push_back(event);
+        while let Some(event) = self.inbox.pop_front() {
+            for effect in self.core.step(event, self.now) {
+                if let Some(text) = text_of(&effect) {
+                    self.say(&format!("    {text}"));
+                }
+                self.perform(effect);
+            }
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::Record { ticket, records } => {
+                let refused = self.refused == "records" && ticket.is_some();
+                for record in records.iter().filter(|_| !refused) {
+                    self.memory.apply(record);
+                }
+                if let Some(ticket) = ticket {
+                    let result = if refused {
+                        Err("the disk is full".to_owned())
+                    } else {
+                        Ok(())
+                    };
+                    self.inbox.push_back(Event::Recorded { ticket, result });
+                }
+            }
+            Effect::Reread { job, names } => {
+                let update = self.read(&names);
+                self.inbox.push_back(Event::Reread { job, update });
+            }
+            Effect::Preflight { job, .. } => {
+                let refused = self.refused == "preflight";
+                let result = if refused {
+                    Err("program not found".to_owned())
+                } else {
+                    Ok(())
+                };
+                self.inbox.push_back(Event::Preflight { job, result });
+            }
+            Effect::Spawn {
+                child, run, spec, ..
+            } => self.spawn(child, run, spec),
+            Effect::Reap { child, .. } => {
+                self.live.remove(&child);
+            }
+            Effect::RunHook { job, child, .. } => {
+                self.hooks.insert(child, job);
+            }
+            Effect::KillHook { job } => {
+                self.hooks.retain(|_, other| *other != job);
+                let result = Err("killed".to_owned());
+                self.inbox.push_back(Event::HookFinished { job, result });
+            }
+            Effect::Signal { .. }
+            | Effect::Reply { .. }
+            | Effect::Log(_)
+            | Effect::Inform { .. }
+            | Effect::Exit(_) => {}
+        }
+    }
+
+    fn spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
+        self.memory.apply(&Record::Begun {
+            child: child.clone(),
+            run,
+            spec,
+        });
+        let at = self.now;
+        if self.refused == "spawn" {
+            let why = "program not found".to_owned();
+            let record = Record::NotStarted {
+                child: child.clone(),
+                run,
+                why: why.clone(),
+                at,
+            };
+            self.memory.apply(&record);
+            let why = SpawnFailure::Refused(why);
+            self.inbox.push_back(Event::SpawnFailed { child, run, why });
+            return;
+        }
+        self.next_pid += 1;
+        let pid = self.next_pid;
+        self.live.insert(child.clone(), run);
+        let started = Record::Started {
+            child: child.clone(),
+            run,
+            pid,
+            start_ticks: 1,
+            at,
+        };
+        self.memory.apply(&started);
+        let spawned = Event::Spawned { child, run, pid };
+        if self.refused == "haste" {
+            self.late.push_back(spawned);
+        } else {
+            self.inbox.push_back(spawned);
+        }
+    }
+}
+
+fn clock(at: Mono) -> String {
+    format!("{}.{:03}s", at.0 / 1_000_000, at.0 / 1_000 % 1_000)
+}
+
+fn span(text: &str) -> Duration {
+    humantime::parse_duration(text).expect("a span is written as `500ms`")
+}
+
+fn mode_of(text: &str) -> Mode {
+    match text {
+        "quiet" => Mode::Quiet,
+        "half" => Mode::Half,
+        "full" => Mode::Full,
+        "sync" => Mode::Sync,
+        other => panic!("no such mode: {other}"),
+    }
+}
+
+fn verb(text: &str) -> Verb {
+    match text {
+        "start" => Verb::Start,
+        "restart" => Verb::Restart,
+        "trystart" => Verb::Trystart,
+        "stop" => Verb::Stop,
+        other => panic!("no such command: {other}"),
+    }
+}
+
+fn command_of(words: &[&str]) -> Command {
+    match words {
+        ["stop", "--all"] => Command::StopAll,
+        ["start", "--all"] => Command::StartAll,
+        ["check"] => Command::Check {
+            scope: CheckScope::Live,
+        },
+        ["check", "--all"] => Command::Check {
+            scope: CheckScope::All,
+        },
+        ["check", child] => Command::CheckOne(name(child)),
+        ["kill"] => Command::Kill(KillChildren::AsConfigured),
+        ["kill", "--stop-children"] => Command::Kill(KillChildren::Stop),
+        [word, child] => Command::Child {
+            verb: verb(word),
+            child: name(child),
+        },
+        other => panic!("no such command: {other:?}"),
+    }
+}
+
+fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
+    let mut digest = [0_u8; 16];
+    let text = format!("{version} {}", options.join(" "));
+    for (i, byte) in text.bytes().enumerate() {
+        let place = &mut digest[i % 16];
+        *place = place.wrapping_mul(31).wrapping_add(byte);
+    }
+    let mut spec = Spec {
+        path: PathBuf::from(format!("{HOME}/{child}.yml")),
+        command: vec![format!("/bin/{child}"), version.to_owned()],
+        workdir: PathBuf::from(HOME),
+        stdout: Sink::Inherit,
+        stderr: Sink::Inherit,
+        repeat: None,
+        prehook: None,
+        posthook: None,
+        restart: RestartPolicy {
+            jitter_permille: 0,
+            ..RestartPolicy::default()
+        },
+        digest: Digest(digest),
+    };
+    let mut rest = options;
+    while !rest.is_empty() {
+        rest = match rest {
+            ["prehook", text, rest @ ..] => {
+                spec.prehook = Some(hook(text));
+                rest
+            }
+            ["posthook", text, rest @ ..] => {
+                spec.posthook = Some(hook(text));
+                rest
+            }
+            ["repeat", action, every, rest @ ..] => {
+                spec.repeat = Some(Repeat {
+                    action: verb(action),
+                    every: span(every),
+                });
+                rest
+            }
+            ["restart", when, rest @ ..] => {
+                spec.restart.when = match *when {
+                    "never" => RestartWhen::Never,
+                    "on-failure" => RestartWhen::OnFailure,
+                    "always" => RestartWhen::Always,
+                    other => panic!("no such policy: {other}"),
+                };
+                rest
+            }
+            ["max", count, within, rest @ ..] => {
+                let count = count.parse().expect("a limit is a number");
+                spec.restart.max = Some(RestartLimit {
+                    count,
+                    within: span(within),
+                });
+                rest
+            }
+            other => panic!("no such option of a file: {other:?}"),
+        };
+    }
+    spec
+}
+
+fn hook(text: &str) -> Hook {
+    match text.split_once(' ') {
+        Some(("run", program)) => Hook::Run(program.split(' ').map(str::to_owned).collect()),
+        Some((word, child)) => Hook::Command {
+            verb: verb(word),
+            child: name(child),
+        },
+        None => panic!("no such hook: {text}"),
+    }
+}
+
+/// An effect as a person would say it; what is answered at once by itself is left out.
+fn text_of(effect: &Effect) -> Option<String> {
+    Some(match effect {
+        Effect::Record { records, .. } => {
+            let records: Vec<String> = records.iter().map(record_text).collect();
+            format!("write down: {}", records.join("; "))
+        }
+        Effect::Reread { names, .. } => {
+            let names: Vec<&str> = names.iter().map(ChildName::as_str).collect();
+            format!("read again: {}", names.join(", "))
+        }
+        Effect::Preflight { spec, .. } => format!("could `{}` start?", spec.command.join(" ")),
+        Effect::Spawn {
+            child, run, spec, ..
+        } => {
+            format!("start {child} run {run}: `{}`", spec.command.join(" "))
+        }
+        Effect::Signal { child, run, signal } => {
+            let signal = match signal {
+                Signal::Term => "TERM",
+                Signal::Kill => "KILL",
+            };
+            format!("{signal} to {child} run {run}")
+        }
+        Effect::Reap {
+            child,
+            run,
+            leftovers,
+        } => {
+            let rest = match leftovers {
+                Leftovers::Kill => "and kill what is left of its group",
+                Leftovers::Leave => "and leave the rest of its group",
+            };
+            format!("let {child} run {run} go, {rest}")
+        }
+        Effect::RunHook { child, argv, .. } => {
+            format!("run the hook of {child}: `{}`", argv.join(" "))
+        }
+        Effect::KillHook { .. } => "kill the hook's program".to_owned(),
+        Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
+        Effect::Log(line) => log_text(line),
+        Effect::Inform { id, .. } => format!("answer {} with a survey", id.0),
+        Effect::Exit(words) => format!("end: {}", words.message),
+    })
+}
+
+fn answer_text(answer: &Result<Answer, crate::command::Failure>) -> String {
+    let indent = |text: &str| text.replace('\n', "\n        ");
+    match answer {
+        Ok(Answer::Done(done)) => format!("ok, {}", indent(&done.message)),
+        Ok(Answer::Each(each)) => {
+            let mut text = format!("ok, {}", each.message);
+            for child in &each.children {
+                let error = child.error.as_ref().map(ToString::to_string);
+                let how = error
+                    .or_else(|| child.note.clone())
+                    .unwrap_or_else(|| "done".to_owned());
+                let _ = write!(text, "\n        {}: {}", child.name, indent(&how));
+            }
+            text
+        }
+        Ok(Answer::Checked(checked)) => {
+            let mut text = format!("ok, {} more", checked.others);
+            for row in &checked.children {
+                let reason = row.reason.as_deref().unwrap_or("-");
+                let _ = write!(
+                    text,
+                    "\n        {} {} run {} config {} hold {}: {}",
+                    row.name,
+                    row.state.as_str(),
+                    row.run.map_or("-".to_owned(), |run| run.to_string()),
+                    row.config.status.as_str(),
+                    row.hold,
+                    indent(reason)
+                );
+            }
+            text
+        }
+        Ok(Answer::Info(_)) => "ok".to_owned(),
+        Ok(Answer::Killed(killed)) => format!("ok, {}", indent(&killed.message)),
+        Err(failure) => indent(&failure.to_string()),
+    }
+}
+
+fn log_text(line: &Line) -> String {
+    let level = match line.level {
+        Level::Info => "log",
+        Level::Warn => "log WARN",
+        Level::Error => "log ERROR",
+    };
+    let child = line
+        .child
+        .as_ref()
+        .map_or(String::new(), |child| format!(" {child}:"));
+    let exit = line.exit.map_or(String::new(), |exit| format!(", {exit}"));
+    let cause = line
+        .cause
+        .map_or(String::new(), |cause| format!(" ({})", cause.as_str()));
+    let detail = line
+        .detail
+        .as_ref()
+        .map_or(String::new(), |text| format!(": {text}"));
+    let text = format!("{level}{child} {}{exit}{cause}{detail}", line.what);
+    text.replace('\n', "\n        ")
+}
+
+fn record_text(record: &Record) -> String {
+    match record {
+        Record::Held { child, .. } => format!("{child} is held"),
+        Record::Released { child } => format!("{child} is released"),
+        Record::Reserved { child, upto } => format!("{child} may use numbers up to {upto}"),
+        Record::Stopping { child, run } => format!("{child} run {run} is being stopped"),
+        Record::Replacing { child, run } => format!("{child} run {run} is being replaced"),
+        Record::Ended {
+            child, run, exit, ..
+        } => format!("{child} run {run} ended, {exit}"),
+        Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
+        Record::Settled { child } => format!("nothing is due for {child} any more"),
+        Record::Armed {
+            child,
+            run,
+            repeat,
+            due,
+        } => {
+            format!(
+                "{child} run {run} armed `{}` for {}",
+                repeat.action,
+                clock(*due)
+            )
+        }
+        Record::Disarmed { child } => format!("nothing is armed for {child}"),
+        Record::LoadpathSeen { path, ino, .. } => {
+            format!("{} has files and is inode {ino}", path.display())
+        }
+        Record::Forgotten { child } => format!("{child} is forgotten"),
+        Record::Closed => "the server ended by order".to_owned(),
+        Record::Opened { .. }
+        | Record::Begun { .. }
+        | Record::Started { .. }
+        | Record::NotStarted { .. } => format!("{record:?}"),
+    }
+}
+
+#[test]
+fn scripts_say_what_they_said() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/reconcile");
+    let update = std::env::var_os("UPDATE_SNAPSHOTS").is_some();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(&folder)
+        .expect("the scripts are there")
+        .map(|entry| entry.expect("it can be read").path())
+        .filter(|path| path.extension().is_some_and(|end| end == "script"))
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 13, "scripts are missing: {paths:?}");
+    for path in paths {
+        let script = std::fs::read_to_string(&path).expect("it can be read");
+        let out = play(&script);
+        let golden = path.with_extension("out");
+        if update {
+            std::fs::write(&golden, &out).expect("it can be written");
+        }
+        let expected = std::fs::read_to_string(&golden).unwrap_or_default();
+        assert_eq!(out, expected, "{}: see UPDATE_SNAPSHOTS=1", path.display());
+    }
+}
