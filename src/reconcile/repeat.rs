@@ -85,8 +85,11 @@ impl State {
     ) {
         // A run that began has armed its own timer already; a stop arms none.
         let Err(failure) = outcome else { return };
-        let line = turn.log(Level::Warn, name, "repeat changed nothing");
-        line.detail = Some(failure.message.clone());
+        // That it runs is what `start` wants: a line at each firing would be noise.
+        if failure.code != ErrorCode::AlreadyRunning {
+            let line = turn.log(Level::Warn, name, "repeat changed nothing");
+            line.detail = Some(failure.message.clone());
+        }
         match failure.code {
             ErrorCode::Superseded | ErrorCode::ShuttingDown => return,
             ErrorCode::NotRunning | ErrorCode::UnknownChild => {
