@@ -176,6 +176,26 @@ fn a_second_int_spends_no_more_grace() {
 }
 
 #[test]
+fn a_second_int_ends_a_posthooks_program_too() {
+    let mut sandbox = Sandbox::start("mode: quiet\non_exit: stop");
+    let file = sandbox.root().join("hook");
+    let hook = format!("run sh -c 'echo $$ > {}; exec sleep 300'", file.display());
+    sandbox.write(
+        "web.yml",
+        &format!("{SLEEPER}hooks: [posthook: {}]\n", json!(hook)),
+    );
+    sandbox.done(&["start", "web"]);
+    let begun = clock::mono();
+    sandbox.signal_server(Signal::INT);
+    let hook: i32 = wait_lines(&file, 1)[0].parse().unwrap();
+    assert!(lives(hook));
+    sandbox.signal_server(Signal::INT);
+    assert_eq!(sandbox.wait_server(), 0);
+    assert!(clock::mono() - begun < SOON);
+    assert!(!lives(hook));
+}
+
+#[test]
 fn the_end_waits_for_children_that_take_their_time() {
     let mut sandbox = Sandbox::start("mode: quiet\non_exit: stop");
     let up = sandbox.root().join("up");
