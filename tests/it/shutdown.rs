@@ -409,27 +409,25 @@ fn a_busy_port_is_exit_7_and_names_the_address() {
 fn a_state_in_use_is_exit_7_and_names_who_uses_it() {
     let (mut sandbox, pids) = running("", &["web"]);
     let text = std::fs::read_to_string(sandbox.server_yml()).unwrap();
-    let other = sandbox.root().join("other.yml");
-    std::fs::write(&other, text.replace("127.0.0.1", "127.0.0.2")).unwrap();
     let root = sandbox.root().display().to_string();
-    let text = std::fs::read_to_string(&other).unwrap();
-    // Both directories, then one of the two, which is enough.
-    let differing = [
-        None,
-        Some(format!("{root}/state")),
-        Some(format!("{root}/run")),
-    ];
-    for differs in differing {
-        let text = match &differs {
-            Some(dir) => text.replace(dir, &format!("{dir}-of-another")),
-            None => text.clone(),
-        };
+    let words = format!("is in use by the server with pid {}", sandbox.server_pid());
+    let attempt = |address: &str, differs: Option<&str>| {
+        let mut text = text.replace("127.0.0.1", address);
+        if let Some(dir) = differs {
+            text = text.replace(&format!("{root}/{dir}"), &format!("{root}/{dir}-{address}"));
+        }
+        let other = sandbox.root().join(format!("{address}.yml"));
         std::fs::write(&other, text).unwrap();
         let output = sandbox.server_to_end(&[other.to_str().unwrap()]);
         assert_eq!(output.code, 7, "{differs:?}: {output:?}");
-        let words = format!("is in use by the server with pid {}", sandbox.server_pid());
-        assert!(output.stderr.contains(&words), "{output:?}");
-    }
+        assert!(output.stderr.contains(&words), "{differs:?}: {output:?}");
+    };
+    // Each waits a while for the first to end, and so they are tried at once.
+    thread::scope(|scope| {
+        scope.spawn(|| attempt("127.0.0.2", None));
+        scope.spawn(|| attempt("127.0.0.3", Some("state")));
+        scope.spawn(|| attempt("127.0.0.4", Some("run")));
+    });
     assert_eq!(pid_of(&sandbox.row("web").unwrap()), pids[0]);
     sandbox.done(&["restart", "web"]);
     sandbox.restart_server();
