@@ -38,7 +38,8 @@ use crate::{
         effect::{Effect, Leftovers, Level, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-        record::{Memory, Record},
+        memory::Memory,
+        record::Record,
     },
     spec::{
         ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
