@@ -243,8 +243,8 @@ fn who_waits_for_a_start_is_answered_before_the_end() {
     let mut sandbox = Sandbox::start("mode: quiet");
     let hooks = "hooks: [prehook: run sleep 300]\n";
     sandbox.write("web.yml", &format!("{SLEEPER}{hooks}"));
-    let mut wire = Wire::new(&sandbox);
-    wire.ask(1, &json!({"op": "start", "child": "web"}));
+    let mut wire = Wire::connect(sandbox.address());
+    wire.ask(1, &json!({"op": "start", "child": "web"}).to_string());
     sandbox.wait_state("web", "pending");
     let begun = clock::mono();
     assert_eq!(sandbox.stop_server(), 0);
@@ -252,7 +252,7 @@ fn who_waits_for_a_start_is_answered_before_the_end() {
         clock::mono() - begun < SOON,
         "a hook's 60 s are not waited for"
     );
-    let answer = wire.answer();
+    let answer = wire.value();
     assert_eq!(
         (&answer["id"], &answer["error"]["code"]),
         (&json!(1), &json!("shutting_down"))
@@ -270,11 +270,11 @@ fn a_restart_that_has_ended_the_old_run_is_finished_before_the_end() {
     sandbox.write("web.yml", &script(&text));
     sandbox.done(&["start", "web"]);
     wait_lines(&sandbox.root().join("up"), 1);
-    let mut wire = Wire::new(&sandbox);
-    wire.ask(1, &json!({"op": "restart", "child": "web"}));
+    let mut wire = Wire::connect(sandbox.address());
+    wire.ask(1, &json!({"op": "restart", "child": "web"}).to_string());
     sandbox.wait_state("web", "stopping");
     let words = sandbox.done(&["kill"]);
-    let answer = wire.answer();
+    let answer = wire.value();
     assert_eq!(
         (&answer["id"], &answer["ok"]["run"]),
         (&json!(1), &json!(2))
