@@ -4,6 +4,7 @@
 //! tool or right is missing says so (`sandbox::skip`) and, with `REQUIRE_ALL=1`, fails.
 
 mod adoption;
+mod attacks;
 mod bad_input;
 mod commands;
 mod exits;
