@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use supervisor_rs::clock;
 
-use crate::sandbox::{PATIENCE, Sandbox, hello, wait_for};
+use crate::sandbox::{PATIENCE, Sandbox, hello, skip, wait_for};
 
 const SLEEP: &str = "command: [sleep, '300']\n";
 
@@ -20,16 +20,22 @@ const WATCHED: Duration = Duration::from_secs(2);
 
 /// How often each thread of a process gave up the processor by itself, by thread.
 fn switches(pid: i32) -> Vec<(String, u64)> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("as prepared");
     let mut found: Vec<_> = tasks
         .flatten()
         .map(|task| {
-            let status = fs::read_to_string(task.path().join("status")).unwrap();
+            let status = fs::read_to_string(task.path().join("status")).expect("as prepared");
             let line = status
                 .lines()
                 .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
             let name = task.file_name().to_string_lossy().into_owned();
-            (name, line.unwrap().trim().parse().unwrap())
+            (
+                name,
+                line.expect("as prepared")
+                    .trim()
+                    .parse()
+                    .expect("as prepared"),
+            )
         })
         .collect();
     found.sort();
@@ -38,10 +44,11 @@ fn switches(pid: i32) -> Vec<(String, u64)> {
 
 /// Processor time of a process so far, in clock ticks (10 ms).
 fn ticks(pid: i32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, rest) = stat.rsplit_once(')').unwrap();
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("as prepared");
+    let (_, rest) = stat.rsplit_once(')').expect("as prepared");
     let fields: Vec<&str> = rest.split_ascii_whitespace().collect();
-    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    fields[11].parse::<u64>().expect("as prepared")
+        + fields[12].parse::<u64>().expect("as prepared")
 }
 
 /// Lets time pass; what is shown is that nothing happens in it.
@@ -53,8 +60,10 @@ fn observe(span: Duration) {
 }
 
 fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = TcpStream::connect(address).expect("as prepared");
+    stream
+        .set_read_timeout(Some(PATIENCE))
+        .expect("as prepared");
     stream
 }
 
@@ -66,10 +75,10 @@ fn everything(stream: &mut TcpStream) -> String {
 }
 
 fn memory_kib(pid: i32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("as prepared");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib = line.unwrap().trim().trim_end_matches(" kB");
-    kib.parse().unwrap()
+    let kib = line.expect("as prepared").trim().trim_end_matches(" kB");
+    kib.parse().expect("as prepared")
 }
 
 /// I9.
@@ -209,6 +218,26 @@ fn commands_for_names_that_are_not_there_leave_nothing_behind() {
     );
 }
 
+/// A server that the sandbox does not know of; ended when its test ends, however that is.
+struct Server(std::process::Child);
+
+impl Server {
+    fn spawn(command: &mut Command) -> Self {
+        Self(command.spawn().expect("a program"))
+    }
+
+    fn code(&mut self) -> Option<i32> {
+        self.0.wait().expect("our child").code()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _may_have_ended = self.0.kill();
+        let _reaped = self.0.wait();
+    }
+}
+
 /// The server's command line, wrapped in a shell that prepares its surroundings first.
 fn server_in(sandbox: &Sandbox, preparation: &str) -> Command {
     let mut command = Command::new("sh");
@@ -227,20 +256,19 @@ fn server_in(sandbox: &Sandbox, preparation: &str) -> Command {
 
 /// Starts such a server, waits until it answers, and lets `act` see it; ends it with its children.
 fn with_server_in(mut sandbox: Sandbox, preparation: &str, act: impl FnOnce(&Sandbox, i32)) {
-    let mut server = server_in(&sandbox, preparation).spawn().unwrap();
+    let mut server = Server::spawn(&mut server_in(&sandbox, preparation));
     let address = sandbox.address();
     let id = sandbox.id().to_owned();
     let mut early = None;
     wait_for("the server's hello", PATIENCE, || {
-        early = server.try_wait().unwrap();
+        early = server.0.try_wait().expect("as prepared");
         early.is_some() || hello(address).is_some_and(|hello| hello["id"] == *id)
     });
     assert_eq!(early, None, "it ended");
     sandbox.expect_leftovers();
-    act(&sandbox, i32::try_from(server.id()).unwrap());
+    act(&sandbox, i32::try_from(server.0.id()).expect("as prepared"));
     let ended = sandbox.client(&["kill", "--stop-children"]);
-    let status = server.wait().unwrap();
-    assert_eq!((ended.code, status.code()), (0, Some(0)), "{ended:?}");
+    assert_eq!((ended.code, server.code()), (0, Some(0)), "{ended:?}");
     assert_eq!(sandbox.processes(), []);
 }
 
@@ -361,9 +389,91 @@ fn garbage_in_the_environment_keeps_no_server_from_starting() {
         .env("RUST_LOG", std::ffi::OsStr::from_bytes(b"\xff=[[{"))
         .env("HUGE", "x".repeat(100_000))
         .env("XDG_STATE_HOME", "relative");
-    let mut server = server.spawn().unwrap();
+    let mut server = Server::spawn(&mut server);
     wait_for("the child", PATIENCE, || !sandbox.processes().is_empty());
     sandbox.expect_leftovers();
     assert_eq!(sandbox.client(&["kill", "--stop-children"]).code, 0);
-    assert_eq!(server.wait().unwrap().code(), Some(0));
+    assert_eq!(server.code(), Some(0));
+}
+
+/// What a test puts on a small disk at most, in KiB, should it be larger than believed.
+const FILL_KIB_MAX: usize = 1024;
+
+/// Fills a file system of 64 KiB that only the server sees; refuses any other.
+fn fill(dir: &std::path::Path) {
+    use rustix::fs::statfs;
+    const TMPFS: i64 = 0x0102_1994;
+    let found = statfs(dir).expect("as prepared");
+    let bytes = u64::try_from(found.f_bsize).expect("as prepared") * found.f_blocks;
+    assert_eq!(found.f_type, TMPFS, "{dir:?} is a real disk");
+    assert!(bytes <= 64 * 1024, "{dir:?} has {bytes} bytes");
+    let mut file = fs::File::create(dir.join("fill")).expect("as prepared");
+    for _ in 0..FILL_KIB_MAX {
+        if file.write_all(&[0; 1024]).is_err() {
+            return;
+        }
+    }
+    panic!("{dir:?} does not get full");
+}
+
+#[test]
+fn a_full_disk_starts_nothing_unrecorded_and_still_stops_what_runs() {
+    let mut sandbox = Sandbox::new("mode: quiet\nrescan: off");
+    sandbox.write("one.yml", SLEEP);
+    sandbox.write("two.yml", SLEEP);
+    let run = sandbox.root().join("run");
+    fs::create_dir(&run).unwrap();
+    let mount = format!("mount -t tmpfs -o size=64k,mode=700 none {}", run.display());
+    let probe = Command::new("unshare")
+        .args(["-m", "sh", "-c", &mount])
+        .stderr(Stdio::null())
+        .status();
+    if !probe.is_ok_and(|status| status.success()) {
+        return skip("no right to mount, or no `unshare`");
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(["-m", "sh", "-c", &format!("{mount} && exec \"$0\" \"$@\"")])
+        .arg(env!("CARGO_BIN_EXE_supervisor-rs-server"))
+        .arg(sandbox.server_yml())
+        .current_dir(sandbox.root())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let mut server = Server::spawn(&mut command);
+    let address = sandbox.address();
+    wait_for("the hello", PATIENCE, || hello(address).is_some());
+    sandbox.expect_leftovers();
+    let inside = |path: &std::path::Path| {
+        let path = path.strip_prefix("/").unwrap();
+        std::path::PathBuf::from(format!("/proc/{}/root", server.0.id())).join(path)
+    };
+    let small = inside(&run);
+    assert_eq!(sandbox.json(&["start", "one"])["ok"], true);
+    fill(&small);
+
+    // The last page of a file that is there already is not full yet.
+    let mut refused = Value::Null;
+    for _ in 0..40 {
+        refused = sandbox.json(&["start", "two"]);
+        if refused["ok"] == false {
+            break;
+        }
+        let _stopped = sandbox.json(&["stop", "two"]);
+    }
+    let message = refused["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains("No space left"), "{refused}");
+    assert_eq!(
+        sandbox.processes().len(),
+        1,
+        "nothing was started unrecorded"
+    );
+    let stopped = sandbox.json(&["stop", "one"]);
+    assert_eq!(sandbox.processes(), [], "{stopped}");
+
+    fs::remove_file(small.join("fill")).unwrap();
+    assert_eq!(sandbox.json(&["start", "two"])["ok"], true);
+    assert_eq!(sandbox.client(&["kill", "--stop-children"]).code, 0);
+    assert_eq!(server.code(), Some(0));
+    assert_eq!(sandbox.processes(), []);
 }
