@@ -58,6 +58,7 @@ mod wait;
 
 pub use adopt::Adoption;
 pub use hooks::HOOK_SECONDS_MAX;
+pub use inherit::open_files_max;
 pub use lease::open_for_writing;
 
 use group::GroupSignals;
