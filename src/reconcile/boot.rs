@@ -263,7 +263,8 @@ fn revived(last: &RememberedRun, now: Time) -> Run {
 fn is_news(effect: &super::effect::Effect) -> bool {
     match effect {
         super::effect::Effect::Log(line) => {
-            line.level == Level::Info && (line.what == "file changed" || line.what == "new file")
+            let news = ["file changed", "new file", "new file; it waits for `start`"];
+            line.level == Level::Info && news.contains(&line.what)
         }
         super::effect::Effect::Record { .. }
         | super::effect::Effect::Reread { .. }
