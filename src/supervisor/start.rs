@@ -24,7 +24,7 @@ use crate::{
     config::Host,
     control::server::{Asked, Control, ControlConfig, Limits},
     journal::{self, Dirs, Journal, JournalError, Opened},
-    process::{self, Adoption, Processes},
+    process::{self, Adoption, Processes, Started},
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
@@ -171,6 +171,7 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }
+    find_again(&mut opened);
     match start_with(&server_file, &listener, &opened, started) {
         Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
         Err(error) => {
@@ -293,6 +294,39 @@ fn refused(error: JournalError) -> ServeError {
     match &error {
         JournalError::InUse { .. } => ServeError::InUse(error),
         _ => ServeError::State(error),
+    }
+}
+
+/// Finds the processes of runs whose server died before it could write down which they are (I2).
+fn find_again(opened: &mut Opened) {
+    let mut records = Vec::new();
+    for (child, remembered) in &mut opened.memory.children {
+        let Some(last) = remembered.last.as_mut() else {
+            continue;
+        };
+        if last.process.is_some() || last.end.is_some() {
+            continue;
+        }
+        let Some(found) = process::find_run(&opened.server_id, child, last.run) else {
+            continue;
+        };
+        let Started { pid, start_ticks } = found;
+        tracing::warn!(%child, run = %last.run, pid, "found by its environment");
+        // When it began is not known; that is told from when it was found.
+        let at = last.started.unwrap_or_else(clock::now);
+        (last.process, last.started) = (Some((pid, start_ticks)), Some(at));
+        records.push(Record::Started {
+            child: child.clone(),
+            run: last.run,
+            pid,
+            start_ticks,
+            at,
+        });
+    }
+    if !records.is_empty()
+        && let Err(error) = opened.journal.append(&records)
+    {
+        tracing::error!(%error, "a record could not be written");
     }
 }
 

@@ -190,6 +190,11 @@ impl Sandbox {
         panic!("found no free port:\n{}", self.server_log());
     }
 
+    /// Starts the server and waits for nothing.
+    pub(crate) fn begin_server(&mut self) {
+        self.server = Some(self.spawn_server());
+    }
+
     /// Runs a server that is expected to end by itself.
     pub(crate) fn server_to_end(&self, arguments: &[&str]) -> Output {
         let mut command = program(env!("CARGO_BIN_EXE_supervisor-rs-server"), self.root());
