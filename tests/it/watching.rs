@@ -718,6 +718,44 @@ fn a_loadpath_deleted_and_made_again_is_followed_and_stops_nothing_by_being_away
     assert_eq!(runs(&sandbox, "same"), same);
 }
 
+/// How often the threads of the server went to sleep since it started: whoever does nothing has
+/// not been woken in between.
+fn naps(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", sandbox.server_pid())).unwrap();
+    let mut naps = Vec::new();
+    for task in tasks {
+        let path = task.unwrap().path();
+        let status = fs::read_to_string(path.join("status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt_switches"));
+        naps.push((path.display().to_string(), line.unwrap().to_owned()));
+    }
+    naps.sort();
+    naps
+}
+
+#[test]
+fn with_nothing_to_do_the_server_does_nothing() {
+    // I9; what is on the way to its end, such as the last client's connection, is waited for.
+    let sandbox = with(&["web", "db"]);
+    let mut before = naps(&sandbox);
+    wait_for("a second of rest", PATIENCE, || {
+        let until = supervisor_rs::clock::mono() + Duration::from_secs(1);
+        let mut rests = true;
+        while rests && supervisor_rs::clock::mono() < until {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = naps(&sandbox);
+            rests = now == before;
+            before = now;
+        }
+        rests
+    });
+    stays("it rests", 2 * QUIET_PASSED, || naps(&sandbox) == before);
+    fs::write(sandbox.loadpath().join("web.yml"), NEW).unwrap();
+    wait_for("it to wake", PATIENCE, || naps(&sandbox) != before);
+}
+
 // Hints that are lost.
 
 /// How many files are written at once: more hints than the kernel keeps.
@@ -803,8 +841,8 @@ fn without_inotify_instances_the_rescan_notices_and_info_says_so() {
     let Some(through) = limited("instances", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.write("gone.yml", OLD);
     sandbox.start_server();
@@ -840,8 +878,8 @@ fn without_inotify_watches_the_rescan_notices_and_info_says_so() {
     let Some(through) = limited("watches", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.start_server();
     runs(&sandbox, "web");
@@ -859,8 +897,8 @@ fn without_inotify_and_with_rescan_off_a_hup_still_reads_everything() {
     let Some(through) = limited("instances", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: off");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: off").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.start_server();
     runs(&sandbox, "web");
