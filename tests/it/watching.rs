@@ -321,6 +321,31 @@ fn a_new_file_is_not_known_before_it_is_closed() {
 }
 
 #[test]
+fn a_link_to_a_file_that_is_being_written_is_followed_once_that_is_closed() {
+    // No hint tells of the closing: where the link leads is not watched. Any program that forks
+    // while it writes a ConfigMap holds its files open a little longer than it means to.
+    let sandbox = with(&["web"]);
+    let elsewhere = directory(&sandbox, "elsewhere", &[]);
+    let open = |name: &str| {
+        let mut file = File::create(elsewhere.join(name)).unwrap();
+        file.write_all(NEW.as_bytes()).unwrap();
+        let link = sandbox.root().join("link");
+        symlink(elsewhere.join(name), &link).unwrap();
+        fs::rename(link, sandbox.loadpath().join(name)).unwrap();
+        file
+    };
+    let files = (open("fresh.yml"), open("web.yml"));
+    sandbox.write("control.yml", OLD);
+    runs(&sandbox, "control");
+    assert_eq!(sandbox.row("fresh"), None);
+    assert_eq!(sandbox.command_of("web"), "sleep 300");
+    drop(files);
+    runs(&sandbox, "fresh");
+    wait_command(&sandbox, "web", "sleep 301");
+    assert!(!sandbox.server_log().contains("bad file"));
+}
+
+#[test]
 fn a_file_held_open_without_an_end_keeps_nobody_else_waiting() {
     let sandbox = with(&["web"]);
     let _held = File::options()
