@@ -139,6 +139,8 @@ struct Turn {
     now: Time,
     effects: Vec<Effect>,
     unsettled: BTreeSet<ChildName>,
+    /// Loadpaths in which a file is back that was gone.
+    returned: BTreeSet<PathBuf>,
     /// Why a start that is found due now is due.
     cause: Cause,
 }
@@ -203,6 +205,7 @@ impl State {
             now,
             effects: Vec::new(),
             unsettled: BTreeSet::new(),
+            returned: BTreeSet::new(),
             cause: Cause::Changed,
         };
         match event {

@@ -9,7 +9,7 @@ use super::world::{RunKey, Weather, World};
 use crate::{
     command::{Command, KillChildren},
     reconcile::{
-        GRACE, KILL_WAIT, QUEUE_LEN_MAX, QUIET,
+        GRACE, QUEUE_LEN_MAX, QUIET,
         child::{Child, Phase, Rung},
         effect::{Cause, Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
