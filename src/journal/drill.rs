@@ -11,7 +11,10 @@ use super::{
     log::{AppendError, Durability, Log},
     samples,
 };
-use crate::reconcile::record::{Memory, Record, Store};
+use crate::reconcile::{
+    memory::Memory,
+    record::{Record, Store},
+};
 
 pub(super) const NAME: &str = "test.journal";
 

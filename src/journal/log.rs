@@ -20,7 +20,10 @@ use super::{
     folder::{Medium, Shelf},
     frame::{self, Damage, EncodeError},
 };
-use crate::reconcile::record::{Memory, Record, Store};
+use crate::reconcile::{
+    memory::Memory,
+    record::{Record, Store},
+};
 
 /// A file shorter than this, in bytes, is not worth writing anew; tests want to see it.
 const REWRITE_LEN_MIN: u64 = if cfg!(test) { 4 << 10 } else { 1 << 20 };

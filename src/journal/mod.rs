@@ -49,7 +49,8 @@ use self::{
 };
 use crate::reconcile::{
     event::{StartKind, Ticket},
-    record::{Memory, Record, Store},
+    memory::Memory,
+    record::{Record, Store},
 };
 
 const RUNTIME_NAME: &str = "runtime.journal";

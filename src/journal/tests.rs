@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{samples::*, *};
-use crate::{reconcile::record::RememberedEnd, spec::RunId};
+use crate::{reconcile::memory::RememberedEnd, spec::RunId};
 
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
 

@@ -299,7 +299,7 @@ mod tests {
         },
         *,
     };
-    use crate::{reconcile::record::Memory, spec::RunId};
+    use crate::{reconcile::memory::Memory, spec::RunId};
 
     fn log(path: &Path) -> (Log, Faults) {
         let (shelf, faults) = FaultyShelf::new(path);

@@ -14,8 +14,9 @@ use super::{
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
     listing::{Content, Update},
+    memory::{Remembered, RememberedEnd, RememberedRun},
     planted::{Bug, planted},
-    record::{Record, Remembered, RememberedEnd, RememberedRun},
+    record::Record,
     timers::Timer,
 };
 use crate::spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb};

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use super::{listing::Update, record::Memory};
+use super::{listing::Update, memory::Memory};
 use crate::{
     command::Command,
     spec::{ChildName, Exit, Mode, OnExit, RunId},
@@ -34,7 +34,7 @@ pub enum Event {
         /// What was found; an [`Update`] with scope `Touched`.
         update: Update,
     },
-    /// server.yml was edited and the edit is good.
+    /// server.yml was edited and the edit is good. A whole listing of its loadpaths follows.
     Settings(Settings),
     /// The process of this run lives, and that was recorded.
     Spawned {

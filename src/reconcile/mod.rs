@@ -52,6 +52,7 @@ mod hooks;
 mod job;
 mod jobs;
 pub mod listing;
+pub mod memory;
 mod numbers;
 mod planted;
 pub mod record;
@@ -107,6 +108,8 @@ pub const REMOVED_KEPT_MAX: usize = 1_000;
 #[derive(Debug, Clone)]
 pub struct State {
     settings: Settings,
+    /// The settings are newer than the listing: until all was read under them, nothing is wanted.
+    relisting: bool,
     children: BTreeMap<ChildName, Child>,
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<RequestId, Batch>,
@@ -183,6 +186,7 @@ impl State {
     pub fn new() -> Self {
         Self {
             settings: Settings::default(),
+            relisting: false,
             children: BTreeMap::new(),
             jobs: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -215,7 +219,7 @@ impl State {
                 self.on_listing(&mut turn, update);
                 self.on_reread(&mut turn, job);
             }
-            Event::Settings(settings) => self.on_settings(&mut turn, settings),
+            Event::Settings(settings) => self.on_settings(settings),
             Event::Spawned { child, run, pid } => self.on_spawned(&mut turn, &child, run, pid),
             Event::SpawnFailed { child, run, why } => {
                 self.on_spawn_failed(&mut turn, &child, run, why);
@@ -281,6 +285,9 @@ impl State {
             self.retry_now(turn, name);
             return;
         }
+        if self.relisting {
+            return;
+        }
         match desired::want(name, child, &self.settings, turn.cause) {
             desired::Want::Nothing => self.forget_if_idle(turn, name),
             desired::Want::Start(cause) => self.start_by_itself(turn, name, cause),
@@ -289,11 +296,23 @@ impl State {
         }
     }
 
-    fn on_settings(&mut self, turn: &mut Turn, settings: Settings) {
+    /// Takes other settings. What they want is known with the whole listing that follows: one edit
+    /// may change the mode, the loadpaths, and what the files mean (`defaults`).
+    fn on_settings(&mut self, settings: Settings) {
         if settings == self.settings {
             return;
         }
         self.settings = settings;
+        self.relisting = true;
+    }
+
+    /// All was read: under the settings in force, if it is of their loadpaths.
+    fn on_relisted(&mut self, turn: &mut Turn) {
+        let read = self.loadpaths.iter().map(|loadpath| &loadpath.path);
+        if !self.relisting || !read.eq(&self.settings.loadpaths) {
+            return;
+        }
+        self.relisting = false;
         turn.cause = Cause::Settings;
         self.expect_confirmation(turn);
         let names: Vec<ChildName> = self.children.keys().cloned().collect();

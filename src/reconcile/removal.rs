@@ -55,6 +55,9 @@ impl State {
         for home in std::mem::take(&mut turn.returned) {
             self.rest_if_complete(&home);
         }
+        if scope != Scope::Touched {
+            self.on_relisted(turn);
+        }
         if changed {
             self.prolong_quiet(turn);
         }

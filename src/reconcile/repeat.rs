@@ -98,8 +98,11 @@ impl State {
             self.end_chain(turn, name);
             return;
         };
-        let line = turn.log(Level::Warn, name, "repeat changed nothing");
-        line.detail = Some(failure.message.clone());
+        // That it runs is what `start` wants: a line at each firing would be noise.
+        if failure.code != ErrorCode::AlreadyRunning {
+            let line = turn.log(Level::Warn, name, "repeat changed nothing");
+            line.detail = Some(failure.message.clone());
+        }
         match failure.code {
             ErrorCode::Superseded => return self.end_chain(turn, name),
             // It stays armed on disk: the next server lets it fire.

@@ -4,8 +4,8 @@ use super::{
     KILL_WAIT, State, Turn,
     child::{Phase, Rung},
     effect::{Cause, Effect, Signal},
-    event::RequestId,
-    job::{Job, Posthooks, Step},
+    event::{JobId, RequestId},
+    job::{HookWait, Job, Posthooks, Step},
     record::Record,
     timers::Timer,
 };
@@ -88,8 +88,12 @@ impl State {
             })
     }
 
-    /// KILL now instead of when the grace is over.
+    /// KILL now instead of when the grace, or a posthook's time, is over.
     fn spend_no_grace(&mut self, turn: &mut Turn, name: &ChildName) {
+        let job = self.children.get(name).and_then(|child| child.job);
+        if let Some(job) = job.filter(|id| self.runs_posthook(*id)) {
+            turn.emit(Effect::KillHook { job });
+        }
         let run = self
             .children
             .get_mut(name)
@@ -113,6 +117,11 @@ impl State {
             self.timers
                 .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
         }
+    }
+
+    fn runs_posthook(&self, id: JobId) -> bool {
+        let step = self.jobs.get(&id).map(|job| job.step);
+        step == Some(Step::Posthook(HookWait::Program))
     }
 
     /// Says the last words once nothing is under way any more.

@@ -164,11 +164,11 @@ impl Supervisor {
                     Ok(config) => {
                         self.watch_config = config.clone();
                         self.watch.configure(config);
+                        self.inbox
+                            .push_back(Event::Settings(self.server_file.settings()));
                     }
-                    Err(error) => tracing::warn!(%error, "the loadpaths are watched as before"),
+                    Err(error) => tracing::warn!(%error, "children are looked after as before"),
                 }
-                self.inbox
-                    .push_back(Event::Settings(self.server_file.settings()));
             }
         }
     }

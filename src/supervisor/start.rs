@@ -28,7 +28,8 @@ use crate::{
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
-        record::{Memory, Record},
+        memory::Memory,
+        record::Record,
     },
     spec::{ChildName, Exit, RunId, Time},
     watch::{Seen, Watch, WatchConfig},

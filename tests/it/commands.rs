@@ -94,8 +94,7 @@ fn start_starts_and_says_so() {
     let sandbox = with(&[("web", SLEEP)]);
     let expected = done("`web` started: run 1, pid PID\n");
     assert_eq!(said(&sandbox, &["start", "web"]), expected);
-    let told = sandbox.processes();
-    assert_eq!(told.len(), 1);
+    let told = sandbox.wait_processes(1);
     assert_eq!(pid(&sandbox, "web"), told[0].pid.to_string());
 }
 
@@ -148,7 +147,7 @@ fn a_slip_of_the_finger_is_told_the_name_that_was_meant() {
 fn a_bad_file_is_refused_with_every_fault_in_it_and_what_runs_runs_on() {
     let sandbox = with(&[("web", SLEEP)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
-    let before = sandbox.processes();
+    let before = sandbox.wait_processes(1);
     sandbox.write("web.yml", "comand: sleep 1\nrepeat: {seconds: 0}\n");
     let faults = "the file of `web` is bad:
 ROOT/load/web.yml:1:1: unknown key `comand`
@@ -174,7 +173,7 @@ help: did you mean `command`?
 fn two_files_of_one_name_are_a_conflict_that_shows_both_and_what_runs_runs_on() {
     let sandbox = with(&[("web", SLEEP)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
-    let before = sandbox.processes();
+    let before = sandbox.wait_processes(1);
     sandbox.write("web.yaml", SLEEP);
     let words = "error[conflict]: several files declare `web`:
   ROOT/load/web.yaml
@@ -258,8 +257,7 @@ fn uses_the_newest(verb: &str, written: Written) {
         }
         let output = sandbox.client(&[verb, "web"]);
         assert_eq!(output.code, 0, "round {round}: {output:?}");
-        let found = sandbox.processes();
-        assert_eq!(found.len(), 1, "round {round}: {found:?}");
+        let found = sandbox.wait_processes(1);
         let command = &found[0].command;
         assert_eq!(
             command.trim_end(),
@@ -287,6 +285,42 @@ fn start_knows_a_file_that_was_written_just_now() {
     }
 }
 
+#[test]
+fn start_uses_what_stands_in_the_servers_file_at_that_very_moment() {
+    let mut sandbox = with(&[("web", SLEEP)]);
+    for round in 0..20 {
+        let (settings, expected) = match round % 2 {
+            0 => ("defaults:\n  output: inherit", "inherit".to_owned()),
+            _ => ("", sandbox.log_dir().join("web.out").display().to_string()),
+        };
+        sandbox.configure(settings);
+        let output = sandbox.client(&["trystart", "web"]);
+        assert_eq!(output.code, 0, "round {round}: {output:?}");
+        let row = sandbox.row("web").unwrap();
+        assert_eq!(row["output"]["stdout"], expected, "round {round}");
+        assert_eq!(row["config"]["status"], "current", "round {round}");
+    }
+}
+
+#[test]
+fn a_child_whose_file_is_gone_can_be_stopped_but_not_started() {
+    let sandbox = with(&[("web", SLEEP)]);
+    assert_eq!(sandbox.client(&["start", "web"]).code, 0);
+    sandbox.remove("web.yml");
+    let words = "error[unknown_child]: no file declares `web` any more; what runs of it runs on\n";
+    for verb in ["restart", "trystart"] {
+        assert_eq!(said(&sandbox, &[verb, "web"]), refused(5, words), "{verb}");
+    }
+    assert_eq!(sandbox.client(&["start", "web"]).code, 1);
+    let row = sandbox.row("web").unwrap();
+    assert_eq!(row["config"]["status"], "removed");
+    assert_eq!((&row["state"], &row["run"]), (&"running".into(), &1.into()));
+    let words = "`web` stopped: run 1, pid PID, SIGTERM\n";
+    assert_eq!(said(&sandbox, &["stop", "web"]), done(words));
+    assert_eq!(sandbox.client(&["start", "web"]).code, 5);
+    assert_eq!(sandbox.client(&["check", "web"]).code, 3);
+}
+
 // restart and trystart
 
 #[test]
@@ -294,11 +328,10 @@ fn restart_replaces_the_run_and_says_how_the_old_one_ended() {
     let sandbox = with(&[("web", SLEEP)]);
     assert_eq!(said(&sandbox, &["restart", "web"]), not_running("web"));
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
-    let before = sandbox.processes();
+    let before = sandbox.wait_processes(1);
     let words = "`web` restarted: run 2, pid PID (before: run 1, pid PID, SIGTERM)\n";
     assert_eq!(said(&sandbox, &["restart", "web"]), done(words));
-    let after = sandbox.processes();
-    assert_eq!(after.len(), 1);
+    let after = sandbox.wait_processes(1);
     assert_ne!(before[0].pid, after[0].pid);
 }
 
@@ -306,7 +339,7 @@ fn restart_replaces_the_run_and_says_how_the_old_one_ended() {
 fn a_restart_whose_new_run_cannot_start_leaves_the_old_one() {
     let sandbox = with(&[("web", SLEEP)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
-    let before = sandbox.processes();
+    let before = sandbox.wait_processes(1);
     for yaml in [
         "command: ./nothing\n".to_owned(),
         format!("{SLEEP}workdir: nowhere\n"),
@@ -343,7 +376,7 @@ fn trystart_is_idempotent() {
         let words =
             format!("`web` restarted: run {run}, pid PID (before: run {old}, pid PID, SIGTERM)\n");
         assert_eq!(said(&sandbox, &["trystart", "web"]), done(&words));
-        assert_eq!(sandbox.processes().len(), 1);
+        sandbox.wait_processes(1);
     }
 }
 
@@ -430,7 +463,12 @@ fn start_all_releases_every_hold_and_starts_what_the_mode_wants() {
         for name in ["a", "b", "c"] {
             assert_eq!(sandbox.row(name).unwrap()["hold"], true, "{mode}");
         }
-        let output = sandbox.client(&["start", "--all"]);
+        let form = match mode {
+            "mode: quiet" => &["start", "all"][..],
+            "mode: full" => &["START", "-A"],
+            _ => &["start", "--all"],
+        };
+        let output = sandbox.client(form);
         assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{mode}");
         let first = output.stdout.lines().next().unwrap();
         let expected = match started.len() {
@@ -592,7 +630,7 @@ fn kill_ends_the_server_and_names_who_runs_on() {
         assert_eq!(sandbox.client(&["start", name]).code, 0);
     }
     let pids = [pid(&sandbox, "a"), pid(&sandbox, "b")];
-    let before = sandbox.processes();
+    let before = sandbox.wait_processes(2);
     let output = sandbox.client(&["kill"]);
     assert_eq!((output.code, output.stderr.as_str()), (0, ""));
     let expected = [

@@ -164,7 +164,7 @@ fn a_row_of_a_child_that_waits_for_its_prehook_says_so() {
     sandbox.wait_state("web", "stopped");
     let mut wire = sandbox.wire();
     wire.ask(1, r#"{"op":"start","child":"web"}"#);
-    sandbox.wait_state("web", "pending");
+    sandbox.wait_prehook("web");
     let (places, hook) = (places("web", "current"), sandbox.mask(&hook));
     let expected = format!(
         r#"{{"name":"web","state":"pending","pid":null,"run":null,"started_at":null,"uptime_ms":null,"restarts":0,"hold":false,{places},"exit":null,"reason":"waits for prehook `{hook}`","details":{{"command":"sleep 300","prehook":"{hook}","workdir":"ROOT/load"}}}}"#

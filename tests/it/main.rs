@@ -3,6 +3,11 @@
 //! Each test has a [`sandbox::Sandbox`] of its own and may run beside any other. A test whose
 //! tool or right is missing says so (`sandbox::skip`) and, with `REQUIRE_ALL=1`, fails.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on is to fail, and says where"
+)]
+
 mod adoption;
 mod bad_input;
 mod commands;

@@ -323,6 +323,20 @@ impl Sandbox {
         processes_marked(&format!("SUPERVISOR_RS_RUN={}/", self.id))
     }
 
+    /// Waits until a child's start waits for its prehook. (It is `pending` a moment earlier.)
+    pub(crate) fn wait_prehook(&self, name: &str) -> Value {
+        let mut row = None;
+        wait_for(&format!("`{name}` waiting"), PATIENCE, || {
+            let waits = |row: &Value| {
+                let reason = row["reason"].as_str();
+                reason.is_some_and(|reason| reason.starts_with("waits for prehook `"))
+            };
+            row = self.row(name).filter(waits);
+            row.is_some()
+        });
+        row.expect("waited for")
+    }
+
     /// Waits until a child has written this to its standard output.
     pub(crate) fn wait_output(&self, name: &str, text: &str) {
         let path = self.log_dir().join(format!("{name}.out"));
@@ -368,6 +382,17 @@ impl Sandbox {
             .replace(&self.address().to_string(), "ADDRESS")
             .replace(&self.id, "SERVER");
         mask(&text)
+    }
+
+    /// Waits until there are so many of them, and returns them: a process that has just been
+    /// started shows its environment a moment after its program has begun.
+    pub(crate) fn wait_processes(&self, count: usize) -> Vec<Process> {
+        let mut found = Vec::new();
+        wait_for(&format!("{count} processes"), PATIENCE, || {
+            found = self.processes();
+            found.len() == count
+        });
+        found
     }
 
     /// Processes may outlive the server or their run here: the test has seen to it.

@@ -67,12 +67,8 @@ fn pending() -> (Sandbox, Wire) {
     sandbox.wait_state("web", "stopped");
     let mut first = sandbox.wire();
     first.ask(1, START);
-    let row = sandbox.wait_state("web", "pending");
-    let reason = row["reason"].as_str().unwrap();
-    assert!(
-        reason.starts_with("waits for prehook `run sh -c"),
-        "{reason}"
-    );
+    let row = sandbox.wait_prehook("web");
+    assert_eq!(row["state"], "pending");
     (sandbox, first)
 }
 
@@ -163,8 +159,7 @@ fn then(sandbox: &Sandbox, state: &str, run: Option<u32>, hold: Hold) {
     let held = Value::from(hold == Hold::Held);
     assert_eq!(found, (&state.into(), &run.into(), &held), "{row}");
     let live = usize::from(state == "running");
-    let pids = sandbox.processes().len();
-    assert_eq!(pids, live, "{row}");
+    sandbox.wait_processes(live);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -657,4 +652,56 @@ fn an_answered_stop_survives_the_death_of_the_server_at_that_very_moment() {
         sandbox.restart_server();
         then(&sandbox, "running", Some(run + 1), Free);
     }
+}
+
+#[test]
+fn an_operators_start_joins_one_that_the_server_began_by_itself() {
+    let sandbox = Sandbox::start("mode: sync");
+    let wait = sandbox.gate("hook");
+    let hook = format!("hooks:\n  - prehook: run sh -c '{wait}'\n");
+    sandbox.write("web.yml", &format!("{SLEEP}{hook}"));
+    sandbox.wait_prehook("web");
+    let mut wire = sandbox.wire();
+    wire.ask(1, START);
+    wire.ask(2, r#"{"op":"check","child":"web"}"#);
+    assert_eq!(wire.answer().0, Some(2));
+    assert_eq!(give(&sandbox, "restart"), restart_refused());
+    sandbox.open_gate("hook");
+    let answer = r#"{"id":1,"ok":{"op":"start","child":"web","pid":PID,"run":1,"message":"`web` started: run 1, pid PID"}}"#;
+    assert_eq!(sandbox.mask(&wire.line().unwrap()), answer);
+    then(&sandbox, "running", Some(1), Free);
+}
+
+#[test]
+fn a_child_that_waits_for_one_that_is_missing_starts_with_it_unless_it_is_stopped() {
+    let sandbox = Sandbox::start("mode: sync");
+    let yaml = format!("{SLEEP}hooks: [prehook: start db]\n");
+    sandbox.write("web.yml", &yaml);
+    sandbox.wait_state("web", "pending");
+    // There is no start under way that could be joined: an operator is told at once.
+    for verb in ["start", "trystart"] {
+        let message = "`db` is unknown, in the chain of hooks web -> start db";
+        assert_eq!(give(&sandbox, verb), refused(verb, "hook_failed", message));
+        assert_eq!(sandbox.row("web").unwrap()["state"], "pending");
+    }
+    assert_eq!(give(&sandbox, "restart"), restart_refused());
+    sandbox.write("db.yml", SLEEP);
+    sandbox.wait_state("web", "running");
+    assert_eq!(sandbox.row("db").unwrap()["state"], "running");
+
+    let other = Sandbox::start("mode: sync");
+    other.write("web.yml", &yaml);
+    other.wait_state("web", "pending");
+    assert_eq!(give(&other, "stop"), cancelled());
+    other.write("db.yml", SLEEP);
+    other.wait_state("db", "running");
+    then_of(&other, "web", "stopped", Held);
+}
+
+#[track_caller]
+fn then_of(sandbox: &Sandbox, name: &str, state: &str, hold: Hold) {
+    let row = sandbox.row(name).unwrap();
+    let held = Value::from(hold == Hold::Held);
+    let found = (&row["state"], &row["hold"]);
+    assert_eq!(found, (&state.into(), &held), "{row}");
 }

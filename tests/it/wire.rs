@@ -555,7 +555,7 @@ fn a_start_that_waits_when_the_server_ends_is_told_shutting_down() {
     sandbox.wait_state("web", "stopped");
     let mut wire = sandbox.wire();
     wire.ask(1, r#"{"op":"start","child":"web"}"#);
-    sandbox.wait_state("web", "pending");
+    sandbox.wait_prehook("web");
     assert_eq!(sandbox.client(&["kill"]).code, 0);
     let expected = r#"{"id":1,"error":{"code":"shutting_down","message":"the server is ending"}}"#;
     assert_eq!(wire.line().as_deref(), Some(expected));

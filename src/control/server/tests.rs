@@ -378,6 +378,7 @@ async fn who_says_that_nothing_follows_still_gets_the_answer() {
     client.expect_end().await;
 }
 
+// I10
 #[tokio::test]
 async fn with_encrypt_on_unsigned_commands_and_tokens_are_unauthorized() {
     let mut world = world_with(

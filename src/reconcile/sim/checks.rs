@@ -15,7 +15,8 @@ use crate::{
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-        record::{Memory, Record, RememberedEnd},
+        memory::{Memory, RememberedEnd},
+        record::Record,
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
 };
@@ -856,7 +857,9 @@ impl World {
             .core
             .next_deadline()
             .is_some_and(|at| at <= self.now.mono);
-        if self.ended || due || self.is_current(&event) {
+        // After an edit of server.yml a whole listing is awaited: it is news even if it is the same.
+        let awaited = self.core.relisting && matches!(event, Event::Listing(_));
+        if self.ended || due || awaited || self.is_current(&event) {
             return;
         }
         let event = match event {

@@ -40,7 +40,8 @@ use crate::{
         effect::{Effect, Leftovers, Level, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-        record::{Memory, Record, Store},
+        memory::Memory,
+        record::{Record, Store},
     },
     spec::{
         ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
@@ -184,10 +185,12 @@ impl Stage {
             ["settings", mode] => {
                 self.settings.mode = mode_of(mode);
                 self.tell(Event::Settings(self.settings.clone()));
+                self.look(Scope::Whole);
             }
             ["startup", names] => {
                 self.settings.startup = names.split(',').map(name).collect();
                 self.tell(Event::Settings(self.settings.clone()));
+                self.look(Scope::Whole);
             }
             ["no", "loadpaths"] => {
                 self.settings.loadpaths.clear();

@@ -24,7 +24,8 @@ use crate::{
         effect::{Effect, Leftovers, Signal},
         event::{Boot, Event, JobId, Settings, SpawnFailure, StartKind, Ticket},
         listing::{Scope, Update},
-        record::{Memory, Record, Store},
+        memory::Memory,
+        record::{Record, Store},
     },
     spec::{ChildName, Exit, Mode, Mono, RunId, Spec, Time, Wall},
 };
