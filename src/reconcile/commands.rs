@@ -186,6 +186,12 @@ impl State {
         self.start_released(turn, id);
     }
 
+    /// Whether a `start --all` has sent the release of this child to the disk.
+    pub(super) fn is_being_released(&self, name: &ChildName) -> bool {
+        let mut batches = self.batches.values();
+        batches.any(|batch| batch.releasing.contains(name))
+    }
+
     /// A stop overtakes a `start --all` whose releases are on their way to the disk.
     pub(super) fn keep_from_release(&mut self, name: &ChildName) {
         for batch in self.batches.values_mut() {

@@ -142,6 +142,8 @@ struct Turn {
     now: Time,
     effects: Vec<Effect>,
     unsettled: BTreeSet<ChildName>,
+    /// Loadpaths in which a file is back that was gone.
+    returned: BTreeSet<PathBuf>,
     /// Why a start that is found due now is due.
     cause: Cause,
 }
@@ -207,6 +209,7 @@ impl State {
             now,
             effects: Vec::new(),
             unsettled: BTreeSet::new(),
+            returned: BTreeSet::new(),
             cause: Cause::Changed,
         };
         match event {

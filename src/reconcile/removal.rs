@@ -52,6 +52,9 @@ impl State {
                 changed |= self.take_entry(turn, &name, None);
             }
         }
+        for home in std::mem::take(&mut turn.returned) {
+            self.rest_if_complete(&home);
+        }
         if scope != Scope::Touched {
             self.on_relisted(turn);
         }
@@ -200,9 +203,7 @@ impl State {
         } else {
             detail
         };
-        if let Some(home) = back_in {
-            self.rest_if_complete(&home);
-        }
+        turn.returned.extend(back_in);
     }
 
     /// Nothing is missed in a loadpath any more: there is nothing to wait for (I9).

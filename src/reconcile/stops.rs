@@ -100,7 +100,7 @@ impl State {
             .children
             .get(name)
             .is_some_and(|child| child.hold.is_some());
-        if cause == Cause::Command && !held {
+        if cause == Cause::Command && (!held || self.is_being_released(name)) {
             self.hold(turn, name, id);
         }
         // What waits behind the stop was ordered before this one.

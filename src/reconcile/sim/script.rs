@@ -17,10 +17,12 @@
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
+//! | `refuse quick disk`, `written` | records take time from now on; the oldest are on disk |
 //! | `settings MODE`, `startup A,B`, `no loadpaths` | server.yml is edited |
 //! | `refuse spawn`, `refuse preflight`, `refuse records`, `refuse nothing` | what fails from now on |
 //! | `advance SPAN` | time passes |
-//! | `term`, `crash` | the server is told to end, is killed |
+//! | `term`, `crash`, `reboot` | the server is told to end, is killed, the host starts anew |
+//! | `held NAME`, `begun NAME` | the last thing a server wrote before it was killed |
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -36,10 +38,10 @@ use crate::{
     reconcile::{
         State,
         effect::{Effect, Leftovers, Level, Line, Signal},
-        event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind},
+        event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::Memory,
-        record::Record,
+        record::{Record, Store},
     },
     spec::{
         ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
@@ -61,6 +63,8 @@ pub(super) struct Stage {
     hooks: BTreeMap<ChildName, JobId>,
     /// Starts that are not told yet.
     late: VecDeque<Event>,
+    /// What is on its way to a slow disk.
+    disk: VecDeque<(Option<Ticket>, Vec<Record>)>,
     refused: String,
     next_pid: i32,
     inbox: VecDeque<Event>,
@@ -87,6 +91,7 @@ impl Stage {
             live: BTreeMap::new(),
             hooks: BTreeMap::new(),
             late: VecDeque::new(),
+            disk: VecDeque::new(),
             refused: "nothing".to_owned(),
             next_pid: 100,
             inbox: VecDeque::new(),
@@ -180,10 +185,12 @@ impl Stage {
             ["settings", mode] => {
                 self.settings.mode = mode_of(mode);
                 self.tell(Event::Settings(self.settings.clone()));
+                self.look(Scope::Whole);
             }
             ["startup", names] => {
                 self.settings.startup = names.split(',').map(name).collect();
                 self.tell(Event::Settings(self.settings.clone()));
+                self.look(Scope::Whole);
             }
             ["no", "loadpaths"] => {
                 self.settings.loadpaths.clear();
@@ -195,7 +202,29 @@ impl Stage {
                 };
                 self.tell(Event::Listing(update));
             }
-            ["refuse", what] => self.refused = (*what).to_owned(),
+            ["reboot"] => {
+                self.core = State::new();
+                self.live.clear();
+                self.memory.forget_boot();
+            }
+            ["held", child] => {
+                let (child, since) = (name(child), self.now.wall);
+                self.memory.apply(&Record::Held { child, since });
+            }
+            ["begun", child] => {
+                let Content::Good(spec) = &self.files[*child].content else {
+                    panic!("a good file begins a run");
+                };
+                let (child, run, spec) = (name(child), RunId(1), Arc::clone(spec));
+                self.memory.apply(&Record::Begun { child, run, spec });
+            }
+            ["written"] => {
+                if let Some((ticket, records)) = self.disk.pop_front() {
+                    self.write(ticket, &records);
+                    self.drain();
+                }
+            }
+            ["refuse", what, ..] => self.refused = (*what).to_owned(),
             ["advance", text] => self.advance(span(text)),
             ["term"] => self.tell(Event::Shutdown),
             ["crash"] => {
@@ -343,6 +372,10 @@ impl Stage {
 
     fn tell(&mut self, event: Event) {
         self.inbox.push_back(event);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
         while let Some(event) = self.inbox.pop_front() {
             for effect in self.core.step(event, self.now) {
                 if let Some(text) = text_of(&effect) {
@@ -355,20 +388,13 @@ impl Stage {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Record { ticket, records } => {
-                let refused = self.refused == "records" && ticket.is_some();
-                for record in records.iter().filter(|_| !refused) {
-                    self.memory.apply(record);
-                }
-                if let Some(ticket) = ticket {
-                    let result = if refused {
-                        Err("the disk is full".to_owned())
-                    } else {
-                        Ok(())
-                    };
-                    self.inbox.push_back(Event::Recorded { ticket, result });
-                }
+            Effect::Record { ticket, records }
+                if self.refused == "quick"
+                    && records.iter().any(|it| it.store() == Store::State) =>
+            {
+                self.disk.push_back((ticket, records));
             }
+            Effect::Record { ticket, records } => self.write(ticket, &records),
             Effect::Reread { job, names } => {
                 let update = self.read(&names);
                 self.inbox.push_back(Event::Reread { job, update });
@@ -401,6 +427,21 @@ impl Stage {
             | Effect::Log(_)
             | Effect::Inform { .. }
             | Effect::Exit(_) => {}
+        }
+    }
+
+    fn write(&mut self, ticket: Option<Ticket>, records: &[Record]) {
+        let refused = self.refused == "records" && ticket.is_some();
+        for record in records.iter().filter(|_| !refused) {
+            self.memory.apply(record);
+        }
+        if let Some(ticket) = ticket {
+            let result = if refused {
+                Err("the disk is full".to_owned())
+            } else {
+                Ok(())
+            };
+            self.inbox.push_back(Event::Recorded { ticket, result });
         }
     }
 
