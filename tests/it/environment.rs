@@ -181,6 +181,11 @@ fn a_child_has_default_signals_and_an_empty_mask_whatever_the_server_was_given()
     }
     let mut sandbox = Sandbox::new("mode: quiet").within(&outer);
     sandbox.start_server();
+    // The server empties its own mask, for it must hear of ends; what it ignores it keeps.
+    assert_ne!(
+        status_of(sandbox.server_pid(), "SigIgn").unwrap(),
+        "0".repeat(16)
+    );
     sandbox.write("web.yml", SLEEPER);
     let pid = started(&sandbox, "web");
     for field in ["SigBlk", "SigIgn", "SigCgt"] {
