@@ -1014,7 +1014,7 @@ impl World {
         let confirmed = self.checks.confirmed > absent.since;
         let waited = self.checks.settings.rescan.is_none()
             || now - absent.since >= std::time::Duration::from_secs(60);
-        if (many || !configured) && !confirmed && !waited {
+        if (many || (!configured && !absent.believed)) && !confirmed && !waited {
             self.blame(|_| format!("{child} is stopped although many files went at once"));
         }
     }
