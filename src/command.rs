@@ -578,9 +578,14 @@ pub struct Survivor {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stamp(pub Wall);
 
+/// The last millisecond of the year 9999, which is the last that RFC 3339 can write; a clock or a
+/// record that says more must not keep an answer from being written.
+const STAMP_MS_MAX: u64 = 253_402_300_799_999;
+
 impl fmt::Display for Stamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let since_epoch = Duration::from_millis(u64::try_from(self.0.0).unwrap_or(0));
+        let millis = u64::try_from(self.0.0).unwrap_or(0);
+        let since_epoch = Duration::from_millis(millis.min(STAMP_MS_MAX));
         humantime::format_rfc3339_millis(UNIX_EPOCH + since_epoch).fmt(f)
     }
 }
@@ -657,6 +662,25 @@ impl<'de> Deserialize<'de> for ExitAt {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_clock_keeps_an_answer_from_being_written() {
+        for (wall, text) in [
+            (i64::MIN, "1970-01-01T00:00:00.000Z"),
+            (-1, "1970-01-01T00:00:00.000Z"),
+            (i64::MAX, "9999-12-31T23:59:59.999Z"),
+        ] {
+            let at = Stamp(Wall(wall));
+            assert_eq!(at.to_string(), text);
+            assert!(
+                serde_json::to_string(&ExitAt {
+                    exit: Exit::Unknown,
+                    at
+                })
+                .is_ok()
+            );
+        }
+    }
 
     #[test]
     fn exits_are_written_as_the_contract_says() {

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     clock,
-    command::{ErrorCode, Failure},
+    command::{Command, ErrorCode, Failure},
 };
 
 /// How much room for reading there is at least.
@@ -85,6 +85,35 @@ enum Stage {
     Refused,
 }
 
+/// A request that is not answered yet.
+#[derive(Debug, Clone, Copy)]
+struct Waiting {
+    id: u64,
+    size: AnswerSize,
+}
+
+/// How large an answer can get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum AnswerSize {
+    /// A few lines.
+    Small,
+    /// It grows with the number of children or of faults, and costs its sender nothing to ask for.
+    Large,
+}
+
+impl AnswerSize {
+    fn of(command: &Command) -> Self {
+        match command {
+            Command::Check { .. } | Command::Info => Self::Large,
+            Command::CheckOne(_)
+            | Command::Child { .. }
+            | Command::StopAll
+            | Command::StartAll
+            | Command::Kill(_) => Self::Small,
+        }
+    }
+}
+
 pub(super) struct Connection {
     leave: oneshot::Receiver<Leave>,
     life: Life,
@@ -107,7 +136,9 @@ struct Life {
     answers_in: mpsc::Sender<Answered>,
     answers: mpsc::Receiver<Answered>,
     batch: Vec<Answered>,
-    in_flight: Vec<u64>,
+    in_flight: Vec<Waiting>,
+    /// A look that waits until the answer to another was taken away; nothing after it is read.
+    held: Option<(u64, Command)>,
     last_id: Option<u64>,
     deadline: Instant,
 }
@@ -135,6 +166,7 @@ impl Connection {
             answers,
             batch: Vec::new(),
             in_flight: Vec::new(),
+            held: None,
             last_id: None,
         };
         let leave = door.leave;
@@ -175,7 +207,7 @@ impl Life {
                 biased;
                 _ = self.answers.recv_many(&mut self.batch, BATCH_MAX) => self.take_answers(),
                 read = self.stream.read_buf(&mut self.inbox),
-                    if self.stage == Stage::Reading => match read?
+                    if self.stage == Stage::Reading && self.held.is_none() => match read?
                 {
                     0 => self.stage = Stage::Ended,
                     _ => self.take_lines(),
@@ -188,6 +220,8 @@ impl Life {
                     }
                 }
             }
+            self.flush().await?;
+            self.go_on();
             self.flush().await?;
         }
         self.part().await
@@ -217,7 +251,7 @@ impl Life {
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut start = 0;
         let mut scanned = std::mem::take(&mut self.scanned);
-        while self.stage == Stage::Reading {
+        while self.stage == Stage::Reading && self.held.is_none() {
             let rest = &inbox[start..];
             let end = rest[scanned..].iter().position(|byte| *byte == b'\n');
             let end = end.map(|offset| scanned + offset);
@@ -239,6 +273,15 @@ impl Life {
             inbox = Vec::new();
         }
         self.inbox = inbox;
+    }
+
+    /// Takes up what was held back, and the lines after it; to be called when the answers that
+    /// were there are written.
+    fn go_on(&mut self) {
+        if let Some((id, command)) = self.held.take() {
+            self.hand_over(id, command);
+            self.take_lines();
+        }
     }
 
     fn take_line(&mut self, line: &[u8]) {
@@ -268,6 +311,20 @@ impl Life {
         };
         self.active.store(true, Ordering::Relaxed);
         self.rest(self.shared.limits.idle_time_max);
+        self.hand_over(id, command);
+    }
+
+    /// Hands a command over, or holds it back while too many large answers are not taken away.
+    fn hand_over(&mut self, id: u64, command: Command) {
+        let size = AnswerSize::of(&command);
+        let looks = self
+            .in_flight
+            .iter()
+            .filter(|waiting| waiting.size == AnswerSize::Large);
+        if size == AnswerSize::Large && looks.count() >= self.shared.limits.looks_in_flight_max {
+            self.held = Some((id, command));
+            return;
+        }
         if self.in_flight.len() >= self.shared.limits.in_flight_max {
             let message = format!(
                 "more than {} requests of this connection are not answered yet",
@@ -278,7 +335,7 @@ impl Life {
         }
         match self.shared.requests.try_reserve() {
             Ok(slot) => {
-                self.in_flight.push(id);
+                self.in_flight.push(Waiting { id, size });
                 slot.send(Asked {
                     command,
                     peer: self.peer,
@@ -297,7 +354,7 @@ impl Life {
 
     fn take_answers(&mut self) {
         for Answered { id, answer } in self.batch.drain(..) {
-            if let Some(index) = self.in_flight.iter().position(|waiting| *waiting == id) {
+            if let Some(index) = self.in_flight.iter().position(|waiting| waiting.id == id) {
                 self.in_flight.swap_remove(index);
                 protocol::write_answer(&mut self.outbox, id, &answer);
             }
@@ -356,7 +413,9 @@ impl Life {
                     self.batch.push(answered);
                 }
                 self.take_answers();
-                for id in std::mem::take(&mut self.in_flight) {
+                let unanswered = std::mem::take(&mut self.in_flight);
+                let unanswered = unanswered.into_iter().map(|waiting| waiting.id);
+                for id in unanswered.chain(self.held.take().map(|(id, _)| id)) {
                     protocol::write_failure(&mut self.outbox, Some(id), &shutting_down());
                 }
                 self.flush().await?;

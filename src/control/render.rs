@@ -15,7 +15,7 @@ mod table;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use self::table::{Paint, Table, clean, clean_lines};
+use self::table::{Paint, Table, clean, clean_lines, is_harmful};
 use super::{
     client::HostAnswer,
     protocol::{Fields, Refusal},
@@ -118,7 +118,23 @@ pub fn json(command: &Command, answer: &HostAnswer) -> String {
             error: &refusal.raw,
         }),
     };
-    line.expect("string keys and JSON that was read before") + "\n"
+    let line = line.expect("string keys and JSON that was read before");
+    harmless_json(&line) + "\n"
+}
+
+/// The same JSON without characters that drive a terminal or turn text around. JSON has such
+/// characters in strings only, where an escape means the same.
+fn harmless_json(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for c in line.chars() {
+        if is_harmful(c) {
+            // All of them lie in the first plane, so that one escape does.
+            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
 }
 
 /// The server's fields without those that are the client's to fill.

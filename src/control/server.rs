@@ -50,6 +50,10 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
 /// The most requests of one connection that are not answered yet.
 pub const IN_FLIGHT_MAX: usize = 128;
 
+/// The most `check` and `info` requests of one connection that are not answered yet: their answers
+/// are large. Those after them are read when an answer was taken away.
+pub const LOOKS_IN_FLIGHT_MAX: usize = 2;
+
 /// How long a connection may take until its first request that is allowed.
 pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -77,6 +81,8 @@ pub struct Limits {
     pub connections_per_peer_max: usize,
     /// [`IN_FLIGHT_MAX`].
     pub in_flight_max: usize,
+    /// [`LOOKS_IN_FLIGHT_MAX`].
+    pub looks_in_flight_max: usize,
     /// [`FIRST_REQUEST_TIME_MAX`].
     pub first_request_time_max: Duration,
     /// [`IDLE_TIME_MAX`].
@@ -95,11 +101,27 @@ impl Default for Limits {
             connections_max: CONNECTIONS_MAX,
             connections_per_peer_max: CONNECTIONS_PER_PEER_MAX,
             in_flight_max: IN_FLIGHT_MAX,
+            looks_in_flight_max: LOOKS_IN_FLIGHT_MAX,
             first_request_time_max: FIRST_REQUEST_TIME_MAX,
             idle_time_max: IDLE_TIME_MAX,
             write_time_max: WRITE_TIME_MAX,
             linger_time_max: LINGER_TIME_MAX,
             close_time_max: CLOSE_TIME_MAX,
+        }
+    }
+}
+
+impl Limits {
+    /// The defaults, but with no more connections than this, so that whoever connects cannot use
+    /// up the descriptors that processes are started with. Half of them for one peer, as ever.
+    #[must_use]
+    pub fn for_open_files(connections: u64) -> Self {
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let connections_max = connections.clamp(2, CONNECTIONS_MAX);
+        Self {
+            connections_max,
+            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX.min(connections_max.div_ceil(2)),
+            ..Self::default()
         }
     }
 }

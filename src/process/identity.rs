@@ -8,11 +8,12 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
+    os::unix::fs::MetadataExt,
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
 
-use crate::spec::Exit;
+use crate::spec::{ChildName, Exit, RunId};
 
 /// The name of the variable that tells whose run a process belongs to.
 pub(super) const RUN_VARIABLE: &str = "SUPERVISOR_RS_RUN";
@@ -101,6 +102,16 @@ fn exit(status: i32) -> Exit {
     }
 }
 
+/// What stands in the environment of a run's processes.
+pub(super) fn run_tag(server_id: &str, child: &ChildName, run: RunId) -> String {
+    format!("{server_id}/{child}/{run}")
+}
+
+/// Whether a process runs as the user that we run as.
+pub(super) fn is_own(pid: i32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw())
+}
+
 /// All processes there are.
 pub(super) fn pids() -> impl Iterator<Item = i32> {
     fs::read_dir("/proc")
@@ -141,7 +152,7 @@ fn kill_member(pid: i32, group: i32, run: &str) -> bool {
 }
 
 /// Whether a process was started with this run in its environment. A zombie has none.
-fn belongs(pid: i32, run: &str) -> bool {
+pub(super) fn belongs(pid: i32, run: &str) -> bool {
     let mut environment = Vec::new();
     let read = File::open(format!("/proc/{pid}/environ")).and_then(|file| {
         file.take(ENVIRONMENT_BYTES_MAX)

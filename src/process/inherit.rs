@@ -77,6 +77,14 @@ impl Inheritance {
     }
 }
 
+/// Raises the limit of open files as far as it goes, and says how many there may be. Whatever is
+/// opened before is opened under the limit that the server was started with, so: first of all.
+#[must_use]
+pub fn open_files_max() -> u64 {
+    FILE_LIMIT.get_or_init(raise_file_limit);
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 /// Whether children get this variable of the server's.
 fn is_passed_on(name: &OsStr) -> bool {
     const PREFIXES: [&[u8]; 3] = [b"LISTEN_", b"WATCHDOG_", b"SUPERVISOR_RS_"];
@@ -142,6 +150,14 @@ fn close_on_exec_each() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_as_high_as_it_goes() {
+        let max = open_files_max();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(Some(max), limit.maximum.or(Some(u64::MAX)));
+        assert_eq!(open_files_max(), max, "asking again changes nothing");
+    }
 
     #[test]
     fn what_concerns_the_server_alone_is_not_passed_on() {

@@ -56,8 +56,9 @@ mod strays;
 mod tests;
 mod wait;
 
-pub use adopt::Adoption;
+pub use adopt::{Adoption, find_run};
 pub use hooks::HOOK_SECONDS_MAX;
+pub use inherit::open_files_max;
 pub use lease::open_for_writing;
 
 use group::GroupSignals;
@@ -303,7 +304,7 @@ impl Processes {
 
     /// What stands in `SUPERVISOR_RS_RUN` of a run.
     fn run_tag(&self, child: &ChildName, run: RunId) -> String {
-        format!("{}/{child}/{run}", self.server_id)
+        identity::run_tag(&self.server_id, child, run)
     }
 
     /// Enters a process that is being watched.

@@ -81,6 +81,9 @@ struct Facts {
 
 /// The signals the server listens to.
 struct Signals {
+    /// Never heard of again: that it is listened to is what makes a write beyond the limit of a
+    /// file's size (`ulimit -f`) fail instead of ending the server.
+    _file_size: SignalStream,
     term: SignalStream,
     interrupt: SignalStream,
     hangup: SignalStream,
@@ -89,6 +92,7 @@ struct Signals {
 impl Signals {
     fn new() -> std::io::Result<Self> {
         Ok(Self {
+            _file_size: signal(SignalKind::from_raw(libc::SIGXFSZ))?,
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,

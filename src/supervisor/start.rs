@@ -24,7 +24,7 @@ use crate::{
     config::Host,
     control::server::{Asked, Control, ControlConfig, Limits},
     journal::{self, Dirs, Journal, JournalError, Opened},
-    process::{Adoption, Processes},
+    process::{self, Adoption, Processes, Started},
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
@@ -35,6 +35,12 @@ use crate::{
     watch::{Seen, Watch, WatchConfig},
 };
 
+/// The fewest open files a server can work with: its own, a few connections, a few children.
+const OPEN_FILES_MIN: u64 = 64;
+
+/// Of all files that may be open, connections get one in so many: children need the rest.
+const FILES_PER_CONNECTION: u64 = 4;
+
 /// Why the server did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -43,7 +49,7 @@ pub enum ServeError {
     BadConfig(Vec<String>),
     /// Its address is taken or cannot be had.
     #[error(
-        "cannot listen on {address}: {source}\nhint: is another server running there? see `listener_addr` and `listener_port` in server.yml"
+        "cannot listen on {address}: {source}{}", listen_hint(.source)
     )]
     Listen {
         /// Which.
@@ -57,6 +63,14 @@ pub enum ServeError {
     /// Its state cannot be used.
     #[error("{0}")]
     State(JournalError),
+    /// It may open too few files.
+    #[error(
+        "cannot work with {max} open files, {OPEN_FILES_MIN} are needed at least\nhint: raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`)"
+    )]
+    TooFewFiles {
+        /// How many.
+        max: u64,
+    },
     /// The system refused something else.
     #[error("cannot {what}: {source}")]
     System {
@@ -74,12 +88,26 @@ impl ServeError {
         match self {
             Self::BadConfig(_) => 6,
             Self::Listen { .. } | Self::InUse(_) => 7,
-            Self::State(_) | Self::System { .. } => 1,
+            Self::State(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
         }
     }
 
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
+    }
+}
+
+/// What to do about an address that cannot be had; nothing when it is not about the address.
+fn listen_hint(source: &std::io::Error) -> &'static str {
+    use std::io::ErrorKind;
+    match source.kind() {
+        ErrorKind::AddrInUse => {
+            "\nhint: is another server running there? see `listener_addr` and `listener_port` in server.yml"
+        }
+        ErrorKind::AddrNotAvailable | ErrorKind::PermissionDenied => {
+            "\nhint: see `listener_addr` and `listener_port` in server.yml"
+        }
+        _ => "",
     }
 }
 
@@ -89,6 +117,10 @@ impl ServeError {
 ///
 /// What kept it from starting.
 pub fn serve(path: &Path) -> Result<Killed, ServeError> {
+    let max = process::open_files_max();
+    if max < OPEN_FILES_MIN {
+        return Err(ServeError::TooFewFiles { max });
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -139,6 +171,7 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }
+    find_again(&mut opened);
     match start_with(&server_file, &listener, &opened, started) {
         Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
         Err(error) => {
@@ -215,7 +248,7 @@ fn start_with(
         id: facts.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         encrypt: spec.encrypt,
-        limits: Limits::default(),
+        limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
     };
     let control = Control::start(control, requests).map_err(listen)?;
     tracing::info!(
@@ -261,6 +294,39 @@ fn refused(error: JournalError) -> ServeError {
     match &error {
         JournalError::InUse { .. } => ServeError::InUse(error),
         _ => ServeError::State(error),
+    }
+}
+
+/// Finds the processes of runs whose server died before it could write down which they are (I2).
+fn find_again(opened: &mut Opened) {
+    let mut records = Vec::new();
+    for (child, remembered) in &mut opened.memory.children {
+        let Some(last) = remembered.last.as_mut() else {
+            continue;
+        };
+        if last.process.is_some() || last.end.is_some() {
+            continue;
+        }
+        let Some(found) = process::find_run(&opened.server_id, child, last.run) else {
+            continue;
+        };
+        let Started { pid, start_ticks } = found;
+        tracing::warn!(%child, run = %last.run, pid, "found by its environment");
+        // When it began is not known; that is told from when it was found.
+        let at = last.started.unwrap_or_else(clock::now);
+        (last.process, last.started) = (Some((pid, start_ticks)), Some(at));
+        records.push(Record::Started {
+            child: child.clone(),
+            run: last.run,
+            pid,
+            start_ticks,
+            at,
+        });
+    }
+    if !records.is_empty()
+        && let Err(error) = opened.journal.append(&records)
+    {
+        tracing::error!(%error, "a record could not be written");
     }
 }
 

@@ -9,6 +9,7 @@
 )]
 
 mod adoption;
+mod attacks;
 mod bad_input;
 mod commands;
 mod environment;

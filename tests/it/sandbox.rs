@@ -167,12 +167,6 @@ impl Sandbox {
         self.write_settings();
     }
 
-    /// Has the server started through a program that becomes it: its command line, to which the
-    /// server's is added.
-    pub(crate) fn start_through(&mut self, line: &[&str]) {
-        self.within = line.iter().map(|&word| word.to_owned()).collect();
-    }
-
     /// Starts the server and waits until it answers.
     pub(crate) fn start_server(&mut self) {
         for _ in 0..PORT_TRIES_MAX {
@@ -188,6 +182,11 @@ impl Sandbox {
             }
         }
         panic!("found no free port:\n{}", self.server_log());
+    }
+
+    /// Starts the server and waits for nothing.
+    pub(crate) fn begin_server(&mut self) {
+        self.server = Some(self.spawn_server());
     }
 
     /// Runs a server that is expected to end by itself.

@@ -321,6 +321,31 @@ fn a_new_file_is_not_known_before_it_is_closed() {
 }
 
 #[test]
+fn a_link_to_a_file_that_is_being_written_is_followed_once_that_is_closed() {
+    // No hint tells of the closing: where the link leads is not watched. Any program that forks
+    // while it writes a ConfigMap holds its files open a little longer than it means to.
+    let sandbox = with(&["web"]);
+    let elsewhere = directory(&sandbox, "elsewhere", &[]);
+    let open = |name: &str| {
+        let mut file = File::create(elsewhere.join(name)).unwrap();
+        file.write_all(NEW.as_bytes()).unwrap();
+        let link = sandbox.root().join("link");
+        symlink(elsewhere.join(name), &link).unwrap();
+        fs::rename(link, sandbox.loadpath().join(name)).unwrap();
+        file
+    };
+    let files = (open("fresh.yml"), open("web.yml"));
+    sandbox.write("control.yml", OLD);
+    runs(&sandbox, "control");
+    assert_eq!(sandbox.row("fresh"), None);
+    assert_eq!(sandbox.command_of("web"), "sleep 300");
+    drop(files);
+    runs(&sandbox, "fresh");
+    wait_command(&sandbox, "web", "sleep 301");
+    assert!(!sandbox.server_log().contains("bad file"));
+}
+
+#[test]
 fn a_file_held_open_without_an_end_keeps_nobody_else_waiting() {
     let sandbox = with(&["web"]);
     let _held = File::options()
@@ -718,6 +743,44 @@ fn a_loadpath_deleted_and_made_again_is_followed_and_stops_nothing_by_being_away
     assert_eq!(runs(&sandbox, "same"), same);
 }
 
+/// How often the threads of the server went to sleep since it started: whoever does nothing has
+/// not been woken in between.
+fn naps(sandbox: &Sandbox) -> Vec<(String, String)> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", sandbox.server_pid())).unwrap();
+    let mut naps = Vec::new();
+    for task in tasks {
+        let path = task.unwrap().path();
+        let status = fs::read_to_string(path.join("status")).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("voluntary_ctxt_switches"));
+        naps.push((path.display().to_string(), line.unwrap().to_owned()));
+    }
+    naps.sort();
+    naps
+}
+
+#[test]
+fn with_nothing_to_do_the_server_does_nothing() {
+    // I9; what is on the way to its end, such as the last client's connection, is waited for.
+    let sandbox = with(&["web", "db"]);
+    let mut before = naps(&sandbox);
+    wait_for("a second of rest", PATIENCE, || {
+        let until = supervisor_rs::clock::mono() + Duration::from_secs(1);
+        let mut rests = true;
+        while rests && supervisor_rs::clock::mono() < until {
+            std::thread::sleep(Duration::from_millis(50));
+            let now = naps(&sandbox);
+            rests = now == before;
+            before = now;
+        }
+        rests
+    });
+    stays("it rests", 2 * QUIET_PASSED, || naps(&sandbox) == before);
+    fs::write(sandbox.loadpath().join("web.yml"), NEW).unwrap();
+    wait_for("it to wake", PATIENCE, || naps(&sandbox) != before);
+}
+
 // Hints that are lost.
 
 /// How many files are written at once: more hints than the kernel keeps.
@@ -803,8 +866,8 @@ fn without_inotify_instances_the_rescan_notices_and_info_says_so() {
     let Some(through) = limited("instances", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.write("gone.yml", OLD);
     sandbox.start_server();
@@ -840,8 +903,8 @@ fn without_inotify_watches_the_rescan_notices_and_info_says_so() {
     let Some(through) = limited("watches", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: 1s").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.start_server();
     runs(&sandbox, "web");
@@ -859,8 +922,8 @@ fn without_inotify_and_with_rescan_off_a_hup_still_reads_everything() {
     let Some(through) = limited("instances", 0) else {
         return;
     };
-    let mut sandbox = Sandbox::new("mode: sync\nrescan: off");
-    sandbox.start_through(&through.each_ref().map(String::as_str));
+    let through = through.each_ref().map(String::as_str);
+    let mut sandbox = Sandbox::new("mode: sync\nrescan: off").within(&through);
     sandbox.write("web.yml", OLD);
     sandbox.start_server();
     runs(&sandbox, "web");

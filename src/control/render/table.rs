@@ -50,7 +50,7 @@ pub(super) fn clean(text: &str) -> String {
 }
 
 /// Control characters, and those that turn the direction of text around (Unicode TR 36).
-fn is_harmful(c: char) -> bool {
+pub(super) fn is_harmful(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -141,6 +141,17 @@ fn a_server_cannot_speak_for_another_host_or_twice() {
 }
 
 #[test]
+fn a_server_cannot_drive_the_terminal_by_json() {
+    let raw = "\u{9b}2J\u{7f}\u{85}\u{202e}\u{2066}\u{200f}é𝄞";
+    let evil = answer(&format!(r#"{{"op":"info","{raw}":{{"x":["{raw}"]}}}}"#));
+    let line = json(&Command::Info, &evil);
+    let harmful = |c: char| c != '\n' && super::table::is_harmful(c);
+    assert!(!line.contains(harmful), "{line:?}");
+    let read: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(read[raw]["x"][0], raw, "it still means the same");
+}
+
+#[test]
 fn a_server_cannot_drive_the_terminal() {
     let evil = "\\u001b]0;x\\u0007\\r\\u009b2J\\u202e";
     let row = |name: &str| {

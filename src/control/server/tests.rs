@@ -308,6 +308,7 @@ async fn a_line_may_have_64_kib_and_not_one_byte_more() {
 async fn more_requests_in_flight_than_allowed_are_busy() {
     let limits = Limits {
         in_flight_max: 2,
+        looks_in_flight_max: IN_FLIGHT_MAX,
         ..Limits::default()
     };
     let mut world = world_with(config(limits), 16);
@@ -549,6 +550,54 @@ async fn a_peer_that_does_not_read_is_cut_off_and_slows_nobody() {
 }
 
 #[tokio::test]
+async fn a_peer_that_asks_for_much_and_reads_nothing_is_given_little() {
+    let mut world = world();
+    let mut deaf = Client::greeted(world.address).await;
+    for id in 1..=100 {
+        deaf.ask(id, "check").await;
+    }
+    let mut taken = Vec::new();
+    for _ in 0..LOOKS_IN_FLIGHT_MAX {
+        taken.push(within("a request", world.asked.recv()).await.unwrap());
+    }
+    // A whole exchange with somebody else later there is still no third one.
+    let mut other = Client::greeted(world.address).await;
+    other.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    assert_eq!(asked.command, Command::Info);
+    asked.reply.send(Ok(done(&asked.command)));
+    other.expect_ok(1).await;
+    assert!(world.asked.try_recv().is_err());
+    // It gets all of them, in order, as it reads.
+    for Asked { command, reply, .. } in taken {
+        reply.send(Ok(done(&command)));
+    }
+    let _core = obey(world.asked);
+    for id in 1..=100 {
+        deaf.expect_ok(id).await;
+    }
+}
+
+#[tokio::test]
+async fn a_look_that_is_held_back_at_the_end_is_answered_too() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    let looks = u64::try_from(LOOKS_IN_FLIGHT_MAX).unwrap();
+    for id in 1..=looks + 1 {
+        client.ask(id, "check").await;
+    }
+    let mut taken = Vec::new();
+    for _ in 0..looks {
+        taken.push(within("a request", world.asked.recv()).await.unwrap());
+    }
+    within("closing", world.control.close()).await;
+    for id in 1..=looks + 1 {
+        client.expect_refusal(json!(id), "shutting_down").await;
+    }
+    client.expect_end().await;
+}
+
+#[tokio::test]
 async fn a_long_answer_arrives_whole() {
     let mut world = world();
     let mut client = Client::greeted(world.address).await;
@@ -621,6 +670,17 @@ async fn several_listeners_are_served_at_once() {
 }
 
 #[test]
+fn few_open_files_mean_few_connections_and_many_mean_no_more_than_ever() {
+    assert_eq!(Limits::for_open_files(u64::MAX), Limits::default());
+    assert_eq!(Limits::for_open_files(256), Limits::default());
+    for (files, all, peer) in [(16, 16, 8), (2, 2, 1), (0, 2, 1)] {
+        let limits = Limits::for_open_files(files);
+        let found = (limits.connections_max, limits.connections_per_peer_max);
+        assert_eq!(found, (all, peer), "{files}");
+    }
+}
+
+#[test]
 fn the_protocol_page_has_the_limits_that_are() {
     let page = include_str!("../../../docs/PROTOCOL.md");
     let seconds = |time: Duration| format!("{} s", time.as_secs());
@@ -637,6 +697,10 @@ fn the_protocol_page_has_the_limits_that_are() {
         (
             "requests of a connection without an answer",
             IN_FLIGHT_MAX.to_string(),
+        ),
+        (
+            "`check` and `info` among them",
+            LOOKS_IN_FLIGHT_MAX.to_string(),
         ),
         (
             "until the first request that is allowed",

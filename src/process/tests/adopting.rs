@@ -167,3 +167,18 @@ async fn what_is_left_of_a_run_before_is_found_and_cleared() {
     world.processes.clear(&web(), ONE);
     until("the member is gone", || !lives(member)).await;
 }
+
+#[tokio::test]
+async fn a_run_is_found_by_its_environment_and_what_it_started_is_not_taken_for_it() {
+    let mut world = World::new();
+    let id = world.processes.server_id.clone();
+    assert_eq!(find_run(&id, &web(), ONE), None);
+    // A daemon in a session of its own, and a job in a group of its own.
+    let script = "setsid sleep 100 & set -m; sleep 101 & echo $! > job; wait";
+    let started = world.start(script);
+    world.pid("job").await;
+    assert_eq!(find_run(&id, &web(), ONE), Some(started));
+    assert_eq!(find_run(&id, &web(), RunId(2)), None);
+    assert_eq!(find_run(&id, &named("we"), ONE), None);
+    assert_eq!(find_run("another", &web(), ONE), None);
+}
