@@ -35,7 +35,9 @@ impl State {
             self.join_stop(turn, name, id, cause, posthooks, waiter);
             return;
         }
-        if !child.is_known() && !starts {
+        if !child.is_known() {
+            // A start may be looking for its file: it is overtaken, but nobody is there to hold.
+            self.supersede(turn, name, ErrorCode::Superseded);
             self.tell_unknown(turn, waiter, name);
             return;
         }

@@ -381,6 +381,23 @@ fn a_name_that_was_only_asked_for_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_stop_that_overtakes_the_start_of_an_unknown_name_holds_nobody() {
+    // Or typing errors would fill the table and the disk.
+    let mut stage = Stage::after("boot quiet\nrefuse quick look");
+    let out = stage.then("request 1 start nobody\nrequest 2 stop nobody");
+    expect(
+        &out,
+        &["answer 1: superseded", "answer 2: unknown_child"],
+        &["held"],
+    );
+    expect(
+        &stage.then("request 3 check --all"),
+        &["answer 3: ok, 0 more"],
+        &["nobody"],
+    );
+}
+
+#[test]
 fn stop_all_stops_and_holds_everybody_and_is_never_refused() {
     let mut stage = Stage::after("boot sync");
     expect(&stage.then("request 1 stop --all"), &["answer 1: ok"], &[]);

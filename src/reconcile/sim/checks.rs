@@ -15,8 +15,8 @@ use crate::{
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-        memory::{Memory, RememberedEnd},
-        record::Record,
+        memory::{Memory, Remembered, RememberedEnd},
+        record::{Record, Store},
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
 };
@@ -825,6 +825,24 @@ impl World {
         self.after();
     }
 
+    /// The shortest list of records amounts to the same.
+    pub(super) fn check_compaction(&mut self) {
+        let mut again = Memory::default();
+        for store in [Store::State, Store::Runtime] {
+            for record in self.memory.records(store) {
+                again.apply(&record);
+            }
+        }
+        // Of whom nothing is remembered may be forgotten.
+        let mut before = self.memory.clone();
+        let nothing = Remembered::default();
+        before.children.retain(|_, child| *child != nothing);
+        if again != before {
+            self.blame(|_| "compaction changes what is remembered".to_owned());
+            self.told(|_| format!("{before:?}\n{again:?}"));
+        }
+    }
+
     pub(super) fn check_refusal(&mut self) {
         let lives = self.processes.values().any(|process| process.recorded);
         if lives || self.settings.mode != Mode::Full || self.start != StartKind::Fresh {
@@ -1014,7 +1032,7 @@ impl World {
         let confirmed = self.checks.confirmed > absent.since;
         let waited = self.checks.settings.rescan.is_none()
             || now - absent.since >= std::time::Duration::from_secs(60);
-        if (many || !configured) && !confirmed && !waited {
+        if (many || (!configured && !absent.believed)) && !confirmed && !waited {
             self.blame(|_| format!("{child} is stopped although many files went at once"));
         }
     }

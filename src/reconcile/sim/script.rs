@@ -18,6 +18,7 @@
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
 //! | `refuse quick disk`, `written` | records take time from now on; the oldest are on disk |
+//! | `refuse quick look` | files are read again only after the script has ended |
 //! | `settings MODE`, `startup A,B`, `no loadpaths` | server.yml is edited |
 //! | `refuse spawn`, `refuse preflight`, `refuse records`, `refuse nothing` | what fails from now on |
 //! | `advance SPAN` | time passes |
@@ -224,6 +225,7 @@ impl Stage {
                     self.drain();
                 }
             }
+            ["refuse", "quick", "look"] => self.refused = "look".to_owned(),
             ["refuse", what, ..] => self.refused = (*what).to_owned(),
             ["advance", text] => self.advance(span(text)),
             ["term"] => self.tell(Event::Shutdown),
@@ -396,6 +398,9 @@ impl Stage {
             }
             Effect::Record { ticket, records } => self.write(ticket, &records),
             Effect::Reread { job, names } => {
+                if self.refused == "look" {
+                    return;
+                }
                 let update = self.read(&names);
                 self.inbox.push_back(Event::Reread { job, update });
             }

@@ -617,6 +617,7 @@ impl World {
         self.memory.apply(&Record::Opened {
             boot: "b".to_owned(),
         });
+        self.check_compaction();
         let (mut ended, mut doubted) = (Vec::new(), Vec::new());
         for (name, remembered) in &self.memory.children {
             let Some(last) = &remembered.last else {
