@@ -26,7 +26,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use supervisor_rs::clock;
+use supervisor_rs::{clock, process::open_for_writing};
 
 /// How long a condition is waited for before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -426,9 +426,16 @@ impl Sandbox {
 
     /// Puts a file there as careful programs do: written elsewhere on the same disk, then
     /// renamed.
+    ///
+    /// Another test that forks meanwhile holds the file open until it executes its program; a
+    /// server would rightly take it for one that is being written.
     pub(crate) fn replace(&self, path: &Path, text: &str) {
         let temporary = self.root().join("being-written");
         fs::write(&temporary, text).expect("a writable sandbox");
+        let file = File::open(&temporary).expect("a readable sandbox");
+        wait_for("the file to be closed", PATIENCE, || {
+            !open_for_writing(&file)
+        });
         fs::rename(&temporary, path).expect("a writable sandbox");
     }
 
