@@ -404,9 +404,9 @@ fn a_stop_overtakes_a_prehook_and_ends_its_program() {
     sandbox.write("web.yml", &with(&[("prehook", &hook)]));
     thread::scope(|scope| {
         let start = scope.spawn(|| sandbox.refused(&["start", "web"], "superseded", 1));
+        let pid: i32 = wait_lines(&file, 1)[0].parse().unwrap();
         let row = sandbox.wait_state("web", "pending");
         assert_eq!(row["reason"], format!("waits for prehook `{hook}`"));
-        let pid: i32 = wait_lines(&file, 1)[0].parse().unwrap();
         let answer = sandbox.done(&["stop", "web"]);
         assert_eq!(
             answer["message"],
