@@ -6,12 +6,13 @@
 //!
 //! Absent on purpose: policy of any kind (`reconcile`), parsing (`config`), sockets (`control`).
 
+mod inbox;
 mod perform;
 mod server_file;
 mod start;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     net::SocketAddr,
 };
@@ -22,8 +23,11 @@ use tokio::{
     time::sleep,
 };
 
-use self::server_file::{BEING_WRITTEN, ServerFile};
 pub use self::start::{ServeError, check, serve};
+use self::{
+    inbox::Inbox,
+    server_file::{BEING_WRITTEN, ServerFile},
+};
 use crate::{
     clock,
     command::Killed,
@@ -62,7 +66,7 @@ struct Supervisor {
     /// What is watched, and how it is read.
     watch_config: WatchConfig,
     /// What effects came to and the core has not been told yet.
-    inbox: VecDeque<Event>,
+    inbox: Inbox,
     /// The last words, once the core has ended.
     ended: Option<Killed>,
     /// What the watcher last said of itself.
@@ -138,8 +142,8 @@ impl Supervisor {
 
     /// Tells the core everything that is known, and does what it orders, until both are quiet.
     fn drain(&mut self) {
-        while let Some(event) = self.inbox.pop_front() {
-            let effects = self.core.step(event, clock::now());
+        while let Some((at, event)) = self.inbox.pop_front() {
+            let effects = self.core.step(event, at);
             for effect in effects {
                 self.perform(effect);
             }

@@ -112,7 +112,9 @@ impl Supervisor {
                 };
                 // Failing is told in the log; the process lives and is in the table (I2).
                 let _told = self.append(&[record]);
-                self.inbox.push_back(Event::Spawned { child, run, pid });
+                // It began when the record says that it did, to a later server too.
+                self.inbox
+                    .push_back_at(at, Event::Spawned { child, run, pid });
             }
             Err(why) => {
                 let at = clock::now();

@@ -4,7 +4,7 @@
 //! before anything is started.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     env,
     ffi::OsString,
     net::{SocketAddr, TcpListener},
@@ -15,7 +15,9 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Facts, REQUESTS_WAITING_MAX, Signals, Supervisor, is_on_terminal,
+    Facts, REQUESTS_WAITING_MAX, Signals, Supervisor,
+    inbox::Inbox,
+    is_on_terminal,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -284,7 +286,7 @@ impl Ready {
             watch_config: self.watch_config,
             server_file,
             facts: self.facts,
-            inbox: VecDeque::from([Event::Boot(Box::new(self.boot))]),
+            inbox: Inbox::from(Event::Boot(Box::new(self.boot))),
             ended: None,
         }
     }

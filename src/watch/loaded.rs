@@ -45,6 +45,8 @@ pub(super) struct Loaded {
     linked: BTreeSet<OsString>,
     /// Files that hints say are still being written.
     writing: BTreeSet<OsString>,
+    /// Links to files that were being written at the last look.
+    awaited: BTreeSet<OsString>,
     /// What was last known of files that are gone.
     ghosts: BTreeMap<OsString, Content>,
 }
@@ -74,6 +76,7 @@ impl Loaded {
             odd: BTreeMap::new(),
             linked: BTreeSet::new(),
             writing: BTreeSet::new(),
+            awaited: BTreeSet::new(),
             ghosts: BTreeMap::new(),
         }
     }
@@ -171,7 +174,9 @@ impl Loaded {
             Ok(None) => return self.remove(file),
             Err(_) => None,
         };
-        if print.is_some_and(|print| print.there.is_some()) {
+        let link = print.is_some_and(|print| print.there.is_some());
+        self.awaited.remove(file);
+        if link {
             self.linked.insert(file.to_owned());
         } else {
             self.linked.remove(file);
@@ -187,7 +192,12 @@ impl Loaded {
         };
         match look {
             Look::Gone => self.remove(file),
-            Look::Written => self.keep(file, child),
+            Look::Written => {
+                if link {
+                    self.awaited.insert(file.to_owned());
+                }
+                self.keep(file, child);
+            }
             Look::Read { content, sure } => {
                 let print = print.filter(|_| sure);
                 self.learn(file, child, print, content);
@@ -229,6 +239,7 @@ impl Loaded {
         self.odd.remove(file);
         self.linked.remove(file);
         self.writing.remove(file);
+        self.awaited.remove(file);
         if let Some(known) = self.files.remove(file)
             && self.ghosts.len() < GHOSTS_MAX
         {
@@ -251,6 +262,12 @@ impl Loaded {
     /// The files that are links: what they lead to changes without a trace in themselves.
     pub(super) fn linked(&self) -> Vec<OsString> {
         self.linked.iter().cloned().collect()
+    }
+
+    /// The links that lead to files which were being written at the last look, when the loadpath
+    /// is there.
+    pub(super) fn awaited(&self) -> impl Iterator<Item = &OsString> {
+        self.awaited.iter().filter(|_| self.is_ready())
     }
 
     /// What is known of a file, when the loadpath is there.

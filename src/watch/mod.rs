@@ -8,7 +8,8 @@
 //! - A change of anything on the way to a loadpath has all watches put up anew.
 //! - Lost hints, a rescan and a HUP have everything read.
 //!
-//! With nothing to do it sleeps; its only timer is the rescan (I9). A file that did not change is
+//! With nothing to do it sleeps; its only timers are the rescan, and one while a link leads to a
+//! file that is being written (I9). A file that did not change is
 //! not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
 //! and while that is full hints go on being gathered.
 //!
@@ -16,6 +17,7 @@
 //! [`Parse`]), and whether somebody writes a file (`process`, given as [`BeingWritten`]).
 //! Sources: inotify(7), fcntl(2) on leases.
 
+mod again;
 mod inbox;
 mod loaded;
 mod name;
@@ -40,6 +42,7 @@ use std::{
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::{
+    again::Again,
     inbox::{Inbox, Mail, Order},
     loaded::Respect,
     scan::{Partial, Scanner},
@@ -217,6 +220,7 @@ struct Lookout {
     /// What the capabilities were when they were last told.
     told: Capabilities,
     rescan_at: Option<Mono>,
+    again: Again,
 }
 
 impl Lookout {
@@ -238,6 +242,7 @@ impl Lookout {
             capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
             told: Capabilities::Inotify,
             rescan_at: None,
+            again: Again::default(),
         }
     }
 
@@ -247,6 +252,7 @@ impl Lookout {
         self.scanner.forget();
         self.server.look(&self.config.owners, self.being_written);
         self.set_timer();
+        self.plan_again();
         (self, first)
     }
 
@@ -254,10 +260,11 @@ impl Lookout {
         if self.tell(Seen::ServerFile).is_err() {
             return;
         }
-        while let Some(mail) = self.inbox.wait(self.rescan_at) {
+        while let Some(mail) = self.inbox.wait(self.next_timer()) {
             if self.attend(mail).is_err() {
                 return;
             }
+            self.plan_again();
         }
     }
 
@@ -269,6 +276,13 @@ impl Lookout {
                 Order::Rescan => self.rescan()?,
                 Order::Configure(config) => self.configure(*config)?,
             }
+        }
+        if self.again.is_due(clock::mono()) {
+            let files = self.scanner.awaited();
+            self.settle(Hints {
+                files,
+                ..Hints::default()
+            })?;
         }
         match self.rescan_at {
             Some(at) if clock::mono() >= at => self.rescan(),
@@ -396,6 +410,16 @@ impl Lookout {
         };
         let every = self.config.rescan.or(without_hints);
         self.rescan_at = every.map(|every| clock::mono() + every);
+    }
+
+    fn plan_again(&mut self) {
+        let links = self.scanner.links();
+        self.again = self.again.after(links, clock::mono());
+    }
+
+    fn next_timer(&self) -> Option<Mono> {
+        let timers = [self.rescan_at, self.again.at()];
+        timers.into_iter().flatten().min()
     }
 
     fn tell(&self, seen: Seen) -> Result<(), Deaf> {

@@ -14,7 +14,7 @@ use std::{
 use rustix::fs::FileType;
 
 use super::{
-    BeingWritten, WatchConfig,
+    BeingWritten, WatchConfig, again,
     loaded::{FILES_MAX, Loaded, Respect},
     name::{ENDINGS, Meaning},
     reader::Reader,
@@ -218,6 +218,26 @@ impl Scanner {
             loadpaths,
             entries,
         })
+    }
+
+    /// The links that lead to files which were being written at the last look.
+    pub(super) fn awaited(&self) -> BTreeMap<(usize, OsString), Option<Writing>> {
+        let loadpaths = self.loadpaths.iter().enumerate();
+        loadpaths
+            .flat_map(|(index, loaded)| {
+                let awaited = loaded.awaited();
+                awaited.map(move |file| ((index, file.clone()), None))
+            })
+            .collect()
+    }
+
+    /// Whether there are any.
+    pub(super) fn links(&self) -> again::Links {
+        let mut loadpaths = self.loadpaths.iter();
+        match loadpaths.any(|loaded| loaded.awaited().next().is_some()) {
+            true => again::Links::Awaited,
+            false => again::Links::Read,
+        }
     }
 
     /// Reads these names wherever they may stand, and tells about each.

@@ -159,7 +159,7 @@ fn hundreds_of_silent_connections_keep_nobody_out() {
 #[test]
 fn peers_that_ask_for_everything_and_never_read_cost_little_memory() {
     let sandbox = Sandbox::new("mode: quiet\nrescan: off");
-    for number in 0..500 {
+    for number in 0..300 {
         sandbox.write(
             &format!("a-child-with-a-rather-long-name-{number}.yml"),
             SLEEP,
@@ -168,11 +168,11 @@ fn peers_that_ask_for_everything_and_never_read_cost_little_memory() {
     let mut sandbox = sandbox;
     sandbox.start_server();
     let all = r#"{"op":"check","all":true}"#;
-    let requests: String = (1..=128)
+    let requests: String = (1..=64)
         .map(|id| format!("{{\"id\":{id},\"command\":{all}}}\n"))
         .collect();
     let before = memory_kib(sandbox.server_pid());
-    let deaf: Vec<TcpStream> = (0..60)
+    let deaf: Vec<TcpStream> = (0..24)
         .map(|_| {
             let mut peer = connect(sandbox.address());
             peer.write_all(requests.as_bytes()).unwrap();
@@ -180,11 +180,12 @@ fn peers_that_ask_for_everything_and_never_read_cost_little_memory() {
         })
         .collect();
     // All of them have been served as far as they let themselves be when another one is.
-    for _ in 0..10 {
-        assert_eq!(sandbox.client(&["check", "--all"]).code, 0);
+    for _ in 0..3 {
+        let looked = sandbox.client(&["check", "--all"]);
+        assert_eq!(looked.code, 0, "{}", looked.stderr);
     }
     let grown = memory_kib(sandbox.server_pid()).saturating_sub(before);
-    assert!(grown < 128 * 1024, "grown by {grown} KiB");
+    assert!(grown < 48 * 1024, "grown by {grown} KiB");
     drop(deaf);
 }
 

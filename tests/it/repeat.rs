@@ -147,7 +147,7 @@ fn restart_of_a_run_that_ended_is_refused_ends_the_chain_and_check_names_trystar
     let mut row = Value::Null;
     wait_for("the end of the chain", PATIENCE, || {
         row = sandbox.row("job").unwrap();
-        row["reason"].is_string()
+        row["state"] == "exited" && row["reason"].is_string()
     });
     let reason = "repeat `restart` has ended: `job` is not running; \
                   `trystart` runs it again whether or not it still runs";
