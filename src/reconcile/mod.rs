@@ -48,6 +48,7 @@ mod commands;
 mod desired;
 pub mod effect;
 pub mod event;
+mod forget;
 mod hooks;
 mod job;
 mod jobs;
@@ -79,6 +80,7 @@ use self::{
     commands::Batch,
     effect::{Cause, Effect, Level, Line},
     event::{Event, JobId, RequestId, Settings, Ticket},
+    forget::{Missing, Removed},
     job::Job,
     listing::Loadpath,
     numbers::Numbers,
@@ -119,6 +121,10 @@ pub struct State {
     loadpaths: Vec<Loadpath>,
     /// Where each loadpath stood when it last had files in it: device and inode.
     seen: BTreeMap<PathBuf, (u64, u64)>,
+    /// Whose files are gone, by loadpath.
+    missing: Missing,
+    /// Who is kept for the exit alone.
+    removed: Removed,
     /// When each loadpath first lost a file since it was last quiet.
     restless: BTreeMap<PathBuf, Mono>,
     /// The latest run numbers of children that are not in the table any more.
@@ -194,6 +200,8 @@ impl State {
             timers: Timers::default(),
             loadpaths: Vec::new(),
             seen: BTreeMap::new(),
+            missing: Missing::default(),
+            removed: Removed::default(),
             restless: BTreeMap::new(),
             numbers: Numbers::default(),
             blocked: BTreeSet::new(),

@@ -11,11 +11,10 @@ use std::{
 };
 
 use super::{
-    CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, REMOVED_KEPT_MAX, State, Turn,
+    CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, State, Turn,
     child::{Belief, Child, Gone},
     effect::{Cause, Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-    numbers::Used,
     planted::{Bug, planted},
     record::Record,
     timers::Timer,
@@ -203,7 +202,11 @@ impl State {
         } else {
             detail
         };
-        turn.returned.extend(back_in);
+        self.removed.take_out(name);
+        if let Some(home) = back_in {
+            self.missing.take_out(&home, name);
+            turn.returned.insert(home);
+        }
     }
 
     /// Nothing is missed in a loadpath any more: there is nothing to wait for (I9).
@@ -233,6 +236,7 @@ impl State {
             return;
         };
         let since = turn.now.mono;
+        let before = child.gone.take();
         child.gone = Some(Gone {
             since,
             home: home.clone(),
@@ -242,6 +246,10 @@ impl State {
                 Belief::Seen
             },
         });
+        if let Some(before) = before {
+            self.missing.take_out(&before.home, name);
+        }
+        self.missing.put(&home, name);
         self.restless.entry(home.clone()).or_insert(since);
         self.expect_quiet(turn, &home);
     }
@@ -412,8 +420,8 @@ impl State {
     }
 
     fn gone_from(&self, home: &Path) -> impl Iterator<Item = (&ChildName, &Gone)> {
-        self.children.iter().filter_map(move |(name, child)| {
-            let gone = child.gone.as_ref().filter(|gone| gone.home == home)?;
+        self.missing.of(home).filter_map(|name| {
+            let gone = self.children.get(name)?.gone.as_ref()?;
             Some((name, gone))
         })
     }
@@ -451,70 +459,6 @@ impl State {
             ));
         }
         notes
-    }
-
-    /// Drops a child that nothing is known of and nothing waits for.
-    pub(super) fn forget_if_idle(&mut self, turn: &mut Turn, name: &ChildName) {
-        let Some(child) = self.children.get(name) else {
-            return;
-        };
-        let awaited = child.job.is_some() || !child.queue.is_empty() || child.armed.is_some();
-        let believed = child
-            .gone
-            .as_ref()
-            .is_none_or(|gone| gone.belief == Belief::Confirmed);
-        if child.entry.is_some() || child.is_live() || child.hold.is_some() || awaited || !believed
-        {
-            return;
-        }
-        if child.last.is_none() {
-            self.drop_child(turn, name);
-        } else {
-            self.forget_oldest(turn);
-        }
-    }
-
-    /// Keeps the number of children without a file within its bound.
-    fn forget_oldest(&mut self, turn: &mut Turn) {
-        let removed = || {
-            self.children.iter().filter(|(_, child)| {
-                let idle = child.job.is_none() && child.armed.is_none() && child.retry.is_none();
-                child.entry.is_none() && !child.is_live() && child.hold.is_none() && idle
-            })
-        };
-        if removed().count() <= REMOVED_KEPT_MAX {
-            return;
-        }
-        let ended = |child: &Child| child.last.as_ref().map(|last| last.at.mono);
-        let oldest = removed()
-            .min_by_key(|(_, child)| ended(child))
-            .map(|(name, _)| name.clone());
-        if let Some(name) = oldest {
-            self.drop_child(turn, &name);
-        }
-    }
-
-    fn drop_child(&mut self, turn: &mut Turn, name: &ChildName) {
-        let Some(child) = self.children.remove(name) else {
-            return;
-        };
-        let used = Used {
-            latest: child.latest,
-            reserved: child.reserved,
-        };
-        if !planted(Bug::NumbersForgotten) {
-            self.numbers.keep(name.clone(), used);
-        }
-        if child.last.is_some() {
-            let forgotten = Record::Forgotten {
-                child: name.clone(),
-            };
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![forgotten],
-            });
-        }
-        self.timers.cancel(&Timer::Retry(name.clone()));
     }
 
     /// A start that is due by itself.

@@ -1029,6 +1029,28 @@ mod records {
     use super::*;
 
     #[test]
+    fn of_removed_children_the_oldest_are_forgotten_and_count_on_when_they_return() {
+        // I8: the table is bounded
+        let bound = crate::reconcile::REMOVED_KEPT_MAX;
+        let each = |what: &str, end: &str| -> String {
+            (0..bound + 2)
+                .map(|n| format!("{what} c{n} {end}\nadvance 1ms\n"))
+                .collect()
+        };
+        let mut stage = Stage::after(&format!("{}boot sync", each("file", "v1")));
+        stage.then(&each("exited", "0"));
+        stage.then(&format!("{}whole\nadvance 1s\nrescan", each("gone", "")));
+        let out = stage.then("request 1 check --all");
+        expect(
+            &out,
+            &["c2 exited", "c1000 exited"],
+            &["c0 exited", "c1 exited"],
+        );
+        let out = stage.then("file c0 v1\nseen c0");
+        expect(&out, &["start c0 run 2"], &[]);
+    }
+
+    #[test]
     fn nothing_is_started_that_could_not_be_written_down() {
         let mut stage = Stage::after("file web v1\nboot quiet\nrefuse records");
         expect(
