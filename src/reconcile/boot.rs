@@ -9,8 +9,9 @@ use std::{
 use super::{
     State, Turn,
     backoff::{Attempt, Streak},
+    cause::Cause,
     child::{Armed, Child, Last, Phase, Run, Rung},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
     listing::{Content, Update},

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use super::{
     Awaited, State, Turn,
+    cause::Cause,
     child::Child,
     desired::{self, Want},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::RequestId,
     job::{Job, Outcome, Posthooks, Success, Waiter},
     record::Record,

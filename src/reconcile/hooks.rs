@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::{
     State, Turn,
-    effect::Cause,
+    cause::Cause,
     event::JobId,
     job::{HookWait, Step, Waiter},
     listing::Content,

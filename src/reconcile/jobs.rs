@@ -4,8 +4,9 @@ use std::mem;
 
 use super::{
     QUEUE_LEN_MAX, State, Turn,
+    cause::Cause,
     child::Child,
-    effect::{Cause, Effect},
+    effect::Effect,
     event::JobId,
     job::{HookWait, Job, Outcome, Posthooks, Step, Waiter},
     planted::{Bug, planted},

@@ -43,6 +43,7 @@
 
 mod backoff;
 mod boot;
+pub mod cause;
 mod child;
 mod commands;
 mod desired;
@@ -75,9 +76,10 @@ use std::{
 };
 
 use self::{
+    cause::Cause,
     child::Child,
     commands::Batch,
-    effect::{Cause, Effect, Level, Line},
+    effect::{Effect, Level, Line},
     event::{Event, JobId, RequestId, Settings, Ticket},
     job::Job,
     listing::Loadpath,

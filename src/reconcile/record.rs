@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::effect::Cause;
+use super::cause::Cause;
 use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
 /// Where a record is kept.

@@ -12,8 +12,9 @@ use std::{
 
 use super::{
     CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, REMOVED_KEPT_MAX, State, Turn,
+    cause::Cause,
     child::{Belief, Child, Gone},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     numbers::Used,
     planted::{Bug, planted},

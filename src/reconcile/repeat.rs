@@ -2,8 +2,9 @@
 
 use super::{
     State, Turn,
+    cause::Cause,
     child::{Armed, Belief},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     job::{Outcome, Waiter},
     record::Record,
     timers::Timer,

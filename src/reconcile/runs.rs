@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{
     GRACE, KILL_WAIT, State, Turn,
     backoff::{Attempt, Streak, Verdict},
+    cause::Cause,
     child::{Last, Phase, Run, Rung},
-    effect::{Cause, Effect, Leftovers, Level, Signal},
+    effect::{Effect, Leftovers, Level, Signal},
     event::SpawnFailure,
     job::{EndedRun, Job},
     planted::{Bug, planted},

@@ -2,8 +2,9 @@
 
 use super::{
     KILL_WAIT, State, Turn,
+    cause::Cause,
     child::{Phase, Rung},
-    effect::{Cause, Effect, Signal},
+    effect::{Effect, Signal},
     event::{JobId, RequestId},
     job::{HookWait, Job, Posthooks, Step},
     record::Record,

@@ -6,9 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     Awaited, State, Turn,
     backoff::Attempt,
+    cause::Cause,
     child::Child,
     desired::{self, Want},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::{JobId, Ticket},
     hooks::Chain,
     job::{EndedRun, HookWait, Step, Success, Waiter},

@@ -2,8 +2,9 @@
 
 use super::{
     State, Turn,
+    cause::Cause,
     child::Phase,
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::JobId,
     hooks::Chain,
     job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
