@@ -49,6 +49,7 @@ mod commands;
 mod desired;
 pub mod effect;
 pub mod event;
+mod forget;
 mod hooks;
 mod job;
 mod jobs;
@@ -81,13 +82,14 @@ use self::{
     commands::Batch,
     effect::{Effect, Level, Line},
     event::{Event, JobId, RequestId, Settings, Ticket},
-    job::Job,
+    job::{Job, Posthooks},
     listing::Loadpath,
     numbers::Numbers,
+    record::Record,
     shutdown::Ending,
     timers::{Timer, Timers},
 };
-use crate::spec::{ChildName, Mono, Time};
+use crate::spec::{ChildName, Mono, Time, Verb};
 
 pub use self::boot::{faults, refusal};
 
@@ -155,10 +157,28 @@ impl Turn {
         self.effects.push(effect);
     }
 
+    /// Has something written down that nobody waits for.
+    fn record(&mut self, record: Record) {
+        self.emit(Effect::Record {
+            ticket: None,
+            records: vec![record],
+        });
+    }
+
+    /// A line about a child; what else it says is added to it.
     fn log(&mut self, level: Level, child: &ChildName, what: &'static str) -> &mut Line {
+        self.line(level, Some(child.clone()), what)
+    }
+
+    /// A line about no single child.
+    fn log_of_all(&mut self, level: Level, what: &'static str) -> &mut Line {
+        self.line(level, None, what)
+    }
+
+    fn line(&mut self, level: Level, child: Option<ChildName>, what: &'static str) -> &mut Line {
         self.effects.push(Effect::Log(Line {
             level,
-            child: Some(child.clone()),
+            child,
             run: None,
             what,
             cause: None,
@@ -253,7 +273,7 @@ impl State {
         while let Some(timer) = self.timers.take_due(turn.now.mono) {
             match timer {
                 Timer::Ladder(child) => self.climb(turn, &child),
-                Timer::Retry(child) => self.on_retry_due(turn, &child),
+                Timer::Retry(child) => turn.unsettle(&child),
                 Timer::Repeat(child) => self.on_repeat_due(turn, &child),
                 Timer::Quiet(home) => self.on_quiet(turn, &home),
                 Timer::Confirm => self.confirm_removals(turn),
@@ -292,9 +312,9 @@ impl State {
         }
         match desired::want(name, child, &self.settings, turn.cause) {
             desired::Want::Nothing => self.forget_if_idle(turn, name),
-            desired::Want::Start(cause) => self.start_by_itself(turn, name, cause),
-            desired::Want::Replace => self.replace_by_itself(turn, name),
-            desired::Want::Stop => self.stop_removed(turn, name),
+            desired::Want::Start(cause) => self.order(turn, name, Verb::Start, cause, None),
+            desired::Want::Replace => self.order(turn, name, Verb::Restart, Cause::Changed, None),
+            desired::Want::Stop => self.stop(turn, name, Cause::Removed, Posthooks::All, None),
         }
     }
 
@@ -331,6 +351,16 @@ impl State {
                 ..Child::default()
             }
         })
+    }
+
+    /// The order that is under way for a child.
+    fn job_of(&self, name: &ChildName) -> Option<JobId> {
+        self.children.get(name)?.job
+    }
+
+    /// Whether a process of this child lives, or is being started.
+    fn is_live(&self, name: &ChildName) -> bool {
+        self.children.get(name).is_some_and(Child::is_live)
     }
 
     /// A number that was never given before.

@@ -11,12 +11,10 @@ use std::{
 };
 
 use super::{
-    CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, REMOVED_KEPT_MAX, State, Turn,
-    cause::Cause,
+    CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, State, Turn,
     child::{Belief, Child, Gone},
     effect::{Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-    numbers::Used,
     planted::{Bug, planted},
     record::Record,
     timers::Timer,
@@ -86,15 +84,9 @@ impl State {
                 LoadpathState::Unreadable(why) => Some(why.clone()),
             };
             if let Some(why) = fault {
-                turn.emit(Effect::Log(super::effect::Line {
-                    level: Level::Warn,
-                    child: None,
-                    run: None,
-                    what: "loadpath cannot be read; what runs runs on",
-                    cause: None,
-                    exit: None,
-                    detail: Some(format!("`{}`: {why}", loadpath.path.display())),
-                }));
+                let what = "loadpath cannot be read; what runs runs on";
+                let detail = format!("`{}`: {why}", loadpath.path.display());
+                turn.log_of_all(Level::Warn, what).detail = Some(detail);
             }
         }
         self.loadpaths = loadpaths;
@@ -292,15 +284,9 @@ impl State {
             Belief::Confirmed
         };
         if belief == Belief::Doubted && self.settings.mode == Mode::Sync && !gone.is_empty() {
-            turn.emit(Effect::Log(super::effect::Line {
-                level: Level::Warn,
-                child: None,
-                run: None,
-                what: "many files went at once; nothing is stopped until a rescan confirms it",
-                cause: None,
-                exit: None,
-                detail: Some(format!("{} of `{}`", gone.len(), home.display())),
-            }));
+            let what = "many files went at once; nothing is stopped until a rescan confirms it";
+            let detail = format!("{} of `{}`", gone.len(), home.display());
+            turn.log_of_all(Level::Warn, what).detail = Some(detail);
         }
         for name in gone {
             self.believe(turn, &name, belief);
@@ -452,92 +438,6 @@ impl State {
             ));
         }
         notes
-    }
-
-    /// Drops a child that nothing is known of and nothing waits for.
-    pub(super) fn forget_if_idle(&mut self, turn: &mut Turn, name: &ChildName) {
-        let Some(child) = self.children.get(name) else {
-            return;
-        };
-        let awaited = child.job.is_some() || !child.queue.is_empty() || child.armed.is_some();
-        let believed = child
-            .gone
-            .as_ref()
-            .is_none_or(|gone| gone.belief == Belief::Confirmed);
-        if child.entry.is_some() || child.is_live() || child.hold.is_some() || awaited || !believed
-        {
-            return;
-        }
-        if child.last.is_none() {
-            self.drop_child(turn, name);
-        } else {
-            self.forget_oldest(turn);
-        }
-    }
-
-    /// Keeps the number of children without a file within its bound.
-    fn forget_oldest(&mut self, turn: &mut Turn) {
-        let removed = || {
-            self.children.iter().filter(|(_, child)| {
-                let idle = child.job.is_none() && child.armed.is_none() && child.retry.is_none();
-                child.entry.is_none() && !child.is_live() && child.hold.is_none() && idle
-            })
-        };
-        if removed().count() <= REMOVED_KEPT_MAX {
-            return;
-        }
-        let ended = |child: &Child| child.last.as_ref().map(|last| last.at.mono);
-        let oldest = removed()
-            .min_by_key(|(_, child)| ended(child))
-            .map(|(name, _)| name.clone());
-        if let Some(name) = oldest {
-            self.drop_child(turn, &name);
-        }
-    }
-
-    fn drop_child(&mut self, turn: &mut Turn, name: &ChildName) {
-        let Some(child) = self.children.remove(name) else {
-            return;
-        };
-        let used = Used {
-            latest: child.latest,
-            reserved: child.reserved,
-        };
-        if !planted(Bug::NumbersForgotten) {
-            self.numbers.keep(name.clone(), used);
-        }
-        if child.last.is_some() {
-            let forgotten = Record::Forgotten {
-                child: name.clone(),
-            };
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![forgotten],
-            });
-        }
-        self.timers.cancel(&Timer::Retry(name.clone()));
-    }
-
-    /// A start that is due by itself.
-    pub(super) fn start_by_itself(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
-        self.order(turn, name, crate::spec::Verb::Start, cause, None);
-    }
-
-    /// A replacement that is due because the file changed.
-    pub(super) fn replace_by_itself(&mut self, turn: &mut Turn, name: &ChildName) {
-        self.order(turn, name, crate::spec::Verb::Restart, Cause::Changed, None);
-    }
-
-    /// A restart whose delay has passed.
-    pub(super) fn retry_now(&mut self, turn: &mut Turn, name: &ChildName) {
-        if let Some(child) = self.children.get_mut(name) {
-            child.retry = None;
-            if let Some(policy) = child.in_force().map(|spec| spec.restart.clone()) {
-                child.streak.attempted(&policy, turn.now.mono);
-            }
-        }
-        self.timers.cancel(&Timer::Retry(name.clone()));
-        self.order(turn, name, crate::spec::Verb::Start, Cause::Policy, None);
     }
 }
 
