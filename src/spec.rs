@@ -472,10 +472,15 @@ impl Default for RestartPolicy {
 /// At most `count` restarts within `within`, then the child is `failed`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestartLimit {
-    /// How many restarts; at least 1.
+    /// How many restarts; 1 to [`RestartLimit::COUNT_MAX`].
     pub count: u32,
     /// Within how long.
     pub within: Duration,
+}
+
+impl RestartLimit {
+    /// The most restarts that can be counted: each is remembered until it is `within` ago.
+    pub const COUNT_MAX: u32 = 1_000;
 }
 
 /// What the watcher does by itself (DESIGN, section 5).

@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::{
         clock,
-        reconcile::effect::Cause,
+        reconcile::cause::Cause,
         spec::{Exit, RunId},
     };
 

@@ -178,6 +178,8 @@ pub(super) enum Fault {
     },
     #[error("`restart.max` is \"<count> in <duration>\", not {found}")]
     RestartMax { found: Quoted },
+    #[error("`restart.max` counts up to {max} restarts, not {found}")]
+    RestartCount { found: Quoted, max: u32 },
     #[error("`restart.max_delay` is shorter than `restart.delay`")]
     MaxDelayBelowDelay,
 
@@ -268,6 +270,7 @@ impl Fault {
                 "such as `start db`; the commands are start, restart, trystart, stop"
             }
             Self::RestartMax { .. } => "such as `max: 10 in 5m`",
+            Self::RestartCount { .. } => "write a smaller count and a shorter span",
             Self::MaxDelayBelowDelay => "raise `max_delay` or lower `delay`",
             Self::Uuid { .. } => "`uuidgen` makes one, or remove the line: one is made and kept",
             Self::UserName { .. } => "write names as they stand in /etc/passwd",

@@ -142,10 +142,18 @@ fn limit(checker: &mut Checker<'_>, field: Field<'_>) -> Option<RestartLimit> {
             .contains(&within)
             .then_some(RestartLimit { count, within })
     });
-    if limit.is_none() {
-        checker.fault(field.span(), Fault::RestartMax { found: text.into() });
-    }
-    limit
+    let found = text.into();
+    let fault = match limit {
+        None => Fault::RestartMax { found },
+        // More could not be remembered: the limit would never be met.
+        Some(limit) if limit.count > RestartLimit::COUNT_MAX => Fault::RestartCount {
+            found,
+            max: RestartLimit::COUNT_MAX,
+        },
+        Some(limit) => return Some(limit),
+    };
+    checker.fault(field.span(), fault);
+    None
 }
 
 /// A list of exit codes, sorted, each once: neither order nor repetition means anything.

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    reconcile::{effect::Cause, record::Record},
+    reconcile::{cause::Cause, record::Record},
     spec::{
         ChildName, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink, Spec, Time,
         Verb, Wall,

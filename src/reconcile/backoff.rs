@@ -5,10 +5,10 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::spec::{Exit, Mono, RestartPolicy, RestartWhen};
+use crate::spec::{Exit, Mono, RestartLimit, RestartPolicy, RestartWhen};
 
-/// The most restarts that are remembered to judge `max: N in T`; `config` refuses a larger N.
-pub(super) const RESTARTS_REMEMBERED_MAX: usize = 1_000;
+/// The most restarts that are remembered to judge `max: N in T`.
+const RESTARTS_REMEMBERED_MAX: usize = RestartLimit::COUNT_MAX as usize;
 
 /// The shortest delay after an attempt that came to no run: it may fail at once, for ever.
 pub(super) const NEVER_RAN_DELAY_MIN: Duration = Duration::from_millis(100);
@@ -64,6 +64,7 @@ impl Streak {
     pub(super) fn attempted(&mut self, policy: &RestartPolicy, now: Mono) {
         if policy.max.is_some() {
             self.recent.push_back(now);
+            // An older one cannot decide any more: the largest limit is met without it.
             if self.recent.len() > RESTARTS_REMEMBERED_MAX {
                 self.recent.pop_front();
             }
@@ -157,7 +158,6 @@ fn spread(delay: Duration, jitter_permille: u32, random: u64) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::RestartLimit;
 
     const SHORT: Duration = Duration::from_millis(1);
 
@@ -282,6 +282,27 @@ mod tests {
             streak.judge(&policy, crash, Mono(10_500_000), 0),
             Verdict::After(_)
         ));
+    }
+
+    #[test]
+    fn the_largest_limit_there_is_is_met() {
+        let limit = RestartLimit {
+            count: RestartLimit::COUNT_MAX,
+            within: Duration::from_secs(3_600),
+        };
+        let policy = RestartPolicy {
+            max: Some(limit),
+            ..policy(RestartWhen::Always)
+        };
+        let mut streak = Streak::default();
+        let crash = Attempt::Ran(Exit::Code(1), SHORT);
+        for _ in 0..RestartLimit::COUNT_MAX {
+            let verdict = streak.judge(&policy, crash, Mono(0), 0);
+            assert!(matches!(verdict, Verdict::After(_)), "{verdict:?}");
+            streak.attempted(&policy, Mono(0));
+        }
+        let verdict = streak.judge(&policy, crash, Mono(0), 0);
+        assert!(matches!(verdict, Verdict::GiveUp(_)), "{verdict:?}");
     }
 
     #[test]

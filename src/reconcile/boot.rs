@@ -9,8 +9,9 @@ use std::{
 use super::{
     State, Turn,
     backoff::{Attempt, Streak},
+    cause::Cause,
     child::{Armed, Child, Last, Phase, Run, Rung},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
     listing::{Content, Update},
@@ -19,7 +20,10 @@ use super::{
     record::Record,
     timers::Timer,
 };
-use crate::spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb};
+use crate::{
+    command::Stamp,
+    spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb},
+};
 
 /// Why a server must not start at all: in `full` mode, on a fresh start with nothing running, one
 /// bad file is enough. All faults, each a whole diagnostic; empty when it may start.
@@ -145,10 +149,7 @@ impl State {
         }
         if !lives && start == StartKind::Fresh && !last.settled {
             let child = name.clone();
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![Record::Settled { child }],
-            });
+            turn.record(Record::Settled { child });
         }
         if last.replacing && start == StartKind::Continued {
             self.go_on_replacing(turn, name);
@@ -308,7 +309,7 @@ impl State {
         let Some(since) = self.children.get(name).and_then(|child| child.hold) else {
             return;
         };
-        let since = crate::command::Stamp(since);
+        let since = Stamp(since);
         turn.log(Level::Warn, name, "held: not started by itself")
             .detail = Some(format!(
             "since {since}; `supervisor-rs-client start {name}` releases it"
@@ -394,21 +395,19 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
 const NEWS: [&str; 3] = ["new file", "file changed", "file is as it was"];
 
 /// Whether an effect tells of a file as if it had just appeared.
-fn is_news(effect: &super::effect::Effect) -> bool {
+fn is_news(effect: &Effect) -> bool {
     match effect {
-        super::effect::Effect::Log(line) => {
-            line.level == Level::Info && (NEWS.contains(&line.what))
-        }
-        super::effect::Effect::Record { .. }
-        | super::effect::Effect::Reread { .. }
-        | super::effect::Effect::Preflight { .. }
-        | super::effect::Effect::Spawn { .. }
-        | super::effect::Effect::Signal { .. }
-        | super::effect::Effect::Reap { .. }
-        | super::effect::Effect::RunHook { .. }
-        | super::effect::Effect::KillHook { .. }
-        | super::effect::Effect::Reply { .. }
-        | super::effect::Effect::Inform { .. }
-        | super::effect::Effect::Exit(_) => false,
+        Effect::Log(line) => line.level == Level::Info && (NEWS.contains(&line.what)),
+        Effect::Record { .. }
+        | Effect::Reread { .. }
+        | Effect::Preflight { .. }
+        | Effect::Spawn { .. }
+        | Effect::Signal { .. }
+        | Effect::Reap { .. }
+        | Effect::RunHook { .. }
+        | Effect::KillHook { .. }
+        | Effect::Reply { .. }
+        | Effect::Inform { .. }
+        | Effect::Exit(_) => false,
     }
 }

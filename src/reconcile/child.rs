@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     backoff::Streak,
-    effect::Cause,
+    cause::Cause,
     event::JobId,
     listing::{Content, Entry},
     planted::{Bug, planted},

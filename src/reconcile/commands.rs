@@ -4,18 +4,20 @@ use std::collections::BTreeMap;
 
 use super::{
     Awaited, State, Turn,
+    cause::Cause,
     child::Child,
     desired::{self, Want},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::RequestId,
-    job::{Job, Outcome, Posthooks, Success, Waiter},
+    job::{EndedRun, Job, Outcome, Posthooks, Success, Waiter},
+    jobs::server_ends,
     record::Record,
 };
 use crate::{
     command::{
         Answer, CheckScope, Checked, Command, Done, Each, ErrorCode, ExitAt, Failure, Op, Stamp,
     },
-    spec::{ChildName, Verb},
+    spec::{ChildName, Mode, Time, Verb},
 };
 
 /// How many slips of the finger still make one name another.
@@ -24,13 +26,22 @@ const SLIPS_MAX: usize = 2;
 /// A client's `--all` under way.
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
-    op: Op,
+    what: Everything,
     /// Whose outcome is known.
     outcomes: BTreeMap<ChildName, crate::command::Outcome>,
     /// How many outcomes are not.
     missing: usize,
     /// Whose holds are being released.
     releasing: Vec<ChildName>,
+}
+
+/// What an `--all` is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Everything {
+    /// `start --all`.
+    Started,
+    /// `stop --all`.
+    Stopped,
 }
 
 impl State {
@@ -70,11 +81,8 @@ impl State {
     }
 
     pub(super) fn refuse_while_ending(&self, turn: &mut Turn, id: RequestId) {
-        let failure = Failure::new(ErrorCode::ShuttingDown, "the server is ending");
-        turn.emit(Effect::Reply {
-            id,
-            answer: Err(failure),
-        });
+        let answer = Err(server_ends());
+        turn.emit(Effect::Reply { id, answer });
     }
 
     /// Answers the client that waited for a job.
@@ -119,7 +127,8 @@ impl State {
             .filter(|(name, child)| due(name, child))
             .map(|(name, _)| name.clone())
             .collect();
-        self.batches.insert(id, Batch::new(Op::Stop, names.len()));
+        self.batches
+            .insert(id, Batch::new(Everything::Stopped, names.len()));
         for name in &names {
             let waiter = Some(Waiter::Batch(id));
             self.stop(
@@ -139,7 +148,7 @@ impl State {
             .iter()
             .filter(|(_, child)| child.hold.is_some());
         let releasing: Vec<ChildName> = held.map(|(name, _)| name.clone()).collect();
-        let mut batch = Batch::new(Op::Start, 0);
+        let mut batch = Batch::new(Everything::Started, 0);
         batch.releasing.clone_from(&releasing);
         if releasing.is_empty() {
             self.batches.insert(id, batch);
@@ -267,8 +276,12 @@ impl State {
         if let Some(batch) = self.batches.remove(&id) {
             let message = batch.message(self.settings.mode);
             let children = batch.outcomes.into_values().collect();
+            let op = match batch.what {
+                Everything::Started => Op::Start,
+                Everything::Stopped => Op::Stop,
+            };
             let answer = Ok(Answer::Each(Each {
-                op: batch.op,
+                op,
                 children,
                 message,
             }));
@@ -276,7 +289,7 @@ impl State {
         }
     }
 
-    fn check(&self, scope: CheckScope, now: crate::spec::Time) -> Checked {
+    fn check(&self, scope: CheckScope, now: Time) -> Checked {
         let shown = |child: &Child| match scope {
             CheckScope::Live => child.is_live(),
             CheckScope::All => child.is_known(),
@@ -300,7 +313,7 @@ impl State {
         }
     }
 
-    fn check_one(&self, name: &ChildName, now: crate::spec::Time) -> Result<Checked, Failure> {
+    fn check_one(&self, name: &ChildName, now: Time) -> Result<Checked, Failure> {
         let found = self.children.get(name).filter(|child| child.is_known());
         let child = found.ok_or_else(|| self.unknown(name))?;
         let mut row = self.row(name, child, now);
@@ -316,7 +329,7 @@ impl State {
 
     /// The refusal of a name that nothing is known of.
     pub(super) fn unknown(&self, name: &ChildName) -> Failure {
-        let live = self.children.get(name).is_some_and(Child::is_live);
+        let live = self.is_live(name);
         let message = if live {
             format!("no file declares `{name}` any more; what runs of it runs on")
         } else {
@@ -326,10 +339,10 @@ impl State {
                 .iter()
                 .map(|path| format!("`{}/{name}.yml`", path.display()))
                 .collect();
-            let hint = match (self.nearest(name), places.len()) {
-                (Some(nearest), _) => format!("did you mean `{nearest}`?"),
-                (None, 0) => "no loadpaths are configured".to_owned(),
-                (None, _some) => format!("a child is a file: {}", places.join(" or ")),
+            let hint = match self.nearest(name) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None if places.is_empty() => "no loadpaths are configured".to_owned(),
+                None => format!("a child is a file: {}", places.join(" or ")),
             };
             format!("there is no child `{name}`\nhint: {hint}")
         };
@@ -352,23 +365,23 @@ impl State {
 }
 
 impl Batch {
-    fn new(op: Op, missing: usize) -> Self {
+    fn new(what: Everything, missing: usize) -> Self {
         Self {
-            op,
+            what,
             outcomes: BTreeMap::new(),
             missing,
             releasing: Vec::new(),
         }
     }
 
-    fn message(&self, mode: crate::spec::Mode) -> String {
+    fn message(&self, mode: Mode) -> String {
         let done = self.outcomes.values().filter(|outcome| outcome.ok).count();
         let failed = self.outcomes.len() - done;
-        let mut message = match (self.op, self.outcomes.len()) {
-            (Op::Stop, 0) => "nothing runs and nothing is due".to_owned(),
-            (Op::Stop, _) => format!("{done} stopped and held"),
-            (_start, 0) => format!("nothing to start in mode `{mode}`"),
-            (_start, _) => format!("{done} started"),
+        let mut message = match (self.what, self.outcomes.is_empty()) {
+            (Everything::Stopped, true) => "nothing runs and nothing is due".to_owned(),
+            (Everything::Stopped, false) => format!("{done} stopped and held"),
+            (Everything::Started, true) => format!("nothing to start in mode `{mode}`"),
+            (Everything::Started, false) => format!("{done} started"),
         };
         if failed > 0 {
             message = format!("{message}, {failed} not");
@@ -384,7 +397,7 @@ impl Batch {
 /// What a person is told of a job that ended well.
 fn message(job: &Job, success: Success) -> String {
     let name = &job.child;
-    let was = |ended: super::job::EndedRun| {
+    let was = |ended: EndedRun| {
         let pid = ended
             .pid
             .map_or(String::new(), |pid| format!(", pid {pid}"));

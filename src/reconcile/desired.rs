@@ -4,8 +4,8 @@
 //! same, and whoever was missed by one event is found by the next.
 
 use super::{
+    cause::Cause,
     child::{Belief, Child, Phase},
-    effect::Cause,
     event::Settings,
     listing::Content,
     planted::{Bug, planted},

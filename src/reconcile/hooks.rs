@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::{
     State, Turn,
-    effect::Cause,
+    cause::Cause,
     event::JobId,
     job::{HookWait, Step, Waiter},
     listing::Content,
@@ -200,7 +200,7 @@ impl State {
     /// busy with waits, directly or not, for `parent` itself.
     pub(super) fn would_wait_for_itself(&self, parent: JobId, target: &ChildName) -> bool {
         let ancestors = self.ancestors(parent);
-        let mut at = self.children.get(target).and_then(|child| child.job);
+        let mut at = self.job_of(target);
         // Each job is met at most once on a way without a cycle.
         for _ in 0..=self.jobs.len() {
             let Some(id) = at else { return false };

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
+    cause::Cause,
     child::Armed,
-    effect::Cause,
     event::{JobId, RequestId, Ticket},
 };
 use crate::{

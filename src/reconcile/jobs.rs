@@ -4,8 +4,8 @@ use std::mem;
 
 use super::{
     QUEUE_LEN_MAX, State, Turn,
-    child::Child,
-    effect::{Cause, Effect},
+    cause::Cause,
+    effect::Effect,
     event::JobId,
     job::{HookWait, Job, Outcome, Posthooks, Step, Waiter},
     planted::{Bug, planted},
@@ -30,8 +30,7 @@ impl State {
         // A stop that is under way when the server is to end may have a child to stop after it.
         let ends = verb == Verb::Stop && cause == Cause::Hook;
         if self.ending.is_some() && !ends {
-            let failure = Failure::new(ErrorCode::ShuttingDown, "the server is ending");
-            self.tell(turn, waiter, name, verb, Err(failure));
+            self.tell(turn, waiter, name, verb, Err(server_ends()));
             return;
         }
         if verb == Verb::Stop {
@@ -94,14 +93,14 @@ impl State {
     /// Whether this job is a start that waits for its prehook while nothing runs.
     fn is_pending(&self, id: JobId) -> bool {
         self.jobs.get(&id).is_some_and(|job| {
-            let live = self.children.get(&job.child).is_some_and(Child::is_live);
+            let live = self.is_live(&job.child);
             job.starts() && !live && matches!(job.step, Step::Prehook(_))
         })
     }
 
     /// Whether a start-like order is under way for this child.
     pub(super) fn start_under_way(&self, name: &ChildName) -> bool {
-        let job = self.children.get(name).and_then(|child| child.job);
+        let job = self.job_of(name);
         job.and_then(|id| self.jobs.get(&id))
             .is_some_and(Job::starts)
     }
@@ -130,9 +129,9 @@ impl State {
     }
 
     /// Ends the start under way and all that is queued: a stop overtakes them.
-    pub(super) fn supersede(&mut self, turn: &mut Turn, name: &ChildName, code: ErrorCode) {
-        self.supersede_queue(turn, name, code);
-        let active = self.children.get(name).and_then(|child| child.job);
+    pub(super) fn supersede(&mut self, turn: &mut Turn, name: &ChildName, by: Overtaken) {
+        self.supersede_queue(turn, name, by);
+        let active = self.job_of(name);
         let Some(id) = active.filter(|id| self.jobs.get(id).is_some_and(Job::starts)) else {
             return;
         };
@@ -143,7 +142,7 @@ impl State {
         {
             job.waiters.clear();
         }
-        self.finish(turn, id, Err(superseded(name, code)));
+        self.finish(turn, id, Err(superseded(name, by)));
     }
 
     /// A release that is on its way to the disk is taken back with the start it was for.
@@ -153,19 +152,16 @@ impl State {
         if let (true, Some(since)) = (releasing, held) {
             self.keep_from_release(name);
             let child = name.clone();
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![Record::Held { child, since }],
-            });
+            turn.record(Record::Held { child, since });
         }
     }
 
-    pub(super) fn supersede_queue(&mut self, turn: &mut Turn, name: &ChildName, code: ErrorCode) {
+    pub(super) fn supersede_queue(&mut self, turn: &mut Turn, name: &ChildName, by: Overtaken) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
         for id in mem::take(&mut child.queue) {
-            self.finish(turn, id, Err(superseded(name, code)));
+            self.finish(turn, id, Err(superseded(name, by)));
         }
     }
 
@@ -209,7 +205,7 @@ impl State {
         if job.waiters.is_empty() && job.cause == Cause::Hook && !begun {
             let name = job.child.clone();
             self.leave_hook(turn, sub);
-            self.finish(turn, sub, Err(superseded(&name, ErrorCode::Superseded)));
+            self.finish(turn, sub, Err(superseded(&name, Overtaken::ByStop)));
         }
     }
 
@@ -276,6 +272,20 @@ impl State {
     }
 }
 
+/// What overtakes an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overtaken {
+    /// A stop of its child.
+    ByStop,
+    /// The server's end.
+    ByTheEnd,
+}
+
+/// The refusal of what is asked of a server that ends.
+pub(super) fn server_ends() -> Failure {
+    Failure::new(ErrorCode::ShuttingDown, "the server is ending")
+}
+
 /// The refusal of what needs a running child.
 pub(super) fn not_running(name: &ChildName) -> Failure {
     let message = format!(
@@ -285,11 +295,12 @@ pub(super) fn not_running(name: &ChildName) -> Failure {
 }
 
 /// What those are told whose order was overtaken.
-fn superseded(name: &ChildName, code: ErrorCode) -> Failure {
-    let message = if code == ErrorCode::ShuttingDown {
-        "the server is ending".to_owned()
-    } else {
-        format!("a `stop` of `{name}` overtook this command")
-    };
-    Failure::new(code, message)
+fn superseded(name: &ChildName, by: Overtaken) -> Failure {
+    match by {
+        Overtaken::ByStop => {
+            let message = format!("a `stop` of `{name}` overtook this command");
+            Failure::new(ErrorCode::Superseded, message)
+        }
+        Overtaken::ByTheEnd => server_ends(),
+    }
 }

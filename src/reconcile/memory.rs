@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    effect::Cause,
+    cause::Cause,
     record::{Record, Store},
 };
 use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};

@@ -43,6 +43,7 @@
 
 mod backoff;
 mod boot;
+pub mod cause;
 mod child;
 mod commands;
 mod desired;
@@ -76,18 +77,20 @@ use std::{
 };
 
 use self::{
+    cause::Cause,
     child::Child,
     commands::Batch,
-    effect::{Cause, Effect, Level, Line},
+    effect::{Effect, Level, Line},
     event::{Event, JobId, RequestId, Settings, Ticket},
     forget::{Missing, Removed},
-    job::Job,
+    job::{Job, Posthooks},
     listing::Loadpath,
     numbers::Numbers,
+    record::Record,
     shutdown::Ending,
     timers::{Timer, Timers},
 };
-use crate::spec::{ChildName, Mono, Time};
+use crate::spec::{ChildName, Mono, Time, Verb};
 
 pub use self::boot::{faults, refusal};
 
@@ -159,10 +162,28 @@ impl Turn {
         self.effects.push(effect);
     }
 
+    /// Has something written down that nobody waits for.
+    fn record(&mut self, record: Record) {
+        self.emit(Effect::Record {
+            ticket: None,
+            records: vec![record],
+        });
+    }
+
+    /// A line about a child; what else it says is added to it.
     fn log(&mut self, level: Level, child: &ChildName, what: &'static str) -> &mut Line {
+        self.line(level, Some(child.clone()), what)
+    }
+
+    /// A line about no single child.
+    fn log_of_all(&mut self, level: Level, what: &'static str) -> &mut Line {
+        self.line(level, None, what)
+    }
+
+    fn line(&mut self, level: Level, child: Option<ChildName>, what: &'static str) -> &mut Line {
         self.effects.push(Effect::Log(Line {
             level,
-            child: Some(child.clone()),
+            child,
             run: None,
             what,
             cause: None,
@@ -259,7 +280,7 @@ impl State {
         while let Some(timer) = self.timers.take_due(turn.now.mono) {
             match timer {
                 Timer::Ladder(child) => self.climb(turn, &child),
-                Timer::Retry(child) => self.on_retry_due(turn, &child),
+                Timer::Retry(child) => turn.unsettle(&child),
                 Timer::Repeat(child) => self.on_repeat_due(turn, &child),
                 Timer::Quiet(home) => self.on_quiet(turn, &home),
                 Timer::Confirm => self.confirm_removals(turn),
@@ -298,9 +319,9 @@ impl State {
         }
         match desired::want(name, child, &self.settings, turn.cause) {
             desired::Want::Nothing => self.forget_if_idle(turn, name),
-            desired::Want::Start(cause) => self.start_by_itself(turn, name, cause),
-            desired::Want::Replace => self.replace_by_itself(turn, name),
-            desired::Want::Stop => self.stop_removed(turn, name),
+            desired::Want::Start(cause) => self.order(turn, name, Verb::Start, cause, None),
+            desired::Want::Replace => self.order(turn, name, Verb::Restart, Cause::Changed, None),
+            desired::Want::Stop => self.stop(turn, name, Cause::Removed, Posthooks::All, None),
         }
     }
 
@@ -337,6 +358,16 @@ impl State {
                 ..Child::default()
             }
         })
+    }
+
+    /// The order that is under way for a child.
+    fn job_of(&self, name: &ChildName) -> Option<JobId> {
+        self.children.get(name)?.job
+    }
+
+    /// Whether a process of this child lives, or is being started.
+    fn is_live(&self, name: &ChildName) -> bool {
+        self.children.get(name).is_some_and(Child::is_live)
     }
 
     /// A number that was never given before.

@@ -1,13 +1,14 @@
 //! What is written down, and what it means when it is read again.
 //!
-//! The journal stores records as they come; [`super::memory::Memory`] is the fold over them. Both stores hold
-//! the same kind of record: the runtime one dies with the boot, the state one does not.
+//! The journal stores records as they come; [`super::memory::Memory`] is the fold over them.
+//! Both stores hold the same kind of record: the runtime one dies with the boot, the state one
+//! does not.
 
 use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::effect::Cause;
+use super::cause::Cause;
 use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
 /// Where a record is kept.

@@ -13,7 +13,7 @@ use std::{
 use super::{
     CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, State, Turn,
     child::{Belief, Child, Gone},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     planted::{Bug, planted},
     record::Record,
@@ -84,15 +84,9 @@ impl State {
                 LoadpathState::Unreadable(why) => Some(why.clone()),
             };
             if let Some(why) = fault {
-                turn.emit(Effect::Log(super::effect::Line {
-                    level: Level::Warn,
-                    child: None,
-                    run: None,
-                    what: "loadpath cannot be read; what runs runs on",
-                    cause: None,
-                    exit: None,
-                    detail: Some(format!("`{}`: {why}", loadpath.path.display())),
-                }));
+                let what = "loadpath cannot be read; what runs runs on";
+                let detail = format!("`{}`: {why}", loadpath.path.display());
+                turn.log_of_all(Level::Warn, what).detail = Some(detail);
             }
         }
         self.loadpaths = loadpaths;
@@ -299,15 +293,9 @@ impl State {
             Belief::Confirmed
         };
         if belief == Belief::Doubted && self.settings.mode == Mode::Sync && !gone.is_empty() {
-            turn.emit(Effect::Log(super::effect::Line {
-                level: Level::Warn,
-                child: None,
-                run: None,
-                what: "many files went at once; nothing is stopped until a rescan confirms it",
-                cause: None,
-                exit: None,
-                detail: Some(format!("{} of `{}`", gone.len(), home.display())),
-            }));
+            let what = "many files went at once; nothing is stopped until a rescan confirms it";
+            let detail = format!("{} of `{}`", gone.len(), home.display());
+            turn.log_of_all(Level::Warn, what).detail = Some(detail);
         }
         for name in gone {
             self.believe(turn, &name, belief);
@@ -459,28 +447,6 @@ impl State {
             ));
         }
         notes
-    }
-
-    /// A start that is due by itself.
-    pub(super) fn start_by_itself(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
-        self.order(turn, name, crate::spec::Verb::Start, cause, None);
-    }
-
-    /// A replacement that is due because the file changed.
-    pub(super) fn replace_by_itself(&mut self, turn: &mut Turn, name: &ChildName) {
-        self.order(turn, name, crate::spec::Verb::Restart, Cause::Changed, None);
-    }
-
-    /// A restart whose delay has passed.
-    pub(super) fn retry_now(&mut self, turn: &mut Turn, name: &ChildName) {
-        if let Some(child) = self.children.get_mut(name) {
-            child.retry = None;
-            if let Some(policy) = child.in_force().map(|spec| spec.restart.clone()) {
-                child.streak.attempted(&policy, turn.now.mono);
-            }
-        }
-        self.timers.cancel(&Timer::Retry(name.clone()));
-        self.order(turn, name, crate::spec::Verb::Start, Cause::Policy, None);
     }
 }
 

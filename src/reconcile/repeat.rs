@@ -2,8 +2,9 @@
 
 use super::{
     State, Turn,
+    cause::Cause,
     child::{Armed, Belief},
-    effect::{Cause, Effect, Level},
+    effect::Level,
     job::{Outcome, Waiter},
     record::Record,
     timers::Timer,
@@ -30,15 +31,11 @@ impl State {
         if let Some(child) = self.children.get_mut(name) {
             child.armed = Some(Armed { run, repeat, due });
             self.timers.set(Timer::Repeat(name.clone()), due);
-            let armed = Record::Armed {
+            turn.record(Record::Armed {
                 child: name.clone(),
                 run,
                 repeat,
                 due,
-            };
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![armed],
             });
         }
     }
@@ -164,8 +161,5 @@ impl State {
 
 fn note_disarmed(turn: &mut Turn, name: &ChildName) {
     let child = name.clone();
-    turn.emit(Effect::Record {
-        ticket: None,
-        records: vec![Record::Disarmed { child }],
-    });
+    turn.record(Record::Disarmed { child });
 }

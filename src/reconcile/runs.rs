@@ -5,8 +5,9 @@ use std::sync::Arc;
 use super::{
     GRACE, KILL_WAIT, State, Turn,
     backoff::{Attempt, Streak, Verdict},
+    cause::Cause,
     child::{Last, Phase, Run, Rung},
-    effect::{Cause, Effect, Leftovers, Level, Signal},
+    effect::{Effect, Leftovers, Level, Signal},
     event::SpawnFailure,
     job::{EndedRun, Job},
     planted::{Bug, planted},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     command::{ErrorCode, Failure},
-    spec::{ChildName, Exit, RestartWhen, RunId, Spec},
+    spec::{ChildName, Exit, RestartWhen, RunId, Spec, Verb},
 };
 
 impl State {
@@ -154,16 +155,13 @@ impl State {
                 leftovers: Leftovers::Kill,
             });
         }
-        turn.emit(Effect::Record {
-            ticket: None,
-            records: vec![Record::Ended {
-                child: name.clone(),
-                run: id,
-                exit,
-                at: turn.now,
-                by,
-                restarts: child.streak.restarts,
-            }],
+        turn.record(Record::Ended {
+            child: name.clone(),
+            run: id,
+            exit,
+            at: turn.now,
+            by,
+            restarts: child.streak.restarts,
         });
         let leftovers = if by.is_some() {
             Leftovers::Kill
@@ -248,17 +246,22 @@ impl State {
                     .and_then(|child| child.last.as_ref())
                 {
                     let (child, run) = (name.clone(), last.id);
-                    turn.emit(Effect::Record {
-                        ticket: None,
-                        records: vec![Record::GivenUp { child, run, why }],
-                    });
+                    turn.record(Record::GivenUp { child, run, why });
                 }
             }
         }
     }
 
-    pub(super) fn on_retry_due(&mut self, turn: &mut Turn, name: &ChildName) {
-        turn.unsettle(name);
+    /// A restart whose delay has passed.
+    pub(super) fn retry_now(&mut self, turn: &mut Turn, name: &ChildName) {
+        if let Some(child) = self.children.get_mut(name) {
+            child.retry = None;
+            if let Some(policy) = child.in_force().map(|spec| spec.restart.clone()) {
+                child.streak.attempted(&policy, turn.now.mono);
+            }
+        }
+        self.timers.cancel(&Timer::Retry(name.clone()));
+        self.order(turn, name, Verb::Start, Cause::Policy, None);
     }
 
     /// Whether the policy of the file in force restarts at all.
@@ -286,60 +289,56 @@ impl State {
             } => {
                 run.phase = Phase::Stopping { cause, rung };
                 let (child, run) = (name.clone(), run.id);
-                turn.emit(Effect::Record {
-                    ticket: None,
-                    records: vec![Record::Stopping { child, run }],
-                });
+                turn.record(Record::Stopping { child, run });
                 return;
             }
-            Phase::Running => {
-                run.phase = Phase::Stopping {
-                    cause,
-                    rung: Rung::Term,
-                };
-                let (child, id) = (name.clone(), run.id);
-                let stopping = Record::Stopping {
-                    child: child.clone(),
-                    run: id,
-                };
-                turn.emit(Effect::Record {
-                    ticket: None,
-                    records: vec![stopping],
-                });
-                turn.emit(Effect::Signal {
-                    child,
-                    run: id,
-                    signal: Signal::Term,
-                });
-                let grace = if planted(Bug::GraceCut) {
-                    GRACE / 2
-                } else {
-                    GRACE
-                };
-                if !planted(Bug::KillTimerLost) {
-                    self.timers
-                        .set(Timer::Ladder(name.clone()), turn.now.mono + grace);
-                }
-            }
+            Phase::Running => self.term(turn, name, cause),
             Phase::Stopping {
                 rung: Rung::Stuck, ..
-            } => {
-                run.phase = Phase::Stopping {
-                    cause,
-                    rung: Rung::Kill,
-                };
-                let (child, id) = (name.clone(), run.id);
-                turn.emit(Effect::Signal {
-                    child,
-                    run: id,
-                    signal: Signal::Kill,
-                });
-                self.timers
-                    .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
-            }
+            } => self.kill(turn, name, cause),
         }
         let line = turn.log(Level::Info, name, "stopping");
         line.cause = Some(cause);
+    }
+
+    /// The first rung: TERM, and the grace after it.
+    fn term(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+        let child = self.children.get_mut(name);
+        let Some(run) = child.and_then(|child| child.run.as_mut()) else {
+            return;
+        };
+        let rung = Rung::Term;
+        run.phase = Phase::Stopping { cause, rung };
+        let (child, run) = (name.clone(), run.id);
+        turn.record(Record::Stopping {
+            child: child.clone(),
+            run,
+        });
+        let signal = Signal::Term;
+        turn.emit(Effect::Signal { child, run, signal });
+        let grace = if planted(Bug::GraceCut) {
+            GRACE / 2
+        } else {
+            GRACE
+        };
+        if !planted(Bug::KillTimerLost) {
+            let timer = Timer::Ladder(name.clone());
+            self.timers.set(timer, turn.now.mono + grace);
+        }
+    }
+
+    /// The second rung: KILL, and the time it has to help.
+    pub(super) fn kill(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+        let child = self.children.get_mut(name);
+        let Some(run) = child.and_then(|child| child.run.as_mut()) else {
+            return;
+        };
+        let rung = Rung::Kill;
+        run.phase = Phase::Stopping { cause, rung };
+        let (child, run, signal) = (name.clone(), run.id, Signal::Kill);
+        turn.emit(Effect::Signal { child, run, signal });
+        let timer = Timer::Ladder(name.clone());
+        self.timers.set(timer, turn.now.mono + KILL_WAIT);
     }
 
     /// Writes down that the stop just begun is half of a replacement: a server that dies between
@@ -349,10 +348,7 @@ impl State {
             return;
         };
         let (child, run) = (name.clone(), run.id);
-        turn.emit(Effect::Record {
-            ticket: None,
-            records: vec![Record::Replacing { child, run }],
-        });
+        turn.record(Record::Replacing { child, run });
     }
 
     /// The time of one rung of a stop has passed.
@@ -370,18 +366,7 @@ impl State {
         let id = run.id;
         match rung {
             Rung::Term => {
-                run.phase = Phase::Stopping {
-                    cause,
-                    rung: Rung::Kill,
-                };
-                let signal = Signal::Kill;
-                turn.emit(Effect::Signal {
-                    child: name.clone(),
-                    run: id,
-                    signal,
-                });
-                self.timers
-                    .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
+                self.kill(turn, name, cause);
                 let line = turn.log(Level::Warn, name, "did not end in time and is killed");
                 line.run = Some(id);
             }

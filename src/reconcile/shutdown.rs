@@ -1,16 +1,17 @@
 //! The server's end: what is under way is ended in order, then the last words are said.
 
 use super::{
-    KILL_WAIT, State, Turn,
-    child::{Phase, Rung},
-    effect::{Cause, Effect, Signal},
+    State, Turn,
+    cause::Cause,
+    child::{Child, Phase, Rung},
+    effect::Effect,
     event::{JobId, RequestId},
     job::{HookWait, Job, Posthooks, Step},
+    jobs::Overtaken,
     record::Record,
-    timers::Timer,
 };
 use crate::{
-    command::{Answer, ErrorCode, KillChildren, Killed, Op, Survivor},
+    command::{Answer, KillChildren, Killed, Op, Survivor},
     spec::{ChildName, OnExit},
 };
 
@@ -50,9 +51,9 @@ impl State {
         }
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in &names {
-            self.supersede_queue(turn, name, ErrorCode::ShuttingDown);
+            self.supersede_queue(turn, name, Overtaken::ByTheEnd);
             if self.may_be_dropped(name, stop) {
-                self.supersede(turn, name, ErrorCode::ShuttingDown);
+                self.supersede(turn, name, Overtaken::ByTheEnd);
             }
             if again && request.is_none() {
                 self.spend_no_grace(turn, name);
@@ -60,11 +61,7 @@ impl State {
         }
         if stop {
             for name in &names {
-                if self
-                    .children
-                    .get(name)
-                    .is_some_and(super::child::Child::is_live)
-                {
+                if self.is_live(name) {
                     let posthooks = Posthooks::StartingNothing;
                     self.stop(turn, name, Cause::Shutdown, posthooks, None);
                 }
@@ -75,7 +72,7 @@ impl State {
     /// Whether a start is under way that has harmed nobody yet. One that has stopped the old run
     /// goes on: a restart cut in two would leave the child down.
     fn may_be_dropped(&self, name: &ChildName, everything_stops: bool) -> bool {
-        let job = self.children.get(name).and_then(|child| child.job);
+        let job = self.job_of(name);
         job.and_then(|id| self.jobs.get(&id))
             .is_some_and(|job| match job.step {
                 Step::Queued | Step::Reading | Step::Prehook(_) | Step::Checking => job.starts(),
@@ -90,32 +87,17 @@ impl State {
 
     /// KILL now instead of when the grace, or a posthook's time, is over.
     fn spend_no_grace(&mut self, turn: &mut Turn, name: &ChildName) {
-        let job = self.children.get(name).and_then(|child| child.job);
+        let job = self.job_of(name);
         if let Some(job) = job.filter(|id| self.runs_posthook(*id)) {
             turn.emit(Effect::KillHook { job });
         }
-        let run = self
-            .children
-            .get_mut(name)
-            .and_then(|child| child.run.as_mut());
-        let Some(run) = run else { return };
-        if let Phase::Stopping {
+        let run = self.children.get(name).and_then(|child| child.run.as_ref());
+        if let Some(Phase::Stopping {
             cause,
             rung: Rung::Term,
-        } = run.phase
+        }) = run.map(|run| run.phase)
         {
-            run.phase = Phase::Stopping {
-                cause,
-                rung: Rung::Kill,
-            };
-            let (child, id) = (name.clone(), run.id);
-            turn.emit(Effect::Signal {
-                child,
-                run: id,
-                signal: Signal::Kill,
-            });
-            self.timers
-                .set(Timer::Ladder(name.clone()), turn.now.mono + KILL_WAIT);
+            self.kill(turn, name, cause);
         }
     }
 
@@ -146,10 +128,7 @@ impl State {
         let killed = self.last_words();
         if let Some(ending) = &mut self.ending {
             ending.said = true;
-            turn.emit(Effect::Record {
-                ticket: None,
-                records: vec![Record::Closed],
-            });
+            turn.record(Record::Closed);
             for id in std::mem::take(&mut ending.waiters) {
                 let answer = Ok(Answer::Killed(killed.clone()));
                 turn.emit(Effect::Reply { id, answer });
@@ -159,7 +138,7 @@ impl State {
     }
 
     fn last_words(&self) -> Killed {
-        let survivor = |(name, child): (&ChildName, &super::child::Child)| {
+        let survivor = |(name, child): (&ChildName, &Child)| {
             let run = child.run.as_ref()?;
             Some(Survivor {
                 name: name.clone(),

@@ -6,9 +6,10 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     Awaited, State, Turn,
     backoff::Attempt,
+    cause::Cause,
     child::Child,
     desired::{self, Want},
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::{JobId, Ticket},
     hooks::Chain,
     job::{EndedRun, HookWait, Step, Success, Waiter},
@@ -341,7 +342,7 @@ impl State {
         run: RunId,
         pid: i32,
     ) {
-        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+        let Some(id) = self.job_of(name) else {
             return;
         };
         let Some(job) = self.jobs.get(&id) else {
@@ -357,7 +358,7 @@ impl State {
 
     /// The run that a job ordered could not begin.
     pub(super) fn job_saw_no_spawn(&mut self, turn: &mut Turn, name: &ChildName, why: Failure) {
-        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+        let Some(id) = self.job_of(name) else {
             turn.unsettle(name);
             return;
         };
@@ -386,7 +387,7 @@ impl State {
 
     /// A run has ended that a job may wait for.
     pub(super) fn job_saw_end(&mut self, turn: &mut Turn, name: &ChildName, ended: EndedRun) {
-        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+        let Some(id) = self.job_of(name) else {
             return;
         };
         let Some(job) = self.jobs.get_mut(&id) else {

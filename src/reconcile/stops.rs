@@ -1,12 +1,14 @@
 //! Orders to stop: begun at once, never queued, answered in bounded time (I8).
 
 use super::{
-    State, Turn,
+    Awaited, State, Turn,
+    cause::Cause,
     child::Phase,
-    effect::{Cause, Effect, Level},
+    effect::{Effect, Level},
     event::JobId,
     hooks::Chain,
     job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
+    jobs::Overtaken,
     planted::{Bug, planted},
     record::Record,
     timers::Timer,
@@ -37,7 +39,7 @@ impl State {
         }
         if !child.is_known() {
             // A start may be looking for its file: it is overtaken, but nobody is there to hold.
-            self.supersede(turn, name, ErrorCode::Superseded);
+            self.supersede(turn, name, Overtaken::ByStop);
             self.tell_unknown(turn, waiter, name);
             return;
         }
@@ -46,7 +48,7 @@ impl State {
             self.tell(turn, waiter, name, Verb::Stop, Err(failure));
             return;
         }
-        self.supersede(turn, name, ErrorCode::Superseded);
+        self.supersede(turn, name, Overtaken::ByStop);
         let id = JobId(self.number());
         let mut job = Job::new(name.clone(), Verb::Stop, cause, waiter);
         job.posthooks = posthooks;
@@ -58,10 +60,7 @@ impl State {
         if cause == Cause::Command {
             self.hold(turn, name, id);
         }
-        let live = self
-            .children
-            .get(name)
-            .is_some_and(super::child::Child::is_live);
+        let live = self.is_live(name);
         if live {
             self.begin_ladder(turn, name, cause);
         } else {
@@ -106,13 +105,13 @@ impl State {
             self.hold(turn, name, id);
         }
         // What waits behind the stop was ordered before this one.
-        self.supersede_queue(turn, name, ErrorCode::Superseded);
+        self.supersede_queue(turn, name, Overtaken::ByStop);
     }
 
     /// Holds a child, and lets the job's answer wait until that is on disk.
     fn hold(&mut self, turn: &mut Turn, name: &ChildName, id: JobId) {
         self.keep_from_release(name);
-        let ticket = self.ticket(super::Awaited::Job(id));
+        let ticket = self.ticket(Awaited::Job(id));
         let mut since = turn.now.wall;
         if let Some(child) = self.children.get_mut(name) {
             since = *child.hold.get_or_insert(since);
@@ -249,7 +248,7 @@ impl State {
 
     /// KILL did not help in time.
     pub(super) fn job_saw_stuck(&mut self, turn: &mut Turn, name: &ChildName, pid: i32) {
-        let Some(id) = self.children.get(name).and_then(|child| child.job) else {
+        let Some(id) = self.job_of(name) else {
             return;
         };
         let waits = self
@@ -272,11 +271,6 @@ impl State {
 
     fn is_stop(&self, id: JobId) -> bool {
         self.jobs.get(&id).is_some_and(|job| !job.starts())
-    }
-
-    /// A child whose file is gone, in `sync`.
-    pub(super) fn stop_removed(&mut self, turn: &mut Turn, name: &ChildName) {
-        self.stop(turn, name, Cause::Removed, Posthooks::All, None);
     }
 }
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{State, listing::LoadpathState};
 use crate::{
-    command::{InfoLoadpath, StateName},
+    command::InfoLoadpath,
     spec::{ChildName, Mode, OnExit},
 };
 
@@ -23,43 +22,4 @@ pub struct Survey {
     pub faults: Vec<String>,
     /// How many children are in which state.
     pub counts: BTreeMap<String, usize>,
-}
-
-impl State {
-    /// What `info` tells.
-    #[must_use]
-    pub fn survey(&self) -> Survey {
-        let mut counts = BTreeMap::new();
-        let known = self.children.iter().filter(|(_, child)| child.is_known());
-        for (name, child) in known {
-            let state: StateName = child.state(self.waits(name));
-            *counts.entry(state.as_str().to_owned()).or_insert(0) += 1;
-        }
-        let loadpaths = self.loadpaths.iter().map(|loadpath| {
-            let mine = |path: &std::path::PathBuf| path.parent() == Some(&loadpath.path);
-            let declares = |child: &&super::child::Child| {
-                child
-                    .entry
-                    .as_ref()
-                    .is_some_and(|entry| entry.paths.iter().any(mine))
-            };
-            InfoLoadpath {
-                path: loadpath.path.display().to_string(),
-                state: match &loadpath.state {
-                    LoadpathState::Ready { .. } => "ok".to_owned(),
-                    LoadpathState::Missing => "missing".to_owned(),
-                    LoadpathState::Unreadable(why) => why.clone(),
-                },
-                children: self.children.values().filter(declares).count(),
-            }
-        });
-        Survey {
-            mode: self.settings.mode,
-            on_exit: self.settings.on_exit,
-            startup: self.settings.startup.iter().cloned().collect(),
-            loadpaths: loadpaths.collect(),
-            faults: self.notes(),
-            counts,
-        }
-    }
 }

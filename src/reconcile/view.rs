@@ -1,25 +1,25 @@
 //! What people are shown of a child.
 
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
 use super::{
     State,
     child::{Child, Phase, Rung},
-    job::{HookWait, Step},
-    listing::Content,
+    job::Step,
+    listing::{Content, LoadpathState},
+    survey::Survey,
 };
 use crate::{
-    command::{ConfigStatus, ExitAt, Next, Row, RowConfig, RowOutput, Stamp, StateName},
+    command::{
+        ConfigStatus, ExitAt, InfoLoadpath, Next, Row, RowConfig, RowOutput, Stamp, StateName,
+    },
     spec::{ChildName, Mono, Sink, Spec, Time, Verb, Wall},
 };
 
 impl State {
-    /// Whether a start is under way that has not come to the spawn yet.
-    pub(super) fn waits(&self, name: &ChildName) -> bool {
-        self.start_under_way(name)
-    }
-
     /// One child as a row.
     pub(super) fn row(&self, name: &ChildName, child: &Child, now: Time) -> Row {
-        let state = child.state(self.waits(name));
+        let state = child.state(self.start_under_way(name));
         let run = child.run.as_ref();
         let last = child.last.as_ref();
         let started = run
@@ -55,7 +55,7 @@ impl State {
                 Some(Content::Bad(faults)) => faults.to_vec(),
                 Some(Content::Good(_) | Content::Conflict) | None => Vec::new(),
             },
-            details: std::collections::BTreeMap::new(),
+            details: BTreeMap::new(),
         }
     }
 
@@ -84,6 +84,43 @@ impl State {
         }
     }
 
+    /// What `info` tells.
+    #[must_use]
+    pub fn survey(&self) -> Survey {
+        let mut counts = BTreeMap::new();
+        let known = self.children.iter().filter(|(_, child)| child.is_known());
+        for (name, child) in known {
+            let state = child.state(self.start_under_way(name));
+            *counts.entry(state.as_str().to_owned()).or_insert(0) += 1;
+        }
+        let loadpaths = self.loadpaths.iter().map(|loadpath| {
+            let mine = |path: &PathBuf| path.parent() == Some(&loadpath.path);
+            let declares = |child: &&Child| {
+                child
+                    .entry
+                    .as_ref()
+                    .is_some_and(|entry| entry.paths.iter().any(mine))
+            };
+            InfoLoadpath {
+                path: loadpath.path.display().to_string(),
+                state: match &loadpath.state {
+                    LoadpathState::Ready { .. } => "ok".to_owned(),
+                    LoadpathState::Missing => "missing".to_owned(),
+                    LoadpathState::Unreadable(why) => why.clone(),
+                },
+                children: self.children.values().filter(declares).count(),
+            }
+        });
+        Survey {
+            mode: self.settings.mode,
+            on_exit: self.settings.on_exit,
+            startup: self.settings.startup.iter().cloned().collect(),
+            loadpaths: loadpaths.collect(),
+            faults: self.notes(),
+            counts,
+        }
+    }
+
     /// What a child waits for, or why it is as it is.
     fn reason(&self, name: &ChildName, child: &Child, state: StateName) -> Option<String> {
         match state {
@@ -99,13 +136,12 @@ impl State {
     fn pending_reason(&self, name: &ChildName, child: &Child) -> String {
         let job = child.job.and_then(|id| self.jobs.get(&id));
         match job.map(|job| (job.step, job)) {
-            Some((Step::Prehook(wait), job)) => {
+            Some((Step::Prehook(_), job)) => {
                 let hook = job.spec.as_ref().and_then(|spec| spec.prehook.as_ref());
-                let hook =
-                    hook.map_or_else(|| "its prehook".to_owned(), |h| format!("prehook `{h}`"));
-                match wait {
-                    HookWait::Job(_) | HookWait::Program => format!("waits for {hook}"),
-                }
+                hook.map_or_else(
+                    || "waits for its prehook".to_owned(),
+                    |hook| format!("waits for prehook `{hook}`"),
+                )
             }
             Some((Step::Recording, _)) => "waits for the disk".to_owned(),
             Some((
@@ -208,6 +244,6 @@ fn next(child: &Child, now: Time) -> Option<Next> {
     })
 }
 
-fn millis(span: std::time::Duration) -> u64 {
+fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

@@ -10,8 +10,9 @@ use crate::{
     command::{Command, KillChildren},
     reconcile::{
         GRACE, QUEUE_LEN_MAX, QUIET,
+        cause::Cause,
         child::{Child, Phase, Rung},
-        effect::{Cause, Effect, Line, Signal},
+        effect::{Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
