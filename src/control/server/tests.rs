@@ -638,6 +638,8 @@ async fn at_the_end_given_answers_arrive_and_the_rest_is_shutting_down() {
 async fn the_end_waits_for_nobody_who_does_not_read() {
     let limits = Limits {
         close_time_max: Duration::from_millis(200),
+        // Far longer than the test waits: it is not this that ends the waiting.
+        write_time_max: Duration::from_secs(3_600),
         ..Limits::default()
     };
     let mut world = world_with(config(limits), 16);
@@ -649,9 +651,7 @@ async fn the_end_waits_for_nobody_who_does_not_read() {
     };
     huge.message = "z".repeat(32 * 1024 * 1024);
     asked.reply.send(Ok(Answer::Done(huge)));
-    let began = Instant::now();
     within("closing", world.control.close()).await;
-    assert!(began.elapsed() < WRITE_TIME_MAX / 2);
 }
 
 #[tokio::test]
