@@ -404,9 +404,9 @@ fn a_stop_overtakes_a_prehook_and_ends_its_program() {
     sandbox.write("web.yml", &with(&[("prehook", &hook)]));
     thread::scope(|scope| {
         let start = scope.spawn(|| sandbox.refused(&["start", "web"], "superseded", 1));
+        let pid: i32 = wait_lines(&file, 1)[0].parse().unwrap();
         let row = sandbox.wait_state("web", "pending");
         assert_eq!(row["reason"], format!("waits for prehook `{hook}`"));
-        let pid: i32 = wait_lines(&file, 1)[0].parse().unwrap();
         let answer = sandbox.done(&["stop", "web"]);
         assert_eq!(
             answer["message"],
@@ -434,7 +434,8 @@ fn a_start_joins_the_wait_for_a_prehook_and_a_restart_is_refused() {
     );
     let mut wire = Wire::new(&sandbox);
     wire.ask(1, &json!({"op": "start", "child": "web"}));
-    sandbox.wait_state("web", "pending");
+    wait_lines(&sandbox.root().join("log"), 1);
+    assert_eq!(state(&sandbox, "web"), "pending");
     wire.ask(2, &json!({"op": "start", "child": "web"}));
     wire.ask(3, &json!({"op": "trystart", "child": "web"}));
     wire.ask(4, &json!({"op": "restart", "child": "web"}));
