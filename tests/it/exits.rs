@@ -163,9 +163,9 @@ fn orphans_that_come_to_the_server_are_reaped_and_steal_nobodys_exit() {
     sandbox.write("web.yml", "command: [sleep, '300']\n");
     sandbox.done(&["start", "web"]);
     sandbox.done(&["start", "mother"]);
-    wait_lines(&done, 1);
     let server = sandbox.server_pid();
-    assert!(children_of(server).len() > 2, "orphans come to the server");
+    wait_for("orphans", PATIENCE, || children_of(server).len() > 2);
+    wait_lines(&done, 1);
     assert_eq!(sandbox.wait_state("mother", "exited")["exit"]["code"], 9);
     wait_for("the reaping of all", PATIENCE, || {
         children_of(server).len() == 1

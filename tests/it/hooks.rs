@@ -434,7 +434,8 @@ fn a_start_joins_the_wait_for_a_prehook_and_a_restart_is_refused() {
     );
     let mut wire = Wire::connect(sandbox.address());
     wire.ask(1, &json!({"op": "start", "child": "web"}).to_string());
-    sandbox.wait_state("web", "pending");
+    wait_lines(&sandbox.root().join("log"), 1);
+    assert_eq!(state(&sandbox, "web"), "pending");
     wire.ask(2, &json!({"op": "start", "child": "web"}).to_string());
     wire.ask(3, &json!({"op": "trystart", "child": "web"}).to_string());
     wire.ask(4, &json!({"op": "restart", "child": "web"}).to_string());

@@ -20,6 +20,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -430,6 +431,7 @@ impl Sandbox {
     /// Another test that forks meanwhile holds the file open until it executes its program; a
     /// server would rightly take it for one that is being written.
     pub(crate) fn replace(&self, path: &Path, text: &str) {
+        let _alone = forking();
         let temporary = self.root().join("being-written");
         fs::write(&temporary, text).expect("a writable sandbox");
         let file = File::open(&temporary).expect("a readable sandbox");
@@ -457,9 +459,9 @@ impl Sandbox {
         command
             .arg(self.server_yml())
             .stdout(log.try_clone().expect("a descriptor"))
-            .stderr(log)
-            .spawn()
-            .expect("the server's program")
+            .stderr(log);
+        let _alone = forking();
+        command.spawn().expect("the server's program")
     }
 
     /// Waits for a hello of this very server; `Err` is the exit code of one that ended.
@@ -756,15 +758,25 @@ pub(crate) fn hello(address: SocketAddr) -> Option<Value> {
     message.get("hello").cloned()
 }
 
+/// Held while a child file is written and while a process is made. Between fork and exec that
+/// has whatever is open here, and a file that somebody has open for writing is not read: a
+/// `start` right after the writing would not know the child.
+fn forking() -> MutexGuard<'static, ()> {
+    static FORKING: Mutex<()> = Mutex::new(());
+    FORKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Runs a program to its end, with a deadline.
 pub(crate) fn run(mut command: Command) -> Output {
     let capture = || tempfile::tempfile().expect("a temporary file");
     let (stdout, stderr) = (capture(), capture());
-    let mut child = command
+    command
         .stdout(stdout.try_clone().expect("a descriptor"))
-        .stderr(stderr.try_clone().expect("a descriptor"))
-        .spawn()
-        .expect("a program");
+        .stderr(stderr.try_clone().expect("a descriptor"));
+    let mut child = {
+        let _alone = forking();
+        command.spawn().expect("a program")
+    };
     let deadline = clock::mono() + PATIENCE;
     let status = loop {
         if let Some(status) = child.try_wait().expect("our child") {
