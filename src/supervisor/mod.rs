@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use self::server_file::{BEING_WRITTEN, ServerFile};
-pub use self::start::{ServeError, check, serve};
+pub use self::start::{Checked, ServeError, check, serve};
 use crate::{
     clock,
     command::Killed,
