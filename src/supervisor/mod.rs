@@ -215,6 +215,9 @@ impl Supervisor {
 
     /// Lets answers reach their clients and records the disk, then says goodbye.
     async fn end(self, words: &Killed, interrupted: bool) {
+        for child in &words.children {
+            tracing::info!(child = %child.name, pid = child.pid, "runs on");
+        }
         tracing::info!(children = words.children.len(), "the server ends");
         self.control.close().await;
         self.journal.close();
