@@ -132,7 +132,9 @@ impl Early {
 }
 
 impl From<clap::Error> for Early {
-    fn from(fault: clap::Error) -> Self {
+    fn from(mut fault: clap::Error) -> Self {
+        // The advice to write an unknown option after `--`: no word of ours begins with `-`.
+        fault.remove(clap::error::ContextKind::Suggested);
         let wrong = fault.use_stderr();
         Self {
             text: fault.render().to_string(),

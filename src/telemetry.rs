@@ -15,6 +15,7 @@
 //! Sources: poll(2), pipe(7) (`PIPE_BUF`), <https://no-color.org>.
 
 use std::{
+    borrow::Cow,
     io::{self, IsTerminal, Write},
     os::fd::{AsFd, BorrowedFd},
     sync::atomic::{AtomicU64, Ordering},
@@ -112,12 +113,36 @@ pub fn log(line: &Line) {
     let _inside = span.enter();
     let cause = line.cause.map(|cause| cause.as_str());
     let exit = line.exit.map(|exit| exit.to_string());
-    let detail = line.detail.as_deref();
+    let detail = line.detail.as_deref().map(on_one_line);
+    let detail = detail.as_deref();
     match line.level {
         Level::Info => tracing::info!(cause, exit, detail, "{}", line.what),
         Level::Warn => tracing::warn!(cause, exit, detail, "{}", line.what),
         Level::Error => tracing::error!(cause, exit, detail, "{}", line.what),
     }
+}
+
+/// A diagnostic as a log has it: without the excerpt of the file, whose place is told anyway,
+/// and without the line feeds that would be escaped.
+#[must_use]
+pub fn on_one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains('\n') {
+        return Cow::Borrowed(text);
+    }
+    let mut joined = String::with_capacity(text.len());
+    for line in text.lines().filter(|line| !is_excerpt(line)) {
+        if !joined.is_empty() {
+            joined.push_str(if joined.ends_with(':') { " " } else { "; " });
+        }
+        joined.push_str(line.trim());
+    }
+    Cow::Owned(joined)
+}
+
+/// Whether it is a line of a file as a diagnostic shows it (`12 | ouput: x`), or its caret.
+fn is_excerpt(line: &str) -> bool {
+    let rest = line.trim_start_matches(|c: char| c == ' ' || c.is_ascii_digit());
+    rest.len() < line.len() && rest.starts_with('|')
 }
 
 /// The filter, and why the variable could not be it.
@@ -349,6 +374,27 @@ mod tests {
             assert!(text.ends_with('\n'));
             assert!(!text.trim_end().contains(['\u{1b}', '\r']), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_diagnostic_is_told_without_its_excerpt() {
+        let mut bad = line();
+        bad.detail = Some(
+            "/c/web.yml:12:1: unknown key `ouput`\n   |\n12 | ouput: x\n   | ^^^^^\n\
+             help: did you mean `output`?\n/c/web.yml: | is no excerpt"
+                .to_owned(),
+        );
+        let said = "/c/web.yml:12:1: unknown key `ouput`; help: did you mean `output`?; \
+                    /c/web.yml: | is no excerpt";
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(&bad, format);
+            assert!(text.contains(said), "{text}");
+        }
+        assert_eq!(
+            on_one_line("several files declare `a`:\n  /x\n  /y"),
+            "several files declare `a`: /x; /y"
+        );
+        assert_eq!(on_one_line("one line"), "one line");
     }
 
     #[test]

@@ -8,6 +8,8 @@
 #[path = "tidy/source.rs"]
 mod source;
 
+use std::collections::BTreeSet;
+
 use source::{Source, is_word, part_end, paths, test_parts, tree, word_at};
 
 /// The most lines of code, without tests, comments and blank lines, that a file may have.
@@ -316,6 +318,47 @@ fn nothing_is_unfinished_unsafe_or_ignored() {
 #[test]
 fn every_invariant_is_cited_by_a_test() {
     assert_none(&uncited(&tree()));
+}
+
+/// The keys of a section of Cargo.toml.
+fn manifest_keys(manifest: &str, section: &str) -> BTreeSet<String> {
+    manifest
+        .lines()
+        .skip_while(|line| *line != section)
+        .skip(1)
+        .take_while(|line| !line.starts_with('['))
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| Some(line.split_once('=')?.0.trim().to_owned()))
+        .collect()
+}
+
+#[test]
+fn architecture_says_why_each_dependency_is_there_and_of_no_other() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).expect(name);
+    let page = read("ARCHITECTURE.md");
+    let table = page.split("| crate | why |").nth(1).expect("the table");
+    let told: BTreeSet<String> = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .flat_map(|line| line.split('|').nth(1).unwrap_or_default().split(','))
+        .map(|name| name.split('(').next().unwrap_or_default().trim().to_owned())
+        .collect();
+    assert_eq!(told, manifest_keys(&read("Cargo.toml"), "[dependencies]"));
+}
+
+#[test]
+fn every_place_that_architecture_names_is_there() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = std::fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
+    let places = page.split('`').skip(1).step_by(2);
+    let places = places.filter(|place| place.starts_with("src/") || place.starts_with("tests/"));
+    let missing: Vec<String> = places
+        .filter(|place| !root.join(place).exists())
+        .map(|place| format!("ARCHITECTURE.md names `{place}`"))
+        .collect();
+    assert_none(&missing);
 }
 
 // ---- README: its tables against the code belong here ----

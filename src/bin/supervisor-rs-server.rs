@@ -30,11 +30,14 @@ fn main() -> ExitCode {
 }
 
 fn check(args: &ServerArgs) -> ExitCode {
-    let faults = supervisor::check(&args.config);
-    for fault in &faults {
+    let checked = supervisor::check(&args.config);
+    for note in &checked.notes {
+        complain(&format!("note: {note}"));
+    }
+    for fault in &checked.faults {
         complain(fault);
     }
-    if faults.is_empty() {
+    if checked.faults.is_empty() {
         ExitCode::SUCCESS
     } else {
         BAD_CONFIG.into()

@@ -253,10 +253,7 @@ fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageE
     let op = OPS
         .into_iter()
         .find(|op| op.as_str().eq_ignore_ascii_case(word))
-        .ok_or_else(|| UsageError::UnknownCommand {
-            word: word.clone(),
-            nearest: nearest_command(word),
-        })?;
+        .ok_or_else(|| unknown_command(sentence))?;
     refuse_foreign_flags(op, flags)?;
     let is_all = |name: &&String| name.eq_ignore_ascii_case("all");
     let all = flags.all || flags.all_rows || sentence.name.as_ref().is_some_and(|n| is_all(&n));
@@ -301,6 +298,24 @@ fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageE
         Op::Info => of_server(Command::Info),
         Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
         Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
+    }
+}
+
+fn unknown_command(sentence: &Sentence) -> UsageError {
+    let word = &sentence.command;
+    let second = sentence.name.as_deref().unwrap_or_default();
+    let turned = OPS
+        .into_iter()
+        .find(|op| op.as_str().eq_ignore_ascii_case(second));
+    match (nearest_command(word), turned) {
+        (None, Some(command)) => UsageError::Turned {
+            command,
+            name: word.clone(),
+        },
+        (nearest, _) => UsageError::UnknownCommand {
+            word: word.clone(),
+            nearest,
+        },
     }
 }
 

@@ -66,7 +66,8 @@ struct Flags {
     #[arg(value_name = "SERVER.yml", default_value = CONFIG_DEFAULT)]
     config: PathBuf,
 
-    /// Print what is wrong with the server file and with every child file, and end
+    /// Print what is wrong with the server file and with every child file, and end: nothing and
+    /// code 0 when all is well
     #[arg(long)]
     check: bool,
 

@@ -269,19 +269,19 @@ fn refusal_text(answer: &HostAnswer, refusal: &Refusal, heading: Heading, paint:
     format!("{host}{label}: {}\n", clean_lines(&refusal.message))
 }
 
-/// Compares with a file of `fixtures/cli`, or writes it when `UPDATE_FIXTURES` is set.
+/// Compares with a file of `fixtures/cli`, or writes it when `UPDATE_SNAPSHOTS` is set.
 #[cfg(test)]
 pub(crate) fn fixture(name: &str, text: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fixtures/cli")
         .join(name);
-    if std::env::var_os("UPDATE_FIXTURES").is_some() {
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
         std::fs::write(&path, text).unwrap();
     }
     let there = std::fs::read_to_string(&path).unwrap_or_default();
     assert_eq!(
         there, text,
-        "fixtures/cli/{name} differs; if the new text is right, run with UPDATE_FIXTURES=1"
+        "fixtures/cli/{name} differs; if the new text is right, run with UPDATE_SNAPSHOTS=1"
     );
 }
 

@@ -22,8 +22,6 @@ const HOOK_END_SECONDS_MAX: u64 = 10;
 /// A hook's program that is waited for.
 #[derive(Debug)]
 pub(super) struct Hook {
-    /// hook `run ./x` of `web`.
-    name: String,
     /// When something is to be done about it.
     deadline: Mono,
     end: End,
@@ -47,7 +45,7 @@ impl Processes {
     /// [`HOOK_SECONDS_MAX`]. What it leaves behind in its group is killed.
     ///
     /// # Errors
-    /// A sentence for a person: it was not started, and no fact follows.
+    /// Why it was not started, for a person who knows of which hook; no fact follows.
     pub fn run_hook(
         &mut self,
         job: JobId,
@@ -55,11 +53,9 @@ impl Processes {
         argv: &[String],
         spec: &Spec,
     ) -> Result<(), String> {
-        let name = format!("hook `run {}` of `{child}`", shell_words::join(argv));
         self.start_hook(job, child, argv, spec)
-            .map_err(|error| format!("{name} failed: {error}"))?;
+            .map_err(|error| error.to_string())?;
         let hook = Hook {
-            name,
             deadline: clock::mono() + self.hook_time,
             end: End::Own,
         };
@@ -119,9 +115,7 @@ impl Processes {
         let hook = self.hooks.remove(&job)?;
         let result = match (hook.end, exit) {
             (End::Own, Exit::Code(0)) => Ok(()),
-            (End::Own, Exit::Code(_) | Exit::Signal(_) | Exit::Unknown) => {
-                Err(format!("{} failed: {exit}", hook.name))
-            }
+            (End::Own, Exit::Code(_) | Exit::Signal(_) | Exit::Unknown) => Err(exit.to_string()),
             (End::TimedOut | End::Killed, _) => Err(hook.why(self.hook_time)),
         };
         Some(Fact::HookFinished { job, result })
@@ -171,13 +165,12 @@ impl Processes {
 impl Hook {
     fn why(&self, time: Duration) -> String {
         match self.end {
-            End::Own => format!("{} failed", self.name),
+            End::Own => "it has not ended".to_owned(),
             End::TimedOut => format!(
-                "{} failed: it took longer than {} and was killed",
-                self.name,
+                "it took longer than {} and was killed",
                 humantime::format_duration(time)
             ),
-            End::Killed => format!("{} failed: it was killed", self.name),
+            End::Killed => "it was killed".to_owned(),
         }
     }
 }

@@ -351,6 +351,15 @@ impl State {
 
     /// The known child whose name was most likely meant by this one.
     fn nearest(&self, name: &ChildName) -> Option<&ChildName> {
+        // The file's name, where the child's belongs.
+        let file = name.as_str();
+        let stem = file.strip_suffix(".yml").or(file.strip_suffix(".yaml"));
+        let is_stem = |(known, child): &(&ChildName, &Child)| {
+            stem.is_some_and(|stem| known.as_str() == stem) && child.is_known()
+        };
+        if let Some((declared, _)) = self.children.iter().find(is_stem) {
+            return Some(declared);
+        }
         let slips_max = SLIPS_MAX.min(name.as_str().len() / 2);
         let known = self.children.iter().filter(|(_, child)| child.is_known());
         let typed = name.as_str().to_ascii_lowercase();

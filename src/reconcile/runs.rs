@@ -233,7 +233,7 @@ impl State {
                 } else {
                     self.timers.set(Timer::Retry(name.clone()), at);
                     let line = turn.log(Level::Info, name, "will be restarted");
-                    line.detail = Some(format!("in {}", humantime::format_duration(delay)));
+                    line.detail = Some(format!("in {delay:.1?}"));
                 }
             }
             Verdict::GiveUp(why) => {

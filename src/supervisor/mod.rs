@@ -23,7 +23,7 @@ use tokio::{
     time::sleep,
 };
 
-pub use self::start::{ServeError, check, serve};
+pub use self::start::{Checked, ServeError, check, serve};
 use self::{
     inbox::Inbox,
     server_file::{BEING_WRITTEN, ServerFile},
@@ -223,6 +223,9 @@ impl Supervisor {
 
     /// Lets answers reach their clients and records the disk, then says goodbye.
     async fn end(self, words: &Killed, interrupted: bool) {
+        for child in &words.children {
+            tracing::info!(child = %child.name, pid = child.pid, "runs on");
+        }
         tracing::info!(children = words.children.len(), "the server ends");
         self.control.close().await;
         self.journal.close();

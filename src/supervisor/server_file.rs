@@ -15,6 +15,7 @@ use crate::{
     process,
     reconcile::event::{Event, Settings},
     spec::ChildName,
+    telemetry,
     trust::{self, Owners, TrustError, Way},
     watch::{self, WatchConfig},
 };
@@ -151,7 +152,8 @@ impl Supervisor {
             Refreshed::Same => {}
             Refreshed::Bad => {
                 for fault in self.server_file.faults() {
-                    tracing::warn!("server.yml is bad and changes nothing:\n{fault}");
+                    let detail = &*telemetry::on_one_line(fault);
+                    tracing::warn!(detail, "server.yml is bad and changes nothing");
                 }
             }
             Refreshed::Good => {
@@ -182,7 +184,7 @@ fn read(path: &Path, trusted_owners: &[String]) -> Result<Vec<u8>, String> {
     let owners = Owners::new(trusted_owners).map_err(|error| error.to_string())?;
     let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
     file.map(|file| file.bytes)
-        .map_err(|error| error.to_string())
+        .map_err(|error| error.of_server_file())
 }
 
 /// As [`read`]; `None` when somebody has the file open for writing.

@@ -30,6 +30,7 @@ use crate::{
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
+        listing::LoadpathState,
         memory::Memory,
         record::Record,
     },
@@ -134,21 +135,45 @@ pub fn serve(path: &Path) -> Result<Killed, ServeError> {
     })
 }
 
-/// Every fault of server.yml and of every child's file, each as a whole diagnostic; nothing is
-/// started or written.
+/// What looking at a configuration found.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checked {
+    /// Every fault of server.yml, of the loadpaths and of every child's file, each as a whole
+    /// diagnostic.
+    pub faults: Vec<String>,
+    /// What is no fault and yet may not be meant, each one line.
+    pub notes: Vec<String>,
+}
+
+/// Looks at server.yml and all it leads to; nothing is started or written.
 #[must_use]
-pub fn check(path: &Path) -> Vec<String> {
+pub fn check(path: &Path) -> Checked {
+    let faulty = |faults| Checked {
+        faults,
+        notes: Vec::new(),
+    };
     let server_file = match open_server_file(path) {
         Ok(server_file) => server_file,
-        Err(faults) => return faults,
+        Err(faults) => return faulty(faults),
     };
-    match server_file.watch_config() {
-        Ok(config) => {
-            let (_watch, listing, _seen) = Watch::start(config, BEING_WRITTEN);
-            reconcile::faults(&listing)
+    let config = match server_file.watch_config() {
+        Ok(config) => config,
+        Err(fault) => return faulty(vec![fault]),
+    };
+    let (_watch, listing, _seen) = Watch::start(config, BEING_WRITTEN);
+    let mut checked = Checked::default();
+    for loadpath in &listing.loadpaths {
+        match &loadpath.state {
+            LoadpathState::Ready { .. } => {}
+            LoadpathState::Missing => checked.notes.push(format!(
+                "loadpath `{}` does not exist yet",
+                loadpath.path.display()
+            )),
+            LoadpathState::Unreadable(why) => checked.faults.push(why.clone()),
         }
-        Err(fault) => vec![fault],
     }
+    checked.faults.extend(reconcile::faults(&listing));
+    checked
 }
 
 fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {

@@ -96,10 +96,9 @@ pub enum TrustError {
     },
     /// It belongs to somebody who could change it.
     #[error(
-        "{} is not trusted: the {kind} belongs to `{user}` (uid {uid})\nhelp: `chown{} {own_name} {}`, or in server.yml `trusted_owners: [{user}]`",
+        "{} is not trusted: the {kind} belongs to `{user}` (uid {uid})\nhelp: `{}`, or in server.yml `trusted_owners: [{user}]`",
         Shown(path),
-        if *kind == Kind::Link { " -h" } else { "" },
-        quoted(path)
+        chown(path, *kind, own_name)
     )]
     Owner {
         /// Which.
@@ -177,6 +176,46 @@ pub enum TrustError {
 }
 
 impl TrustError {
+    /// What is said when it is server.yml that is not used: it cannot name its own owners, and
+    /// what does not exist was named on the command line.
+    #[must_use]
+    pub fn of_server_file(&self) -> String {
+        let text = self.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        match self {
+            Self::Missing { .. } => {
+                format!("{first}\nhelp: name the server file: `supervisor-rs-server SERVER.yml`")
+            }
+            Self::Owner {
+                path,
+                kind,
+                own_name,
+                ..
+            } => format!("{first}\nhelp: `{}`", chown(path, *kind, own_name)),
+            Self::NotRegular {
+                path,
+                kind: Kind::Directory,
+            } => format!(
+                "{first}\nhelp: name the file in it, such as {}",
+                Shown(&path.join("server.yml"))
+            ),
+            Self::NotAbsolute { .. }
+            | Self::Dangling { .. }
+            | Self::Links { .. }
+            | Self::Deep { .. }
+            | Self::NotDirectory { .. }
+            | Self::NotRegular { .. }
+            | Self::TooLarge { .. }
+            | Self::Crowded { .. }
+            | Self::Writable { .. }
+            | Self::HardLinks { .. }
+            | Self::Changing { .. }
+            | Self::System { .. }
+            | Self::UnknownUser { .. }
+            | Self::Passwd { .. } => text,
+        }
+    }
+
     /// Whether it says that there is nothing there, rather than something bad.
     #[must_use]
     pub fn is_missing(&self) -> bool {
@@ -266,6 +305,12 @@ impl fmt::Display for Writers {
             Self::List => f.write_str("somebody in its access control list"),
         }
     }
+}
+
+/// The command that gives it to the right owner.
+fn chown(path: &Path, kind: Kind, own_name: &str) -> String {
+    let link = if kind == Kind::Link { " -h" } else { "" };
+    format!("chown{link} {own_name} {}", quoted(path))
 }
 
 /// A path in backticks, with nothing in it that a terminal or a log would obey.

@@ -113,6 +113,68 @@ fn check_of_what_is_good_says_nothing_and_exits_0() {
 }
 
 #[test]
+fn check_tells_of_loadpaths_that_are_missing_and_fails_on_those_that_cannot_be_used() {
+    let sandbox = Sandbox::new("mode: sync");
+    let load = sandbox.loadpath();
+    fs::remove_dir(&load).expect("an empty loadpath");
+    let output = check(&sandbox);
+    let note = format!("note: loadpath `{}` does not exist yet\n", load.display());
+    assert_eq!((output.code, output.stderr), (0, note));
+
+    fs::create_dir(&load).expect("a loadpath");
+    fs::set_permissions(&load, Permissions::from_mode(0o777)).expect("it is ours");
+    let output = check(&sandbox);
+    assert_eq!(output.code, 6, "{output:?}");
+    let fault = format!("`{}` is not trusted: everybody may write", load.display());
+    assert!(output.stderr.starts_with(&fault), "{}", output.stderr);
+
+    fs::remove_dir(&load).expect("an empty loadpath");
+    fs::write(&load, "").expect("a file in its place");
+    let output = check(&sandbox);
+    assert_eq!(output.code, 6, "{output:?}");
+    assert!(
+        output.stderr.contains("is a file, not a directory"),
+        "{}",
+        output.stderr
+    );
+}
+
+#[test]
+fn a_server_file_that_is_not_there_or_not_ours_says_what_to_do() {
+    let sandbox = Sandbox::new("mode: sync\ntrusted_owners: [12345]");
+    let nowhere = sandbox.root().join("nowhere.yml");
+    let said = |path: &Path| {
+        let output = sandbox.server_to_end(&["--check", path.to_str().expect("UTF-8")]);
+        assert_eq!(output.code, 6, "{output:?}");
+        output.stderr
+    };
+    assert_eq!(
+        said(&nowhere),
+        format!(
+            "`{}` does not exist\nhelp: name the server file: `supervisor-rs-server SERVER.yml`\n",
+            nowhere.display()
+        )
+    );
+    let root = sandbox.root();
+    assert_eq!(
+        said(root),
+        format!(
+            "`{0}` is a directory, not a regular file\nhelp: name the file in it, such as `{0}/server.yml`\n",
+            root.display()
+        )
+    );
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can give a file away");
+    }
+    // It names this owner as trusted, but nobody has any reason to believe it.
+    let path = sandbox.server_yml();
+    std::os::unix::fs::chown(&path, Some(12345), None).expect("we are root");
+    let told = said(&path);
+    let help = format!("\nhelp: `chown root {}`\n", path.display());
+    assert!(told.ends_with(&help), "{told}");
+}
+
+#[test]
 fn a_server_file_that_is_bad_or_missing_keeps_the_server_from_starting() {
     let sandbox = Sandbox::new("mode: nonsense");
     let path = sandbox.server_yml();

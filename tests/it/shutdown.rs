@@ -96,6 +96,8 @@ fn term_and_int_leave_the_children_and_end_as_asked() {
             !log.contains("runs on:"),
             "nobody sits at a terminal: {log}"
         );
+        let named = format!("runs on child=web pid={}\n", pids[0]);
+        assert!(log.contains(&named), "{log}");
         sandbox.start_server();
         assert_eq!(pid_of(&sandbox.wait_state("web", "running")), pids[0]);
     }

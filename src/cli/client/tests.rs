@@ -186,7 +186,12 @@ fn a_wrong_line_shows_the_nearest_right_form() {
         ("Chekc", "did you mean `check`?"),
         ("status", "did you mean `check`?"),
         ("reload web", "did you mean `restart`?"),
+        ("rstart web", "did you mean `restart`?"),
+        ("sart web", "did you mean `start`?"),
         ("web", "there is no command `web`"),
+        ("web restart", "the command comes first: `restart web`"),
+        ("web STOP on a", "the command comes first: `stop web`"),
+        ("status start", "did you mean `check`?"),
         ("start", "`start NAME`, or `start --all`"),
         ("restart", "`restart NAME`"),
         ("start on host", "`start NAME`"),
@@ -221,8 +226,19 @@ fn a_wrong_line_shows_the_nearest_right_form() {
 }
 
 #[test]
+fn an_unknown_option_is_not_advised_to_stand_as_a_word() {
+    let said = wrong("kill --force");
+    assert!(
+        said.contains("unexpected argument '--force' found"),
+        "{said}"
+    );
+    assert!(!said.contains("tip:"), "{said}");
+}
+
+#[test]
 fn a_wrong_line_cannot_drive_the_terminal() {
     for line in [
+        "'\u{1b}[2J' stop",
         "'\u{1b}[2J'",
         "start web '\u{1b}[2J'",
         "kill '\u{1b}[2J'",

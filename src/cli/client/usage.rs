@@ -20,6 +20,14 @@ pub enum UsageError {
         /// What may have been meant.
         nearest: Option<&'static str>,
     },
+    /// A name where the command belongs.
+    #[error("the command comes first: `{} {}`", .command.as_str(), .name.escape_debug())]
+    Turned {
+        /// The command, which stands second.
+        command: Op,
+        /// The name.
+        name: String,
+    },
     /// A command for one child without one.
     #[error(
         "`{0}` needs the name of a child: `{0} NAME`{all}",
@@ -147,6 +155,7 @@ pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
         .chain(["help"])
         .map(|command| (strsim::damerau_levenshtein(&word, command), command))
         .filter(|(slips, command)| *slips <= SLIPS_MAX && *slips < command.len() - 1)
-        .min_by_key(|(slips, _)| *slips)
+        // Of two as near, the one that begins alike: the first letter is seldom the slip.
+        .min_by_key(|(slips, command)| (*slips, command.chars().next() != word.chars().next()))
         .map(|(_, command)| command)
 }

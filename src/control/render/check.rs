@@ -91,6 +91,13 @@ pub(super) fn many(fields: &Fields, paint: Paint) -> Option<String> {
             ]);
         }
         text.push_str(&table.text(paint));
+        let faulty = |row: &&Row| !row.faults.is_empty() || is_conflict(row);
+        if let Some(row) = checked.children.iter().find(faulty) {
+            let name = clean(&row.name);
+            text.push_str(&format!(
+                "`check {name}` shows what is wrong with its file\n"
+            ));
+        }
     }
     match checked.others {
         0 => {}
@@ -175,7 +182,8 @@ fn config(config: &Value) -> String {
         return format!("{} ({status})", member(config, "path"));
     }
     let paths: Vec<String> = paths.into_iter().map(clean).collect();
-    format!("{} ({status})", paths.join("\n"))
+    let paths = paths.join("\n");
+    format!("{paths} ({status}: none of them is used; remove or rename all but one)")
 }
 
 fn exit_word(exit: &Value) -> String {
@@ -205,7 +213,9 @@ fn note(row: &Row) -> String {
         .as_deref()
         .and_then(|reason| reason.lines().next())
     {
-        notes.push(clean(reason));
+        // The way out, as the whole answer to `check NAME` has it, would make the table too wide.
+        let what = reason.split("; hint: ").next().unwrap_or(reason);
+        notes.push(clean(what));
     }
     if let Some(next) = &row.next {
         notes.push(clean(&format!("next {} at {}", next.action, next.at)));
@@ -215,7 +225,14 @@ fn note(row: &Row) -> String {
         1 => notes.push("1 fault".to_owned()),
         count => notes.push(format!("{count} faults")),
     }
+    if is_conflict(row) {
+        notes.push("several files have this name".to_owned());
+    }
     notes.join("; ")
+}
+
+fn is_conflict(row: &Row) -> bool {
+    row.config.get("status").and_then(Value::as_str) == Some("conflict")
 }
 
 fn member(object: &Value, key: &str) -> String {

@@ -89,6 +89,28 @@ fn answers_look_as_they_were_read_last() {
 }
 
 #[test]
+fn a_table_says_what_is_wrong_and_leaves_the_way_out_to_the_answer_for_one() {
+    let row = |name: &str, status: &str, reason: &str| json!({"name": name, "state": "failed", "config": {"status": status}, "reason": reason});
+    let shown = |rows: Value| {
+        let ok = json!({"op": "check", "children": rows, "others": 0}).to_string();
+        text(&LIVE, &answer(&ok), Heading::None, Style::Plain).out
+    };
+    let table = shown(json!([
+        row("web", "current", "cannot start: no `x`; hint: make it"),
+        row("two", "conflict", "r")
+    ]));
+    assert_eq!(
+        table,
+        "NAME  STATE   RESTARTS  CONFIG    NOTE\n\
+         web   failed  0         current   cannot start: no `x`\n\
+         two   failed  0         conflict  r; several files have this name\n\
+         `check two` shows what is wrong with its file\n"
+    );
+    let sound = shown(json!([row("web", "current", "r")]));
+    assert!(!sound.contains("`check "), "{sound}");
+}
+
+#[test]
 fn no_line_ends_with_a_space() {
     for (name, command) in snapshots() {
         let shown = text(

@@ -48,12 +48,7 @@ async fn a_status_or_a_signal_is_a_failure() {
     for (script, end) in [("exit 3", "exit code 3"), ("kill -KILL $$", "SIGKILL")] {
         let mut world = World::new();
         run(&mut world, script);
-        assert_eq!(
-            result(&mut world).await,
-            Err(format!(
-                "hook `run /bin/sh -c '{script}'` of `web` failed: {end}"
-            ))
-        );
+        assert_eq!(result(&mut world).await, Err(end.to_owned()));
     }
 }
 
@@ -65,7 +60,7 @@ async fn one_that_cannot_be_run_says_so_at_once() {
         .processes
         .run_hook(JOB, &web(), &["./x".to_owned()], &spec)
         .unwrap_err();
-    assert!(error.starts_with("hook `run ./x` of `web` failed: program `./x` not found in `"));
+    assert!(error.starts_with("program `./x` not found in `"));
     assert!(world.processes.hooks.is_empty());
 }
 
@@ -92,7 +87,7 @@ async fn one_that_takes_too_long_is_killed_with_its_group() {
     let member = world.pid("pid").await;
     let error = result(&mut world).await.unwrap_err();
     assert!(
-        error.ends_with("failed: it took longer than 200ms and was killed"),
+        error.ends_with("it took longer than 200ms and was killed"),
         "{error}"
     );
     until("its group is gone", || !lives(member)).await;
@@ -106,7 +101,7 @@ async fn one_that_nobody_waits_for_is_killed_and_still_answered_for() {
     world.processes.kill_hook(JOB);
     world.processes.kill_hook(JOB);
     let error = result(&mut world).await.unwrap_err();
-    assert!(error.ends_with("failed: it was killed"), "{error}");
+    assert!(error.ends_with("it was killed"), "{error}");
     world.processes.kill_hook(JOB);
 }
 
@@ -163,10 +158,7 @@ async fn a_job_runs_one_hook() {
         .processes
         .run_hook(JOB, &web(), &argv("exit 0"), &spec)
         .unwrap_err();
-    assert!(
-        error.ends_with("failed: job 1 runs a hook already"),
-        "{error}"
-    );
+    assert!(error.ends_with("job 1 runs a hook already"), "{error}");
     world.processes.kill_hook(JOB);
     assert!(result(&mut world).await.is_err());
 }
