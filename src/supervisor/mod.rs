@@ -27,7 +27,10 @@ pub use self::start::{ServeError, check, serve};
 use crate::{
     clock,
     command::Killed,
-    control::server::{Asked, Control, Reply},
+    control::{
+        asked::{Asked, Reply},
+        server::Control,
+    },
     journal::Journal,
     process::{Fact, Processes},
     reconcile::{
