@@ -238,19 +238,9 @@ fn is_same(one: &Host, other: &Host) -> bool {
     }
 }
 
-const OPS: [Op; 7] = [
-    Op::Start,
-    Op::Restart,
-    Op::Trystart,
-    Op::Stop,
-    Op::Check,
-    Op::Info,
-    Op::Kill,
-];
-
 fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageError> {
     let word = &sentence.command;
-    let op = OPS
+    let op = Op::ALL
         .into_iter()
         .find(|op| op.as_str().eq_ignore_ascii_case(word))
         .ok_or_else(|| UsageError::UnknownCommand {
