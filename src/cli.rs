@@ -18,6 +18,7 @@ pub use self::{
     server::{CONFIG_DEFAULT, ServerArgs, ServerTask, server_args},
 };
 use crate::control::render::Style;
+pub use crate::telemetry::LogFormat;
 
 /// The exit code of a wrong command line.
 pub const USAGE: u8 = 2;
@@ -86,16 +87,6 @@ pub struct LogArgs {
     pub filter: Option<String>,
     /// In which form.
     pub format: LogFormat,
-}
-
-/// The form of a log line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    #[default]
-    Text,
-    /// One JSON object a line.
-    Json,
 }
 
 /// The end of a program before it did anything: help, a version or a usage error.

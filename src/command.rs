@@ -103,6 +103,17 @@ pub enum Op {
 }
 
 impl Op {
+    /// Every command.
+    pub const ALL: [Self; 7] = [
+        Self::Start,
+        Self::Restart,
+        Self::Trystart,
+        Self::Stop,
+        Self::Check,
+        Self::Info,
+        Self::Kill,
+    ];
+
     /// The word.
     #[must_use]
     pub fn as_str(self) -> &'static str {

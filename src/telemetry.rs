@@ -1,4 +1,4 @@
-//! The server's log: lines on standard error that nothing can stop the server with.
+//! The log of both programs: lines on standard error that nothing can stop a program with.
 //!
 //! - A closed, full or stalled standard error costs lines, never the server: before each
 //!   piece the descriptor is asked whether it takes one. What was lost is counted, and told
@@ -6,8 +6,8 @@
 //!   `output: inherit`, which is why it is not simply made non-blocking.
 //! - Data stands in fields, where control characters are escaped: what a file or a peer
 //!   says cannot forge a line or move a terminal's cursor.
-//! - The filter is `--log`, else `RUST_LOG`, else `info`; syntax as `tracing_subscriber`'s
-//!   `EnvFilter`.
+//! - The filter is `--log`, else `RUST_LOG`, else what the program says; syntax as
+//!   `tracing_subscriber`'s `EnvFilter`.
 //!
 //! Absent on purpose: log files, rotation and syslog (whoever runs the server has one), and
 //! deciding what is said (`reconcile` says it in a [`Line`]).
@@ -25,11 +25,9 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
 };
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter, fmt::MakeWriter};
 
 use crate::reconcile::effect::{Level, Line};
-
-const DEFAULT_FILTER: &str = "info";
 
 /// The most bytes written at once: what `poll(2)` says of a pipe holds for this many.
 const PIECE_LEN: usize = 4096;
@@ -39,13 +37,32 @@ const PIECE_LEN: usize = 4096;
 const STALL_MS_MAX: i64 = 50;
 
 /// How log lines look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
     #[default]
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What is logged when neither `--log` nor `RUST_LOG` says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unasked {
+    /// What an operator should know: the server's log.
+    Info,
+    /// Nothing: what the client has to say it says without a log.
+    Nothing,
+}
+
+impl Unasked {
+    /// As a filter.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Nothing => "off",
+        }
+    }
 }
 
 /// Why there is no log.
@@ -69,14 +86,21 @@ pub enum TelemetryError {
 /// Sets up the log of this process; to be called once.
 ///
 /// `filter` is `--log`. A faulty `RUST_LOG` is told in the log and not used: what stands in
-/// an environment never keeps a server from starting.
+/// an environment never keeps a program from its work.
 ///
 /// # Errors
 ///
 /// A faulty `filter`, or a second call.
-pub fn init(filter: Option<&str>, format: LogFormat) -> Result<(), TelemetryError> {
+pub fn init(
+    filter: Option<&str>,
+    format: LogFormat,
+    unasked: Unasked,
+) -> Result<(), TelemetryError> {
     let variable = std::env::var("RUST_LOG").ok();
-    let (filter, unusable) = choose(filter, variable.as_deref())?;
+    let (filter, unusable) = choose(filter, variable.as_deref(), unasked)?;
+    if filter.max_level_hint() == Some(LevelFilter::OFF) {
+        return Ok(());
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)
@@ -94,7 +118,7 @@ pub fn init(filter: Option<&str>, format: LogFormat) -> Result<(), TelemetryErro
     }
     .map_err(|_| TelemetryError::Twice)?;
     if let Some(reason) = unusable {
-        tracing::warn!(reason, "RUST_LOG is not a log filter, `info` is used");
+        tracing::warn!(reason, "RUST_LOG is not a log filter and is not used");
     }
     Ok(())
 }
@@ -149,6 +173,7 @@ fn is_excerpt(line: &str) -> bool {
 fn choose(
     argument: Option<&str>,
     variable: Option<&str>,
+    unasked: Unasked,
 ) -> Result<(EnvFilter, Option<String>), TelemetryError> {
     if let Some(filter) = argument {
         let parsed = EnvFilter::builder().parse(filter);
@@ -161,8 +186,8 @@ fn choose(
     let variable = variable.filter(|text| !text.trim().is_empty());
     match variable.map(|text| EnvFilter::builder().parse(text)) {
         Some(Ok(filter)) => Ok((filter, None)),
-        Some(Err(error)) => Ok((EnvFilter::new(DEFAULT_FILTER), Some(error.to_string()))),
-        None => Ok((EnvFilter::new(DEFAULT_FILTER), None)),
+        Some(Err(error)) => Ok((EnvFilter::new(unasked.as_str()), Some(error.to_string()))),
+        None => Ok((EnvFilter::new(unasked.as_str()), None)),
     }
 }
 
@@ -299,7 +324,7 @@ mod tests {
         let captured = Captured::default();
         let writer = captured.clone();
         let builder = tracing_subscriber::fmt()
-            .with_env_filter(EnvFilter::new(DEFAULT_FILTER))
+            .with_env_filter(EnvFilter::new("info"))
             .with_target(false)
             .without_time()
             .with_ansi(false)
@@ -398,19 +423,26 @@ mod tests {
     }
 
     #[test]
-    fn the_argument_wins_over_the_variable_and_info_is_the_default() {
-        let chosen = |argument, variable| choose(argument, variable).unwrap();
+    fn the_argument_wins_over_the_variable_and_the_program_has_the_last_word() {
+        let chosen = |argument, variable| choose(argument, variable, Unasked::Info).unwrap();
         assert_eq!(chosen(Some("debug"), Some("trace")).0.to_string(), "debug");
         assert_eq!(chosen(None, Some("trace")).0.to_string(), "trace");
         assert_eq!(chosen(None, None).0.to_string(), "info");
         assert_eq!(chosen(None, Some(" ")).0.to_string(), "info");
+        let quiet = |variable| choose(None, variable, Unasked::Nothing).unwrap().0;
+        assert_eq!(quiet(None).max_level_hint(), Some(LevelFilter::OFF));
+        assert_eq!(
+            quiet(Some("a=b=c")).max_level_hint(),
+            Some(LevelFilter::OFF)
+        );
+        assert_eq!(quiet(Some("debug")).to_string(), "debug");
     }
 
     #[test]
     fn a_faulty_argument_is_an_error_and_a_faulty_variable_is_not() {
-        let error = choose(Some("a=b=c"), None).unwrap_err();
+        let error = choose(Some("a=b=c"), None, Unasked::Info).unwrap_err();
         assert!(error.to_string().starts_with("`a=b=c` is not a log filter"));
-        let (filter, unusable) = choose(None, Some("a=b=c")).unwrap();
+        let (filter, unusable) = choose(None, Some("a=b=c"), Unasked::Info).unwrap();
         assert_eq!(filter.to_string(), "info");
         assert!(unusable.is_some());
     }

@@ -3,8 +3,9 @@
 use std::{io::Write, process::ExitCode};
 
 use supervisor_rs::{
-    cli::{self, LogFormat, ServerArgs, ServerTask, USAGE},
-    supervisor, telemetry,
+    cli::{self, ServerArgs, ServerTask, USAGE},
+    supervisor,
+    telemetry::{self, Unasked},
 };
 
 /// Something in the configuration is bad.
@@ -15,11 +16,8 @@ fn main() -> ExitCode {
         Ok(args) => args,
         Err(early) => return early.finish(),
     };
-    let format = match args.log.format {
-        LogFormat::Text => telemetry::LogFormat::Text,
-        LogFormat::Json => telemetry::LogFormat::Json,
-    };
-    if let Err(error) = telemetry::init(args.log.filter.as_deref(), format) {
+    let filter = args.log.filter.as_deref();
+    if let Err(error) = telemetry::init(filter, args.log.format, Unasked::Info) {
         complain(&error.to_string());
         return USAGE.into();
     }

@@ -238,19 +238,9 @@ fn is_same(one: &Host, other: &Host) -> bool {
     }
 }
 
-const OPS: [Op; 7] = [
-    Op::Start,
-    Op::Restart,
-    Op::Trystart,
-    Op::Stop,
-    Op::Check,
-    Op::Info,
-    Op::Kill,
-];
-
 fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageError> {
     let word = &sentence.command;
-    let op = OPS
+    let op = Op::ALL
         .into_iter()
         .find(|op| op.as_str().eq_ignore_ascii_case(word))
         .ok_or_else(|| unknown_command(sentence))?;
@@ -304,7 +294,7 @@ fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageE
 fn unknown_command(sentence: &Sentence) -> UsageError {
     let word = &sentence.command;
     let second = sentence.name.as_deref().unwrap_or_default();
-    let turned = OPS
+    let turned = Op::ALL
         .into_iter()
         .find(|op| op.as_str().eq_ignore_ascii_case(second));
     match (nearest_command(word), turned) {

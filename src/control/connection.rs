@@ -31,10 +31,11 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    authority::authorise,
+    asked::{Answered, Asked, Reply},
+    authority::{Unsigned, authorise},
+    limits::Limits,
     nonce,
     protocol::{self, Hello, LINE_BYTES_MAX, PROTOCOL, Request},
-    server::{Answered, Asked, Reply, Shared, too_many},
 };
 use crate::{
     clock,
@@ -55,6 +56,17 @@ const BATCH_MAX: usize = 64;
 
 /// How much of what a refused peer still sends is thrown away before it is reset.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) id: String,
+    pub(super) version: String,
+    pub(super) unsigned: Unsigned,
+    pub(super) limits: Limits,
+    pub(super) requests: mpsc::Sender<Asked>,
+}
 
 /// Why a connection is told to go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -240,7 +252,7 @@ impl Life {
             server: self.shared.name.clone(),
             id: self.shared.id.clone(),
             version: self.shared.version.clone(),
-            encrypt: self.shared.unsigned == super::authority::Unsigned::Never,
+            encrypt: self.shared.unsigned == Unsigned::Never,
             nonce,
             time: clock::wall().0.div_euclid(1_000),
         };
@@ -452,4 +464,9 @@ impl Life {
 
 fn shutting_down() -> Failure {
     Failure::new(ErrorCode::ShuttingDown, "the server is shutting down")
+}
+
+/// What a connection is told that is not let in or has to go.
+pub(super) fn too_many() -> Failure {
+    Failure::new(ErrorCode::Busy, "too many connections, try again later")
 }

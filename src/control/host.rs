@@ -11,7 +11,7 @@ use std::{
 };
 
 /// The port a server listens on unless told otherwise.
-pub const PORT: u16 = 33889;
+pub const PORT: u16 = crate::config::PORT_DEFAULT;
 
 /// The most characters a host name may have.
 const NAME_CHARS_MAX: usize = 253;

@@ -1,8 +1,8 @@
 //! The control plane: how commands reach the server, and how answers reach people.
 //!
 //! Reading order: [`protocol`] (what stands on the wire), `authority` (who may command),
-//! `roster` (who may connect), [`server`] and `connection`; then the other side: [`host`],
-//! [`client`], [`render`].
+//! `roster` and [`limits`] (who may connect, and use how much), [`asked`] (a request and its
+//! answer), `connection` and [`server`]; then the other side: [`host`], [`client`], [`render`].
 //!
 //! Invariants: every request that was taken gets exactly one answer (I5); a line that is no
 //! request changes nothing (I6); whatever a peer does, it waits for nobody and nobody for it:
@@ -11,10 +11,12 @@
 //! Absent on purpose: what a command does (`reconcile`). Tokens, keys, ssh and the peer's user
 //! come with signed commands; `authority` is where they will stand.
 
+pub mod asked;
 mod authority;
 pub mod client;
 mod connection;
 pub mod host;
+pub mod limits;
 mod nonce;
 pub mod protocol;
 pub mod render;

@@ -2,9 +2,9 @@
 //!
 //! One task takes connections in; each connection is a task (`connection`). A request that may
 //! be carried out is handed over as an [`Asked`] through the channel the caller gave; whoever
-//! takes it answers through its [`Reply`].
+//! takes it answers through its [`Reply`](super::asked::Reply).
 //!
-//! Invariants: each [`Asked`] is answered exactly once, with `internal` if its [`Reply`] is
+//! Invariants: each [`Asked`] is answered exactly once, with `internal` if its reply is
 //! dropped (I5); a request is carried out even if its client is gone by then; requests of one
 //! connection are handed over in their order; nothing waits for a slow peer; the channel being
 //! full is answered `busy` and never waited for (I8).
@@ -34,97 +34,16 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
+    asked::Asked,
     authority::Unsigned,
-    connection::{Connection, Door, Leave},
+    connection::{Connection, Door, Leave, Shared, too_many},
+    limits::Limits,
     protocol,
     roster::{Admission, Arrival, PeerKey, Roster},
 };
-use crate::command::{Answer, Command, ErrorCode, Failure};
-
-/// The most connections at one time.
-pub const CONNECTIONS_MAX: usize = 256;
-
-/// The most connections of one peer at one time (this host, an IPv4 address, an IPv6 /64).
-pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
-
-/// The most requests of one connection that are not answered yet.
-pub const IN_FLIGHT_MAX: usize = 128;
-
-/// The most `check` and `info` requests of one connection that are not answered yet: their answers
-/// are large. Those after them are read when an answer was taken away.
-pub const LOOKS_IN_FLIGHT_MAX: usize = 2;
-
-/// How long a connection may take until its first request that is allowed.
-pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// How long a connection may go without a request or an answer.
-pub const IDLE_TIME_MAX: Duration = Duration::from_secs(300);
-
-/// How long a peer may take to read each 64 KiB of its answers.
-pub const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
-
-/// How long a refused peer is given to read why before its connection is reset.
-pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
-
-/// How long [`Control::close`] waits for answers to be written.
-pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// How long no connection is taken in after the system would not give one.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// What a peer may use. The defaults are this module's constants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// [`CONNECTIONS_MAX`].
-    pub connections_max: usize,
-    /// [`CONNECTIONS_PER_PEER_MAX`].
-    pub connections_per_peer_max: usize,
-    /// [`IN_FLIGHT_MAX`].
-    pub in_flight_max: usize,
-    /// [`LOOKS_IN_FLIGHT_MAX`].
-    pub looks_in_flight_max: usize,
-    /// [`FIRST_REQUEST_TIME_MAX`].
-    pub first_request_time_max: Duration,
-    /// [`IDLE_TIME_MAX`].
-    pub idle_time_max: Duration,
-    /// [`WRITE_TIME_MAX`].
-    pub write_time_max: Duration,
-    /// [`LINGER_TIME_MAX`].
-    pub linger_time_max: Duration,
-    /// [`CLOSE_TIME_MAX`].
-    pub close_time_max: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections_max: CONNECTIONS_MAX,
-            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX,
-            in_flight_max: IN_FLIGHT_MAX,
-            looks_in_flight_max: LOOKS_IN_FLIGHT_MAX,
-            first_request_time_max: FIRST_REQUEST_TIME_MAX,
-            idle_time_max: IDLE_TIME_MAX,
-            write_time_max: WRITE_TIME_MAX,
-            linger_time_max: LINGER_TIME_MAX,
-            close_time_max: CLOSE_TIME_MAX,
-        }
-    }
-}
-
-impl Limits {
-    /// The defaults, but with no more connections than this, so that whoever connects cannot use
-    /// up the descriptors that processes are started with. Half of them for one peer, as ever.
-    #[must_use]
-    pub fn for_open_files(connections: u64) -> Self {
-        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
-        let connections_max = connections.clamp(2, CONNECTIONS_MAX);
-        Self {
-            connections_max,
-            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX.min(connections_max.div_ceil(2)),
-            ..Self::default()
-        }
-    }
-}
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -141,75 +60,6 @@ pub struct ControlConfig {
     pub encrypt: bool,
     /// What a peer may use.
     pub limits: Limits,
-}
-
-/// A command whose sender may give it.
-#[derive(Debug)]
-pub struct Asked {
-    /// What is to be done.
-    pub command: Command,
-    /// Who asked.
-    pub peer: SocketAddr,
-    /// Where the answer goes.
-    pub reply: Reply,
-}
-
-/// The one answer to one request. Dropped without one, it sends `internal`.
-#[derive(Debug)]
-pub struct Reply {
-    id: u64,
-    to: Option<mpsc::Sender<Answered>>,
-}
-
-/// An answer on its way to the connection that waits for it.
-#[derive(Debug)]
-pub(super) struct Answered {
-    pub(super) id: u64,
-    pub(super) answer: Result<Answer, Failure>,
-}
-
-impl Reply {
-    pub(super) fn new(id: u64, to: mpsc::Sender<Answered>) -> Self {
-        Self { id, to: Some(to) }
-    }
-
-    /// Answers; if the client is gone, nobody hears it. Never waits.
-    pub fn send(mut self, answer: Result<Answer, Failure>) {
-        self.deliver(answer);
-    }
-
-    fn deliver(&mut self, answer: Result<Answer, Failure>) {
-        if let Some(to) = self.to.take() {
-            // Never full: the channel holds an answer to each request in flight. Closed means
-            // that the client is gone.
-            let _ = to.try_send(Answered {
-                id: self.id,
-                answer,
-            });
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if self.to.is_some() {
-            self.deliver(Err(Failure::new(
-                ErrorCode::Internal,
-                "the command was given up without an answer; `check` shows what became of it",
-            )));
-        }
-    }
-}
-
-/// What all connections share.
-#[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) name: String,
-    pub(super) id: String,
-    pub(super) version: String,
-    pub(super) unsigned: Unsigned,
-    pub(super) limits: Limits,
-    pub(super) requests: mpsc::Sender<Asked>,
 }
 
 /// The running control plane. Dropping it closes it as [`Control::close`] does, unwatched.
@@ -396,11 +246,6 @@ async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpSt
         Poll::Pending
     })
     .await
-}
-
-/// What a connection is told that is not let in or has to go.
-pub(super) fn too_many() -> Failure {
-    Failure::new(ErrorCode::Busy, "too many connections, try again later")
 }
 
 /// Says why and hangs up, without waiting.

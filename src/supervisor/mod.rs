@@ -31,7 +31,10 @@ use self::{
 use crate::{
     clock,
     command::Killed,
-    control::server::{Asked, Control, Reply},
+    control::{
+        asked::{Asked, Reply},
+        server::Control,
+    },
     journal::Journal,
     process::{Fact, Processes},
     reconcile::{

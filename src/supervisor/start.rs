@@ -24,7 +24,11 @@ use crate::{
     clock,
     command::Killed,
     config::Host,
-    control::server::{Asked, Control, ControlConfig, Limits},
+    control::{
+        asked::Asked,
+        limits::Limits,
+        server::{Control, ControlConfig},
+    },
     journal::{self, Dirs, Journal, JournalError, Opened},
     process::{self, Adoption, Processes, Started},
     reconcile::{

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use supervisor_rs::{
     clock,
-    control::server::{CONNECTIONS_PER_PEER_MAX, FIRST_REQUEST_TIME_MAX, IN_FLIGHT_MAX},
+    control::limits::{CONNECTIONS_PER_PEER_MAX, FIRST_REQUEST_TIME_MAX, IN_FLIGHT_MAX},
 };
 
 use crate::sandbox::{PATIENCE, Sandbox, Wire, mask, run, skip, wait_for};

@@ -149,7 +149,7 @@ pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
     if let Some((_, command)) = OTHERS.into_iter().find(|(other, _)| *other == word) {
         return Some(command);
     }
-    super::OPS
+    Op::ALL
         .into_iter()
         .map(Op::as_str)
         .chain(["help"])

@@ -257,16 +257,8 @@ impl<'de> Visitor<'de> for CommandSeed {
 }
 
 fn parse_op<E: serde::de::Error>(word: &str) -> Result<Op, E> {
-    const OPS: [Op; 7] = [
-        Op::Start,
-        Op::Restart,
-        Op::Trystart,
-        Op::Stop,
-        Op::Check,
-        Op::Info,
-        Op::Kill,
-    ];
-    OPS.into_iter()
+    Op::ALL
+        .into_iter()
         .find(|op| op.as_str() == word)
         .ok_or_else(|| {
             E::custom(format_args!(

@@ -1,0 +1,87 @@
+//! What a peer may use: every bound of the server's side of the protocol, by name (I8).
+//!
+//! Source: DESIGN, section 8; `docs/PROTOCOL.md` tells clients the same numbers.
+
+use std::time::Duration;
+
+/// The most connections at one time.
+pub const CONNECTIONS_MAX: usize = 256;
+
+/// The most connections of one peer at one time (this host, an IPv4 address, an IPv6 /64).
+pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
+
+/// The most requests of one connection that are not answered yet.
+pub const IN_FLIGHT_MAX: usize = 128;
+
+/// The most `check` and `info` requests of one connection that are not answered yet: their answers
+/// are large. Those after them are read when an answer was taken away.
+pub const LOOKS_IN_FLIGHT_MAX: usize = 2;
+
+/// How long a connection may take until its first request that is allowed.
+pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a connection may go without a request or an answer.
+pub const IDLE_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// How long a peer may take to read each 64 KiB of its answers.
+pub const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a refused peer is given to read why before its connection is reset.
+pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// How long [`Control::close`](super::server::Control::close) waits for answers to be written.
+pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// What a peer may use. The defaults are this module's constants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// [`CONNECTIONS_MAX`].
+    pub connections_max: usize,
+    /// [`CONNECTIONS_PER_PEER_MAX`].
+    pub connections_per_peer_max: usize,
+    /// [`IN_FLIGHT_MAX`].
+    pub in_flight_max: usize,
+    /// [`LOOKS_IN_FLIGHT_MAX`].
+    pub looks_in_flight_max: usize,
+    /// [`FIRST_REQUEST_TIME_MAX`].
+    pub first_request_time_max: Duration,
+    /// [`IDLE_TIME_MAX`].
+    pub idle_time_max: Duration,
+    /// [`WRITE_TIME_MAX`].
+    pub write_time_max: Duration,
+    /// [`LINGER_TIME_MAX`].
+    pub linger_time_max: Duration,
+    /// [`CLOSE_TIME_MAX`].
+    pub close_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: CONNECTIONS_MAX,
+            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX,
+            in_flight_max: IN_FLIGHT_MAX,
+            looks_in_flight_max: LOOKS_IN_FLIGHT_MAX,
+            first_request_time_max: FIRST_REQUEST_TIME_MAX,
+            idle_time_max: IDLE_TIME_MAX,
+            write_time_max: WRITE_TIME_MAX,
+            linger_time_max: LINGER_TIME_MAX,
+            close_time_max: CLOSE_TIME_MAX,
+        }
+    }
+}
+
+impl Limits {
+    /// The defaults, but with no more connections than this, so that whoever connects cannot use
+    /// up the descriptors that processes are started with. Half of them for one peer, as ever.
+    #[must_use]
+    pub fn for_open_files(connections: u64) -> Self {
+        let connections = usize::try_from(connections).unwrap_or(usize::MAX);
+        let connections_max = connections.clamp(2, CONNECTIONS_MAX);
+        Self {
+            connections_max,
+            connections_per_peer_max: CONNECTIONS_PER_PEER_MAX.min(connections_max.div_ceil(2)),
+            ..Self::default()
+        }
+    }
+}
