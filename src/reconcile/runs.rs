@@ -1,6 +1,6 @@
 //! The life of a run: begun, ended, and the ladder of its stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     GRACE, KILL_WAIT, State, Turn,
@@ -232,8 +232,11 @@ impl State {
                     turn.unsettle(name);
                 } else {
                     self.timers.set(Timer::Retry(name.clone()), at);
+                    // People need no microseconds of jitter.
+                    let millis = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+                    let shown = humantime::format_duration(Duration::from_millis(millis));
                     let line = turn.log(Level::Info, name, "will be restarted");
-                    line.detail = Some(format!("in {delay:.1?}"));
+                    line.detail = Some(format!("in {shown}"));
                 }
             }
             Verdict::GiveUp(why) => {

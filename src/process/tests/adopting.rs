@@ -170,7 +170,9 @@ async fn what_is_left_of_a_run_before_is_found_and_cleared() {
 
 #[tokio::test]
 async fn a_run_is_found_by_its_environment_and_what_it_started_is_not_taken_for_it() {
-    let mut world = World::new();
+    // An id of its own: runs are found by it, and other tests have a `web` too.
+    let id = format!("finder-{}", std::process::id());
+    let mut world = World::of(Processes::beside_others(&id).unwrap());
     let id = world.processes.server_id.clone();
     assert_eq!(find_run(&id, &web(), ONE), None);
     // A daemon in a session of its own, and a job in a group of its own.

@@ -4,15 +4,7 @@
 //! process (orphans, counts of descriptors) runs [`alone`], in a process of its own. A [`World`]
 //! ends all that it started when it is dropped.
 
-use std::{
-    fs,
-    future::Future,
-    os::fd::AsFd,
-    path::PathBuf,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
-    time::Duration,
-};
+use std::{fs, future::Future, os::fd::AsFd, path::PathBuf, process::Command, time::Duration};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
@@ -51,11 +43,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        // An id of its own: runs are found by it, and other tests have a `web` too.
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let id = format!("server-{}-{number}", std::process::id());
-        Self::of(Processes::beside_others(&id).unwrap())
+        Self::of(Processes::beside_others("server").unwrap())
     }
 
     fn of(processes: Processes) -> Self {
