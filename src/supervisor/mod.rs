@@ -63,7 +63,7 @@ struct Supervisor {
     replies: BTreeMap<RequestId, Reply>,
     next_request: u64,
     server_file: ServerFile,
-    facts: Facts,
+    fixed: Fixed,
     /// Names that are being read again, and for which job.
     rereads: BTreeMap<JobId, BTreeSet<ChildName>>,
     /// What is watched, and how it is read.
@@ -77,7 +77,7 @@ struct Supervisor {
 }
 
 /// What does not change while the server runs.
-struct Facts {
+struct Fixed {
     name: String,
     id: String,
     listener: SocketAddr,
@@ -204,24 +204,22 @@ impl Supervisor {
         }
     }
 
+    /// Takes a request and those that wait behind it, as far as a turn goes.
     fn take_asked(&mut self, first: Asked) {
-        let mut next = Some(first);
-        for _ in 0..REQUESTS_PER_TURN_MAX {
-            let Some(Asked { command, reply, .. }) = next else {
-                break;
+        self.take_request(first);
+        for _ in 1..REQUESTS_PER_TURN_MAX {
+            let Ok(next) = self.asked.try_recv() else {
+                return;
             };
-            self.next_request += 1;
-            let id = RequestId(self.next_request);
-            self.replies.insert(id, reply);
-            self.inbox.push_back(Event::Request { id, command });
-            next = self.asked.try_recv().ok();
+            self.take_request(next);
         }
-        if let Some(Asked { command, reply, .. }) = next {
-            self.next_request += 1;
-            let id = RequestId(self.next_request);
-            self.replies.insert(id, reply);
-            self.inbox.push_back(Event::Request { id, command });
-        }
+    }
+
+    fn take_request(&mut self, Asked { command, reply, .. }: Asked) {
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.replies.insert(id, reply);
+        self.inbox.push_back(Event::Request { id, command });
     }
 
     /// Lets answers reach their clients and records the disk, then says goodbye.
@@ -232,7 +230,7 @@ impl Supervisor {
         tracing::info!(children = words.children.len(), "the server ends");
         self.control.close().await;
         self.journal.close();
-        if interrupted && self.facts.on_terminal {
+        if interrupted && self.fixed.on_terminal {
             say_goodbye(words);
         }
     }

@@ -142,17 +142,17 @@ impl Supervisor {
         faults.extend(self.server_file.faults().iter().cloned());
         let mut capabilities = self.processes.capabilities();
         capabilities.insert("watching".to_owned(), self.watching.clone());
-        let uptime = now.mono - self.facts.started.mono;
+        let uptime = now.mono - self.fixed.started.mono;
         reply.send(Ok(Answer::Info(Box::new(Info {
             op: Op::Info,
-            name: self.facts.name.clone(),
-            id: self.facts.id.clone(),
+            name: self.fixed.name.clone(),
+            id: self.fixed.id.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             mode: survey.mode,
             on_exit: survey.on_exit,
             encrypt: spec.encrypt,
-            listener: self.facts.listener.to_string(),
+            listener: self.fixed.listener.to_string(),
             config: self.server_file.path().display().to_string(),
             loadpaths: survey.loadpaths,
             startup: survey.startup,
@@ -162,7 +162,7 @@ impl Supervisor {
             faults,
             needs_restart: self.server_file.needs_restart(),
             capabilities,
-            started_at: Stamp(self.facts.started.wall),
+            started_at: Stamp(self.fixed.started.wall),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             counts: survey.counts,
         }))));

@@ -20,8 +20,8 @@ use crate::{
     watch::{self, WatchConfig},
 };
 
-/// The most a server.yml may hold, in bytes.
-const SERVER_FILE_BYTES_MAX: u64 = 1 << 20;
+/// The most of server.yml that is read, in bytes.
+const SERVER_FILE_BYTES_MAX: u64 = config::SERVER_BYTES_MAX as u64;
 
 /// The file, as it was last read and as it is in force.
 pub(super) struct ServerFile {

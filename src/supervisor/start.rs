@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Facts, REQUESTS_WAITING_MAX, Signals, Supervisor,
+    Fixed, REQUESTS_WAITING_MAX, Signals, Supervisor,
     inbox::Inbox,
     is_on_terminal,
     server_file::{BEING_WRITTEN, ServerFile},
@@ -227,7 +227,7 @@ struct Ready {
     seen: mpsc::Receiver<Seen>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
-    facts: Facts,
+    fixed: Fixed,
 }
 
 fn start_with(
@@ -265,7 +265,7 @@ fn start_with(
     if !faults.is_empty() {
         return Err(ServeError::BadConfig(faults));
     }
-    let facts = Facts {
+    let fixed = Fixed {
         name: spec.name.clone(),
         id: opened.server_id.clone(),
         listener: listener.local_addr().map_err(listen)?,
@@ -275,15 +275,15 @@ fn start_with(
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
     let control = ControlConfig {
         listeners: vec![listener.try_clone().map_err(listen)?],
-        name: facts.name.clone(),
-        id: facts.id.clone(),
+        name: fixed.name.clone(),
+        id: fixed.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         encrypt: spec.encrypt,
         limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
     };
     let control = Control::start(control, requests).map_err(listen)?;
     tracing::info!(
-        name = facts.name, id = facts.id, listener = %facts.listener, mode = %spec.mode,
+        name = fixed.name, id = fixed.id, listener = %fixed.listener, mode = %spec.mode,
         pid = std::process::id(), "the server runs"
     );
     Ok(Ready {
@@ -294,7 +294,7 @@ fn start_with(
         seen,
         control,
         asked,
-        facts,
+        fixed,
     })
 }
 
@@ -314,7 +314,7 @@ impl Ready {
             rereads: BTreeMap::new(),
             watch_config: self.watch_config,
             server_file,
-            facts: self.facts,
+            fixed: self.fixed,
             inbox: Inbox::from(Event::Boot(Box::new(self.boot))),
             ended: None,
         }
@@ -322,9 +322,16 @@ impl Ready {
 }
 
 fn refused(error: JournalError) -> ServeError {
-    match &error {
+    match error {
         JournalError::InUse { .. } => ServeError::InUse(error),
-        _ => ServeError::State(error),
+        JournalError::Dir { .. }
+        | JournalError::NotOurs { .. }
+        | JournalError::WritableByOthers { .. }
+        | JournalError::File { .. }
+        | JournalError::NotAFile { .. }
+        | JournalError::NewerFormat { .. }
+        | JournalError::Thread(_)
+        | JournalError::Random(_) => ServeError::State(error),
     }
 }
 
