@@ -17,10 +17,10 @@ use super::{
     diagnostic::Source,
     digest,
     hooks::{self, Hooks},
+    keys::SERVER_KEYS,
     output::{self, Output, Stream},
     restart,
     rules::{Checker, Field, Rule, Shape, rule},
-    server::SERVER_KEYS,
     text_of,
 };
 use crate::spec::{ChildName, Repeat, RestartPolicy, Spec};

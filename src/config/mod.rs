@@ -5,8 +5,9 @@
 //! this code panic, recurse without bound, or take more than a moment.
 //!
 //! Reading order: [`Diagnostic`]; `node` and `tree` (bytes to values with places), `rules` and
-//! `values` (what every field's check is made of), `child` with `command`, `output`, `hooks` and `restart`, `server`, `digest`; `fault` holds every
-//! message.
+//! `values` (what every field's check is made of), `child` with `command`, `output`, `hooks` and
+//! `restart`, `server` with `server_fields`, `digest`; `fault` holds every message, `suggest` and
+//! `keys` what they guess.
 //!
 //! Absent on purpose: files, the clock, the environment, users and directories that exist. All
 //! facts come in as arguments; whether a path or a user exists is found out when it is used.
@@ -17,6 +18,7 @@ mod diagnostic;
 mod digest;
 mod fault;
 mod hooks;
+mod keys;
 mod node;
 mod output;
 mod restart;

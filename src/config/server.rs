@@ -23,6 +23,7 @@ use super::{
     child::Defaults,
     diagnostic::{Source, Span},
     fault::Fault,
+    keys::{CHILD_KEYS, DEFAULT_KEYS},
     node::Node,
     rules::{Checker, Rule, Shape},
     server_fields::{Draft, FIELDS},
@@ -95,34 +96,6 @@ pub struct Host {
     /// Whether the server is PID 1.
     pub pid1: bool,
 }
-
-/// Keys that somebody may write into a child's file by mistake.
-pub(super) const SERVER_KEYS: &[&str] = &[
-    "loadpaths",
-    "mode",
-    "startup",
-    "encrypt",
-    "pub_keys_path",
-    "listener_addr",
-    "ipv6",
-    "listener_port",
-    "id",
-    "state_dir",
-    "runtime_dir",
-    "log_dir",
-    "on_exit",
-    "allow_unsigned_remote",
-    "allow_local_users",
-    "trusted_owners",
-    "rescan",
-    "defaults",
-];
-
-/// Keys of a child's file that have no business at the root of `server.yml`.
-const CHILD_KEYS: &[&str] = &["command"];
-
-/// Keys that apply to every child only as defaults.
-const DEFAULT_KEYS: &[&str] = &["output", "repeat", "hooks", "restart", "workdir"];
 
 /// The keys of `server.yml`, for whoever documents them.
 pub fn server_keys() -> impl Iterator<Item = &'static str> {
@@ -581,20 +554,5 @@ mod tests {
         assert_eq!(faults[0].message, "the file's own path is not UTF-8");
         let home = Some(PathBuf::from(OsStr::from_bytes(b"/\xff")));
         assert!(read_in("", &Host { home, ..user() }).is_err());
-    }
-
-    #[test]
-    fn a_key_shown_as_the_other_files_is_one_of_it() {
-        for key in SERVER_KEYS {
-            assert!(FIELDS.iter().any(|rule| rule.key() == *key), "{key}");
-        }
-        for key in DEFAULT_KEYS {
-            let text = format!("defaults: {{{key}: []}}");
-            let told = read_in(&text, &root()).err().unwrap_or_default();
-            let unknown = told
-                .iter()
-                .any(|fault| fault.message.contains("unknown key"));
-            assert!(!unknown, "{key}");
-        }
     }
 }

@@ -1,6 +1,6 @@
 //! A file's bytes as a tree of values, each with the span it came from.
 //!
-//! Invariants: at most [`Limits::bytes`] are looked at; a tree is at most [`DEPTH_MAX`] deep, has
+//! Invariants: the text is bounded by who calls; a tree is at most [`DEPTH_MAX`] deep, has
 //! at most [`NODES_MAX`] values and [`TEXT_MAX`] bytes of text however often its aliases repeat
 //! something; no key stands twice in a mapping; every collection's faults are found in one pass.
 //! Building is a loop over events with a stack of its own, so that no input can exhaust the

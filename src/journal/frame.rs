@@ -13,7 +13,7 @@
 //! - After a damaged spot reading goes on at the next sound record. Nothing inside a payload
 //!   can pass for one: a length below 16 MiB has a zero byte, and JSON text has none.
 //! - Going on is safe because records are facts about one child and run each, and
-//!   [`Memory::apply`](crate::reconcile::record::Memory::apply) passes over those that make no
+//!   [`Memory::apply`](crate::reconcile::memory::Memory::apply) passes over those that make no
 //!   sense; stopping at the damage would lose all that follows, live runs included.
 //!
 //! Every later format keeps the header's shape, so that a newer file is known as one.

@@ -221,9 +221,9 @@ impl Exec<'_> {
 
 /// Runs in the child: every signal gets its default disposition.
 ///
-/// By the system call itself, since the C library's function keeps two signals for itself. The kernel's structure
-/// differs between machines in size only, and all zeros is "default, no flags, empty mask" in
-/// each. KILL and STOP refuse, and that is all the same.
+/// By the system call itself, since the C library's function keeps two signals for itself. The
+/// kernel's structure differs between machines in size only, and all zeros is "default, no flags,
+/// empty mask" in each. KILL and STOP refuse, and that is all the same.
 fn default_signals() {
     let default = [0_u64; 8];
     for signal in 1..=SIGNAL_MAX {
