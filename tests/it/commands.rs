@@ -954,3 +954,20 @@ fn the_servers_log_goes_to_standard_error_and_nothing_to_standard_output() {
     }
     sandbox.expect_leftovers();
 }
+
+#[test]
+fn the_client_logs_what_it_is_asked_to_and_nothing_else_and_to_standard_error() {
+    let sandbox = Sandbox::start("mode: sync");
+    let quiet = sandbox.client(&["check"]);
+    assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
+    let asked = sandbox.client(&["check", "--log", "debug"]);
+    assert_eq!((asked.code, &asked.stdout), (0, &quiet.stdout));
+    assert!(asked.stderr.contains("DEBUG connected "), "{asked:?}");
+    let json = sandbox.client(&["check", "--log", "debug", "--log-format", "json"]);
+    let line: Value = serde_json::from_str(json.stderr.trim()).expect("a JSON object");
+    assert_eq!(line["message"], "connected");
+    let wrong = sandbox.client(&["check", "--log", "a=b=c"]);
+    assert_eq!((wrong.code, wrong.stdout.as_str()), (2, ""));
+    let words = "error: `a=b=c` is not a log filter: ";
+    assert!(wrong.stderr.starts_with(words), "{wrong:?}");
+}
