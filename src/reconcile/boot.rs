@@ -11,7 +11,7 @@ use super::{
     backoff::{Attempt, Streak},
     cause::Cause,
     child::{Armed, Child, Last, Phase, Run, Rung},
-    effect::{Effect, Level},
+    effect::Level,
     event::{Boot, JobId, StartKind},
     job::{Job, Step},
     listing::{Content, Update},
@@ -109,8 +109,6 @@ impl State {
         for name in names {
             self.open(turn, &name, start);
         }
-        // What is listed is not new because this server has not seen it before.
-        turn.effects.retain(|effect| !is_news(effect));
     }
 
     /// Takes one child's records in.
@@ -388,26 +386,5 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
         pid: last.process.map(|(pid, _)| pid),
         started: last.started.unwrap_or(now),
         phase,
-    }
-}
-
-/// What is said of files that somebody sees for the first time.
-const NEWS: [&str; 3] = ["new file", "file changed", "file is as it was"];
-
-/// Whether an effect tells of a file as if it had just appeared.
-fn is_news(effect: &Effect) -> bool {
-    match effect {
-        Effect::Log(line) => line.level == Level::Info && (NEWS.contains(&line.what)),
-        Effect::Record { .. }
-        | Effect::Reread { .. }
-        | Effect::Preflight { .. }
-        | Effect::Spawn { .. }
-        | Effect::Signal { .. }
-        | Effect::Reap { .. }
-        | Effect::RunHook { .. }
-        | Effect::KillHook { .. }
-        | Effect::Reply { .. }
-        | Effect::Inform { .. }
-        | Effect::Exit(_) => false,
     }
 }

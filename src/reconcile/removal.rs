@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     CONFIRM_WITHOUT_RESCAN, QUIET, QUIET_MAX, State, Turn,
+    cause::Cause,
     child::{Belief, Child, Gone},
     effect::{Effect, Level},
     listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
@@ -191,11 +192,14 @@ impl State {
             Content::Bad(_) | Content::Conflict => Level::Warn,
         };
         child.entry = Some(entry);
-        turn.log(level, name, what).detail = if waits && level == Level::Info {
-            Some(format!("supervisor-rs-client start {name}"))
-        } else {
-            detail
-        };
+        // A good file is no news because a server that starts has not seen it before.
+        if turn.cause != Cause::Boot || level != Level::Info || waits {
+            turn.log(level, name, what).detail = if waits && level == Level::Info {
+                Some(format!("supervisor-rs-client start {name}"))
+            } else {
+                detail
+            };
+        }
         self.removed.take_out(name);
         if let Some(home) = back_in {
             self.missing.take_out(&home, name);
