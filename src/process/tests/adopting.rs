@@ -1,5 +1,9 @@
 //! Taking back what an earlier server has started.
 
+use std::os::fd::OwnedFd;
+
+use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
+
 use super::*;
 
 /// A process that leads a group and is not our child; its parent does not reap it.
@@ -9,6 +13,22 @@ async fn foreign(world: &mut World, script: &str) -> (i32, u64) {
     world.processes.start(&named("old"), ONE, &spec).unwrap();
     let pid = world.pid("pid").await;
     (pid, identity::stat(pid).unwrap().start_ticks)
+}
+
+/// A process that is in no group that a world knows of; it ends with the test.
+struct Outsider(OwnedFd);
+
+impl Outsider {
+    fn of(pid: i32) -> Self {
+        let pid = identity::number(pid).unwrap();
+        Self(pidfd_open(pid, PidfdFlags::empty()).unwrap())
+    }
+}
+
+impl Drop for Outsider {
+    fn drop(&mut self) {
+        let _ = pidfd_send_signal(&self.0, rustix::process::Signal::KILL);
+    }
 }
 
 #[tokio::test]
@@ -175,10 +195,15 @@ async fn a_run_is_found_by_its_environment_and_what_it_started_is_not_taken_for_
     let mut world = World::of(Processes::beside_others(&id).unwrap());
     let id = world.processes.server_id.clone();
     assert_eq!(find_run(&id, &web(), ONE), None);
-    // A daemon in a session of its own, and a job in a group of its own.
-    let script = "setsid sleep 100 & set -m; sleep 101 & echo $! > job; wait";
-    let started = world.start(script);
-    world.pid("job").await;
+    // A daemon in a session of its own, and a job in a group of its own: not by the shell's job
+    // control, which a terminal suspends. The job is younger by several ticks of the clock that
+    // tells which one is the oldest.
+    fs::write(world.path("script"), "exec sleep 100").unwrap();
+    let parent = actor("parent");
+    let script = format!("setsid sleep 100 & echo $! > daemon; sleep 0.1; {parent}");
+    let started = world.start(&script);
+    let _daemon = Outsider::of(world.pid("daemon").await);
+    let _job = Outsider::of(world.pid("pid").await);
     assert_eq!(find_run(&id, &web(), ONE), Some(started));
     assert_eq!(find_run(&id, &web(), RunId(2)), None);
     assert_eq!(find_run(&id, &named("we"), ONE), None);
