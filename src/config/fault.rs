@@ -235,11 +235,7 @@ impl Fault {
             }
             Self::Whole { help, .. } => return help.clone(),
             Self::Duration { help, .. } => return Some(help.clone()),
-            Self::DuplicateKey { first_line, .. } => {
-                return Some(format!(
-                    "it stands on line {first_line} already: keep one of the two"
-                ));
-            }
+            Self::DuplicateKey { first_line, .. } => return Some(duplicate_key_help(*first_line)),
             Self::NoValue { .. } => "write a value, or remove the line",
             Self::EmptyFile { help, .. }
             | Self::Missing { help, .. }
@@ -292,6 +288,10 @@ impl Fault {
         };
         Some(fixed.to_owned())
     }
+}
+
+fn duplicate_key_help(first_line: usize) -> String {
+    format!("it stands on line {first_line} already: keep one of the two")
 }
 
 fn unknown_key_help(near: Option<&str>, known: &[&str], belongs: Option<&str>) -> String {

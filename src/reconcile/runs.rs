@@ -139,12 +139,7 @@ impl State {
             return;
         };
         let job = child.job.and_then(|id| self.jobs.get(&id));
-        let by = match run.phase {
-            Phase::Stopping { cause, .. } => Some(cause),
-            // A stop that overtook the start waits to know whom to signal.
-            Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.cause),
-            Phase::Running => None,
-        };
+        let by = ordered_by(&run, job);
         // An order that waits for this very run to begin is told that it did not live.
         let awaited = run.phase == Phase::Spawning;
         self.timers.cancel(&Timer::Ladder(name.clone()));
@@ -385,5 +380,15 @@ impl State {
             }
             Rung::Stuck => {}
         }
+    }
+}
+
+/// Who ordered a run to end, if anybody did.
+fn ordered_by(run: &Run, job: Option<&Job>) -> Option<Cause> {
+    match run.phase {
+        Phase::Stopping { cause, .. } => Some(cause),
+        // A stop that overtook the start waits to know whom to signal.
+        Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.cause),
+        Phase::Running => None,
     }
 }
