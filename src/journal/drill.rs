@@ -188,7 +188,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         Self { temp }
     }
 

@@ -145,3 +145,9 @@ pub(super) fn runtime() -> Vec<Record> {
         Record::Closed,
     ]
 }
+
+/// A directory that is ours alone, whatever mode new ones have by default.
+pub(super) fn own_dir() -> tempfile::TempDir {
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+}

@@ -295,7 +295,7 @@ mod tests {
         super::{
             drill::{FaultyShelf, NAME, Shared as Faults},
             log::Durability,
-            samples::{begun, held, name, released, reserved},
+            samples::{self, begun, held, name, released, reserved},
         },
         *,
     };
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn every_ticket_is_answered_once_and_in_order() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         let (answers, received_answers) = unbounded_channel();
         let mut writer = Writer::start(log(temp.path()).0, answers).unwrap();
         for ticket in 1..=200 {
@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn what_waits_together_is_written_together() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         let (mut log, faults) = log(temp.path());
         log.catch_up().unwrap();
         let before = faults.lock().unwrap().operations;
@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_refuses_tickets_and_owes_what_has_none() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         let (mut log, faults) = log(temp.path());
         log.catch_up().unwrap();
         faults.lock().unwrap().space = Some(0);
@@ -376,7 +376,7 @@ mod tests {
 
     #[test]
     fn one_record_that_cannot_be_written_refuses_no_other() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         let (mut log, _) = log(temp.path());
         let (answers, received_answers) = unbounded_channel();
         let entries = vec![
@@ -393,7 +393,7 @@ mod tests {
 
     #[test]
     fn what_is_owed_is_written_at_the_end_at_the_latest() {
-        let temp = tempfile::tempdir().unwrap();
+        let temp = samples::own_dir();
         let (mut log, _) = log(temp.path());
         log.owe(&[held("owed")]);
         let (answers, _received) = unbounded_channel();
