@@ -149,5 +149,8 @@ pub(super) fn runtime() -> Vec<Record> {
 /// A directory that is ours alone, whatever mode new ones have by default.
 pub(super) fn own_dir() -> tempfile::TempDir {
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-    tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+    tempfile::Builder::new()
+        .permissions(mode)
+        .tempdir()
+        .unwrap()
 }

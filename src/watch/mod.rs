@@ -237,7 +237,7 @@ impl Lookout {
             config,
             being_written,
             inbox: Arc::clone(inbox),
-            source: Source::new(open, Arc::clone(inbox)),
+            source: Source::new(open, inbox),
             seen,
             capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
             told: Capabilities::Inotify,
@@ -389,10 +389,7 @@ impl Lookout {
             }
             // Meanings first: a hint about a name without one is dropped.
             self.inbox.lay_out(&layout);
-            let dirs: Vec<_> = layout
-                .dirs()
-                .map(|(dir, need)| (dir.to_owned(), need))
-                .collect();
+            let dirs: Vec<_> = layout.dirs().collect();
             capabilities = self.source.watch(&dirs);
             installed = Some(layout);
         }

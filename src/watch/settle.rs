@@ -67,6 +67,16 @@ struct Watched {
     server: BTreeSet<OsString>,
 }
 
+impl Watched {
+    fn hear(&self) -> Hear {
+        if self.loadpaths.is_empty() {
+            Hear::Names
+        } else {
+            Hear::Files
+        }
+    }
+}
+
 /// How much the watch of a directory matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Need {
@@ -74,6 +84,25 @@ pub(super) enum Need {
     Extra,
     /// Files, links or the way's end are there.
     Must,
+}
+
+/// What is to be heard of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hear {
+    /// What comes, goes, is closed after writing or given to somebody else. In a directory such
+    /// as `/etc`, on the way or with server.yml in it, files are opened with every program that
+    /// starts on this host, and that is to wake nobody (I9).
+    Names,
+    /// That, and what is done to files while they are open.
+    Files,
+}
+
+/// A directory to be watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) path: PathBuf,
+    pub(super) need: Need,
+    pub(super) hear: Hear,
 }
 
 /// Whether a way led to its end.
@@ -153,10 +182,12 @@ impl Layout {
     }
 
     /// Every directory to be watched.
-    pub(super) fn dirs(&self) -> impl Iterator<Item = (&Path, Need)> {
-        self.dirs
-            .iter()
-            .map(|(path, watched)| (path.as_path(), watched.need))
+    pub(super) fn dirs(&self) -> impl Iterator<Item = Wanted> {
+        self.dirs.iter().map(|(path, watched)| Wanted {
+            path: path.clone(),
+            need: watched.need,
+            hear: watched.hear(),
+        })
     }
 }
 
@@ -286,11 +317,9 @@ mod tests {
         hints
     }
 
-    fn dirs(layout: &Layout) -> Vec<&str> {
-        layout
-            .dirs()
-            .filter_map(|(path, _)| path.to_str())
-            .collect()
+    fn dirs(layout: &Layout) -> Vec<String> {
+        let text = |dir: Wanted| dir.path.to_string_lossy().into_owned();
+        layout.dirs().map(text).collect()
     }
 
     fn writing(news: &[News]) -> Option<Writing> {

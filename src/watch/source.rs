@@ -4,7 +4,7 @@
 //!   `notify` knows it by a path; after a directory was replaced it would report the old one
 //!   under the new one's name, and forget the new one when the old one's end is reported.
 //! - The handler only passes things on: a panic in it would end `notify`'s thread unseen.
-//! - When `notify`'s thread is gone its calls panic; that is caught, and we rescan instead.
+//! - When `notify`'s thread is gone we take another, or rescan instead.
 //!
 //! Absent on purpose: recursion, and `notify`'s own polling (the scanner knows what to look at).
 //! Source: inotify(7).
@@ -17,14 +17,15 @@ use std::{
 };
 
 use notify::{
-    Config, ErrorKind, Event, EventHandler, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    Config, ErrorKind, Event, EventHandler, EventKind, EventKindMask, RecommendedWatcher,
+    RecursiveMode, Watcher,
     event::{AccessKind, AccessMode, ModifyKind, RenameMode},
 };
 use rustix::io::Errno;
 
 use super::{
     inbox::Inbox,
-    settle::{Need, News},
+    settle::{Hear, Need, News, Wanted},
 };
 use crate::trust::Shown;
 
@@ -97,80 +98,144 @@ fn news_of(kind: EventKind) -> Option<News> {
 }
 
 /// Opens a queue of hints; a function so that a test can refuse.
-pub(super) type Open = fn(Handler) -> notify::Result<RecommendedWatcher>;
+pub(super) type Open = fn(Handler, Hear) -> notify::Result<RecommendedWatcher>;
 
-/// The kernel's queue.
-pub(super) fn inotify(handler: Handler) -> notify::Result<RecommendedWatcher> {
-    RecommendedWatcher::new(handler, Config::default())
+/// A queue of the kernel's.
+pub(super) fn inotify(handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
+    inotify_with(handler, hear)
 }
 
-/// The queue and its watches.
+pub(super) fn inotify_with(
+    handler: impl EventHandler,
+    hear: Hear,
+) -> notify::Result<RecommendedWatcher> {
+    let kinds = match hear {
+        Hear::Names => {
+            EventKindMask::CREATE
+                | EventKindMask::REMOVE
+                | EventKindMask::MODIFY_NAME
+                | EventKindMask::MODIFY_META
+                | EventKindMask::ACCESS_CLOSE
+        }
+        Hear::Files => EventKindMask::ALL - EventKindMask::ACCESS_CLOSE_NOWRITE,
+    };
+    RecommendedWatcher::new(handler, Config::default().with_event_kinds(kinds))
+}
+
+/// All watches.
 pub(super) struct Source {
+    files: Queue,
+    /// A queue of its own, since one is told the same of everything that it watches.
+    names: Queue,
+}
+
+impl Source {
+    pub(super) fn new(open: Open, inbox: &Arc<Inbox>) -> Self {
+        Self {
+            files: Queue::new(open, Hear::Files, inbox),
+            names: Queue::new(open, Hear::Names, inbox),
+        }
+    }
+
+    /// Watches these directories, all anew, and no others.
+    pub(super) fn watch(&mut self, dirs: &[Wanted]) -> Capabilities {
+        match (self.files.watch(dirs), self.names.watch(dirs)) {
+            (Ok(None), Ok(None)) => Capabilities::Inotify,
+            (Ok(Some(lack)), _) | (Ok(None), Ok(Some(lack)) | Err(lack)) => Capabilities::Partly {
+                path: lack.path,
+                why: lack.why,
+            },
+            (Err(lack), _) => Capabilities::RescanOnly { why: lack.why },
+        }
+    }
+}
+
+/// A directory that is not watched, the first of them.
+struct Lack {
+    path: PathBuf,
+    why: String,
+}
+
+/// A queue and its watches.
+struct Queue {
     open: Open,
+    hear: Hear,
     inbox: Arc<Inbox>,
     watcher: Option<RecommendedWatcher>,
     watched: Vec<PathBuf>,
 }
 
-impl Source {
-    pub(super) fn new(open: Open, inbox: Arc<Inbox>) -> Self {
+impl Queue {
+    fn new(open: Open, hear: Hear, inbox: &Arc<Inbox>) -> Self {
         Self {
             open,
-            inbox,
+            hear,
+            inbox: Arc::clone(inbox),
             watcher: None,
             watched: Vec::new(),
         }
     }
 
-    /// Watches these directories, all anew, and no others.
-    pub(super) fn watch(&mut self, dirs: &[(PathBuf, Need)]) -> Capabilities {
+    /// Watches those of these directories that are its own; tells which one it could not.
+    ///
+    /// # Errors
+    /// There is no queue, so that none of them is watched.
+    fn watch(&mut self, dirs: &[Wanted]) -> Result<Option<Lack>, Lack> {
+        let own: Vec<&Wanted> = dirs.iter().filter(|dir| dir.hear == self.hear).collect();
+        let Some(first) = own.first() else {
+            self.close();
+            return Ok(None);
+        };
+        let none = |why| Lack {
+            path: first.path.clone(),
+            why,
+        };
         for _ in 0..OPEN_ATTEMPTS_MAX {
-            let mut watcher = match self.take() {
-                Ok(watcher) => watcher,
-                Err(error) => return Capabilities::RescanOnly { why: why(&error) },
-            };
+            let mut watcher = self.take().map_err(|error| none(why(&error)))?;
             let old = std::mem::take(&mut self.watched);
-            let installed = catch_unwind(AssertUnwindSafe(|| install(&mut watcher, &old, dirs)));
-            if let Ok(capabilities) = installed {
+            let lack = install(&mut watcher, &old, &own);
+            // Its thread answers, so it is there.
+            if watcher.watched_paths().is_ok() {
                 self.watcher = Some(watcher);
-                self.watched = dirs.iter().map(|(path, _)| path.clone()).collect();
-                return capabilities;
+                self.watched = own.iter().map(|dir| dir.path.clone()).collect();
+                return Ok(lack);
             }
             // Its thread is gone; dropping it would call that thread once more.
             std::mem::forget(watcher);
         }
         let why = "the thread that reads the kernel's queue does not stay alive".to_owned();
-        Capabilities::RescanOnly { why }
+        Err(none(why))
     }
 
     /// The queue, opened now when there is none: what was used up may be free again.
     fn take(&mut self) -> notify::Result<RecommendedWatcher> {
         match self.watcher.take() {
             Some(watcher) => Ok(watcher),
-            None => (self.open)(Handler(Arc::clone(&self.inbox))),
+            None => (self.open)(Handler(Arc::clone(&self.inbox)), self.hear),
         }
     }
-}
 
-impl Drop for Source {
-    fn drop(&mut self) {
+    fn close(&mut self) {
+        self.watched.clear();
         let watcher = self.watcher.take();
         // Its thread may be gone, and it calls that thread once more.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(watcher)));
     }
 }
 
-fn install(
-    watcher: &mut RecommendedWatcher,
-    old: &[PathBuf],
-    new: &[(PathBuf, Need)],
-) -> Capabilities {
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn install(watcher: &mut RecommendedWatcher, old: &[PathBuf], new: &[&Wanted]) -> Option<Lack> {
     for path in old {
         // It may be gone already: `notify` forgets what was removed.
         let _ = watcher.unwatch(path);
     }
-    let mut capabilities = Capabilities::Inotify;
-    for (path, need) in new {
+    let mut first = None;
+    for Wanted { path, need, .. } in new {
         let Err(error) = watcher.watch(path, RecursiveMode::NonRecursive) else {
             continue;
         };
@@ -180,12 +245,14 @@ fn install(
             (ErrorKind::PathNotFound, _) | (_, Need::Extra) => false,
             (_, Need::Must) => true,
         };
-        if lacking && capabilities == Capabilities::Inotify {
-            let (path, why) = (path.clone(), why(&error));
-            capabilities = Capabilities::Partly { path, why };
+        if lacking {
+            first.get_or_insert_with(|| Lack {
+                path: path.clone(),
+                why: why(&error),
+            });
         }
     }
-    capabilities
+    first
 }
 
 fn why(error: &notify::Error) -> String {
@@ -214,6 +281,42 @@ mod tests {
     use notify::event::{CreateKind, DataChange, Flag, MetadataKind, RemoveKind};
 
     use super::*;
+
+    fn files(path: PathBuf, need: Need) -> Wanted {
+        let hear = Hear::Files;
+        Wanted { path, need, hear }
+    }
+
+    fn names(path: PathBuf) -> Wanted {
+        let (need, hear) = (Need::Extra, Hear::Names);
+        Wanted { path, need, hear }
+    }
+
+    #[test]
+    fn files_that_are_opened_read_and_written_on_the_way_wake_nobody() {
+        use notify::event::CreateKind::File;
+        fn counting(_: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
+            let tell = |event: notify::Result<Event>| HEARD.lock().unwrap().push(event.unwrap());
+            inotify_with(tell, hear)
+        }
+        static HEARD: std::sync::Mutex<Vec<Event>> = std::sync::Mutex::new(Vec::new());
+        let dir = tempfile::tempdir().unwrap();
+        let (way, noisy) = (dir.path().to_owned(), dir.path().join("passwd"));
+        std::fs::write(&noisy, "").unwrap();
+        let mut source = Source::new(counting, &Arc::default());
+        assert_eq!(source.watch(&[names(way)]), Capabilities::Inotify);
+        std::fs::read(&noisy).unwrap();
+        let mut open = std::fs::File::create(&noisy).unwrap();
+        std::io::Write::write_all(&mut open, b"root").unwrap();
+        // The first that is heard is what came after all that.
+        std::fs::write(dir.path().join("new"), "").unwrap();
+        let until = crate::clock::mono() + std::time::Duration::from_secs(10);
+        while HEARD.lock().unwrap().is_empty() {
+            assert!(crate::clock::mono() < until);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        assert_eq!(HEARD.lock().unwrap()[0].kind, EventKind::Create(File));
+    }
 
     #[test]
     fn reading_is_no_news() {
@@ -267,12 +370,12 @@ mod tests {
 
     #[test]
     fn a_queue_that_cannot_be_had_says_which_limit_it_was() {
-        fn refuse(_: Handler) -> notify::Result<RecommendedWatcher> {
+        fn refuse(_: Handler, _: Hear) -> notify::Result<RecommendedWatcher> {
             let error = io::Error::from(Errno::MFILE);
             Err(notify::Error::io(error))
         }
-        let mut source = Source::new(refuse, Arc::default());
-        let text = source.watch(&[("/".into(), Need::Must)]).to_string();
+        let mut source = Source::new(refuse, &Arc::default());
+        let text = source.watch(&[files("/".into(), Need::Must)]).to_string();
         assert!(text.starts_with("rescan only: inotify instances"), "{text}");
         assert!(text.contains("fs.inotify.max_user_instances"), "{text}");
     }
@@ -281,15 +384,15 @@ mod tests {
     fn a_queue_that_is_free_again_is_taken() {
         use std::sync::atomic::{AtomicBool, Ordering};
         static FREE: AtomicBool = AtomicBool::new(false);
-        fn maybe(handler: Handler) -> notify::Result<RecommendedWatcher> {
+        fn maybe(handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
             if FREE.load(Ordering::SeqCst) {
-                return inotify(handler);
+                return inotify(handler, hear);
             }
             Err(notify::Error::new(ErrorKind::MaxFilesWatch))
         }
         let dir = tempfile::tempdir().unwrap();
-        let mut source = Source::new(maybe, Arc::default());
-        let dirs = [(dir.path().to_owned(), Need::Must)];
+        let mut source = Source::new(maybe, &Arc::default());
+        let dirs = [files(dir.path().to_owned(), Need::Must)];
         assert!(matches!(
             source.watch(&dirs),
             Capabilities::RescanOnly { .. }
@@ -301,26 +404,29 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_no_lack_of_ours() {
         let dir = tempfile::tempdir().unwrap();
-        let mut source = Source::new(inotify, Arc::default());
+        let mut source = Source::new(inotify, &Arc::default());
         let gone = dir.path().join("gone");
-        assert_eq!(source.watch(&[(gone, Need::Must)]), Capabilities::Inotify);
+        assert_eq!(
+            source.watch(&[files(gone, Need::Must)]),
+            Capabilities::Inotify
+        );
     }
 
     #[test]
     fn a_thread_that_died_is_replaced() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         static OPENED: AtomicUsize = AtomicUsize::new(0);
-        fn dies_first(handler: Handler) -> notify::Result<RecommendedWatcher> {
+        fn dies_first(handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
             if OPENED.fetch_add(1, Ordering::SeqCst) == 0 {
                 let dies = |_| std::panic::resume_unwind(Box::new("dies"));
                 return RecommendedWatcher::new(dies, Config::default());
             }
-            inotify(handler)
+            inotify(handler, hear)
         }
         let dir = tempfile::tempdir().unwrap();
         let inbox = Arc::new(Inbox::default());
-        let mut source = Source::new(dies_first, Arc::clone(&inbox));
-        let dirs = [(dir.path().to_owned(), Need::Must)];
+        let mut source = Source::new(dies_first, &inbox);
+        let dirs = [files(dir.path().to_owned(), Need::Must)];
         assert_eq!(source.watch(&dirs), Capabilities::Inotify);
         let until = crate::clock::mono() + std::time::Duration::from_secs(10);
         // It dies at the first event, some time after it.
@@ -335,12 +441,14 @@ mod tests {
     fn a_directory_that_cannot_be_watched_is_named_when_it_matters() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let below = file.path().join("below");
-        let mut source = Source::new(inotify, Arc::default());
+        let mut source = Source::new(inotify, &Arc::default());
         assert_eq!(
-            source.watch(&[(below.clone(), Need::Extra)]),
+            source.watch(&[files(below.clone(), Need::Extra)]),
             Capabilities::Inotify
         );
-        let text = source.watch(&[(below.clone(), Need::Must)]).to_string();
+        let text = source
+            .watch(&[files(below.clone(), Need::Must)])
+            .to_string();
         assert!(
             text.starts_with(&format!("inotify, but `{}` by rescan", below.display())),
             "{text}"

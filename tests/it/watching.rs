@@ -764,6 +764,9 @@ fn naps(sandbox: &Sandbox) -> Vec<(String, String)> {
 fn with_nothing_to_do_the_server_does_nothing() {
     // I9; what is on the way to its end, such as the last client's connection, is waited for.
     let sandbox = with(&["web", "db"]);
+    // As in /etc, where every program that starts reads something.
+    let noise = sandbox.root().join("noise");
+    fs::write(&noise, "").unwrap();
     let mut before = naps(&sandbox);
     wait_for("a second of rest", PATIENCE, || {
         let until = supervisor_rs::clock::mono() + Duration::from_secs(1);
@@ -776,7 +779,10 @@ fn with_nothing_to_do_the_server_does_nothing() {
         }
         rests
     });
-    stays("it rests", 2 * QUIET_PASSED, || naps(&sandbox) == before);
+    stays("it rests", 2 * QUIET_PASSED, || {
+        fs::read(&noise).unwrap();
+        naps(&sandbox) == before
+    });
     fs::write(sandbox.loadpath().join("web.yml"), NEW).unwrap();
     wait_for("it to wake", PATIENCE, || naps(&sandbox) != before);
 }

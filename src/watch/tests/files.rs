@@ -533,7 +533,7 @@ fn a_file_changed_within_a_tick_of_its_reading_is_read_again_at_the_next_look() 
     // The same size, and a time that may be the same: only the second look can tell.
     let mut bed = Bed::with(
         Plan {
-            open: |_| Err(notify::Error::generic("no hints in this test")),
+            open: |_, _| Err(notify::Error::generic("no hints in this test")),
             ..Plan::default()
         },
         |_| {},

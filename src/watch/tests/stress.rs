@@ -5,10 +5,10 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
 };
 
-use notify::{EventHandler, RecommendedWatcher, Watcher};
+use notify::{EventHandler, RecommendedWatcher};
 
 use super::{
-    super::{source::Handler, *},
+    super::{settle::Hear, source::Handler, *},
     bed::*,
 };
 use crate::reconcile::listing::{Content, Entry};
@@ -85,12 +85,12 @@ fn whatever_is_done_the_listing_ends_as_what_is_there() {
 static GATE: Mutex<()> = Mutex::new(());
 
 /// A queue that is read only while [`GATE`] is free.
-fn gated(mut handler: Handler) -> notify::Result<RecommendedWatcher> {
+fn gated(mut handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
     let gated = move |event| {
         let _free = GATE.lock().unwrap();
         handler.handle_event(event);
     };
-    RecommendedWatcher::new(gated, notify::Config::default())
+    source::inotify_with(gated, hear)
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn forty_thousand_files_written_while_the_queue_overflows_are_all_listed() {
 
 #[test]
 fn what_was_removed_while_the_queue_overflowed_is_gone() {
-    fn overflows(mut handler: Handler) -> notify::Result<RecommendedWatcher> {
+    fn overflows(mut handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
         let mut first = true;
         let lossy = move |event: notify::Result<notify::Event>| {
             // The first removal is lost, as in an overflow.
@@ -141,7 +141,7 @@ fn what_was_removed_while_the_queue_overflowed_is_gone() {
             }
             handler.handle_event(event);
         };
-        RecommendedWatcher::new(lossy, notify::Config::default())
+        source::inotify_with(lossy, hear)
     }
     let plan = Plan {
         open: overflows,

@@ -6,7 +6,7 @@ use super::{super::*, bed::*};
 
 fn refused() -> Plan {
     Plan {
-        open: |_| {
+        open: |_, _| {
             Err(notify::Error::io(std::io::Error::from(
                 rustix::io::Errno::MFILE,
             )))
@@ -57,8 +57,8 @@ fn hints_that_are_to_be_had_again_are_used_again_and_that_is_told() {
     use std::sync::atomic::{AtomicBool, Ordering};
     static FREE: AtomicBool = AtomicBool::new(false);
     let plan = Plan {
-        open: |handler| match FREE.load(Ordering::SeqCst) {
-            true => source::inotify(handler),
+        open: |handler, hear| match FREE.load(Ordering::SeqCst) {
+            true => source::inotify(handler, hear),
             false => Err(notify::Error::new(notify::ErrorKind::MaxFilesWatch)),
         },
         ..Plan::default()
