@@ -1,60 +1,56 @@
-//! When to look again at links whose files were being written: no hint tells of their closing,
-//! since where a file's link leads is not watched.
+//! When to look again at a file that was being written: in growing steps, so that one which is
+//! held open for ever costs next to nothing.
 //!
-//! The waits grow, so that a file which is held open for ever costs next to nothing; with no such
-//! link there is no timer (I9).
+//! That its closing is told is not counted on: the kernel tells of it a little before the file
+//! counts as closed (`__fput` in the kernel's `fs/file_table.c`), and the news may be lost.
 
 use std::time::Duration;
 
 use crate::spec::Mono;
 
-/// The first wait: a program that forks while it writes holds the file about this long.
-const WAIT_MIN: Duration = Duration::from_millis(50);
+/// The first wait: how long a closing takes after it was told, and a fork until it executes.
+const WAIT_MIN: Duration = Duration::from_millis(2);
 
 /// The longest wait.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Whether such a link was found by the last look.
+/// The next look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Links {
-    /// None.
-    Read,
-    /// At least one leads to a file that was being written.
-    Awaited,
-}
-
-/// The next look, when there is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Again(Option<Next>);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Next {
+pub(super) struct Again {
     at: Mono,
-    /// How long it was waited for.
+    /// How long it is waited for.
     wait: Duration,
 }
 
 impl Again {
-    /// When the next look is due.
-    pub(super) fn at(self) -> Option<Mono> {
-        self.0.map(|next| next.at)
+    /// What follows the first look, or one that there was news for.
+    pub(super) fn soon(now: Mono) -> Self {
+        Self {
+            at: now + WAIT_MIN,
+            wait: WAIT_MIN,
+        }
     }
 
-    /// Whether a look is due.
+    /// What follows this look, unless it is not due yet.
+    pub(super) fn after(self, now: Mono) -> Self {
+        if !self.is_due(now) {
+            return self;
+        }
+        let wait = (self.wait * 2).min(WAIT_MAX);
+        Self {
+            at: now + wait,
+            wait,
+        }
+    }
+
+    /// When the look is due.
+    pub(super) fn at(self) -> Mono {
+        self.at
+    }
+
+    /// Whether it is due.
     pub(super) fn is_due(self, now: Mono) -> bool {
-        self.0.is_some_and(|next| now >= next.at)
-    }
-
-    /// What follows a look.
-    pub(super) fn after(self, links: Links, now: Mono) -> Self {
-        let wait = match (links, self.0) {
-            (Links::Read, _) => return Self(None),
-            (Links::Awaited, None) => WAIT_MIN,
-            (Links::Awaited, Some(next)) if now < next.at => return self,
-            (Links::Awaited, Some(next)) => (next.wait * 2).min(WAIT_MAX),
-        };
-        let at = now + wait;
-        Self(Some(Next { at, wait }))
+        now >= self.at
     }
 }
 
@@ -63,29 +59,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_such_a_link_there_is_no_timer() {
-        let again = Again::default().after(Links::Awaited, Mono(0));
-        assert_eq!(again.at(), Some(Mono(0) + WAIT_MIN));
-        assert_eq!(again.after(Links::Read, Mono(1)), Again::default());
-        assert_eq!(Again::default().at(), None);
-        assert!(!Again::default().is_due(Mono(u64::MAX)));
-    }
-
-    #[test]
     fn looks_grow_apart_up_to_a_bound_and_others_between_them_delay_nothing() {
-        let mut again = Again::default();
-        let mut now = Mono(0);
-        let mut waits = Vec::new();
-        for _ in 0..12 {
-            again = again.after(Links::Awaited, now);
-            assert!(!again.is_due(now));
-            assert_eq!(again.after(Links::Awaited, now), again);
-            let at = again.at().unwrap();
-            waits.push(at - now);
-            now = at;
-            assert!(again.is_due(now));
+        let mut again = Again::soon(Mono(0));
+        let mut waits = vec![again.at() - Mono(0)];
+        for _ in 0..16 {
+            let now = again.at();
+            assert!(again.is_due(now) && !again.is_due(Mono(now.0 - 1)));
+            assert_eq!(again.after(Mono(now.0 - 1)), again);
+            again = again.after(now);
+            waits.push(again.at() - now);
         }
         assert_eq!(waits[..3], [WAIT_MIN, WAIT_MIN * 2, WAIT_MIN * 4]);
-        assert_eq!(waits[11], WAIT_MAX);
+        assert_eq!(waits[16], WAIT_MAX);
     }
 }

@@ -68,13 +68,18 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Says what names mean from now on. Whoever does reads everything afterwards, so what was
-    /// gathered about files under other meanings is dropped.
+    /// Something on the way may have changed.
+    pub(super) fn move_on(&self) {
+        self.lock().mail.hints.moved = true;
+        self.arrived.notify_one();
+    }
+
+    /// Says what names mean from now on. What was gathered under other meanings is kept: it may
+    /// tell that a file was closed, and a look too many does no harm.
     pub(super) fn lay_out(&self, layout: &Layout) {
         let mut state = self.lock();
         if state.layout != *layout {
             state.layout = layout.clone();
-            state.mail.hints.files.clear();
         }
     }
 

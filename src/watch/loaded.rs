@@ -1,8 +1,9 @@
 //! One loadpath as it was last read: each file's content, and what tells whether it changed.
 //!
 //! - A file whose identity is unchanged is neither opened nor parsed again (I9).
-//! - A file that somebody still writes is not read; what was known of it stays. That holds too
-//!   when it was removed and is written anew, so what was removed is remembered for a while.
+//! - A file that somebody still writes is not read; what was known of it stays, and it is looked
+//!   at again (`awaited`). That holds too when it was removed and is written anew, so what was
+//!   removed is remembered for a while.
 //! - What is known outlives a loadpath that is away for a time; the scanner does not list it then.
 
 use std::{
@@ -15,13 +16,15 @@ use std::{
 use rustix::fs::{FileType, Stat};
 
 use super::{
+    awaited::Awaited,
     name::{Meaning, diagnostic},
     reader::{Look, Print, Reader},
     settle::Writing,
 };
 use crate::{
+    clock,
     reconcile::listing::{Content, LoadpathState},
-    spec::{ChildName, Spec},
+    spec::{ChildName, Mono, Spec},
     trust::{Links, TrustedDir},
 };
 
@@ -43,10 +46,8 @@ pub(super) struct Loaded {
     odd: BTreeMap<OsString, String>,
     /// Which files are links.
     linked: BTreeSet<OsString>,
-    /// Files that hints say are still being written.
-    writing: BTreeSet<OsString>,
-    /// Links to files that were being written at the last look.
-    awaited: BTreeSet<OsString>,
+    /// Files that are being written.
+    awaited: Awaited,
     /// What was last known of files that are gone.
     ghosts: BTreeMap<OsString, Content>,
 }
@@ -58,12 +59,12 @@ struct Known {
     content: Content,
 }
 
-/// What `writing` means to a look.
+/// What hints that a file is being written mean to a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Respect {
-    /// Files that hints say are being written are not looked at.
+    /// They are believed for a while.
     Hints,
-    /// They are: hints may have been lost.
+    /// Nothing: some may have been lost.
     Nothing,
 }
 
@@ -75,8 +76,7 @@ impl Loaded {
             files: BTreeMap::new(),
             odd: BTreeMap::new(),
             linked: BTreeSet::new(),
-            writing: BTreeSet::new(),
-            awaited: BTreeSet::new(),
+            awaited: Awaited::default(),
             ghosts: BTreeMap::new(),
         }
     }
@@ -94,9 +94,14 @@ impl Loaded {
         let wanted = |name: &OsStr| Meaning::of(name) != Meaning::Nothing;
         let names = match dir.names(reader.files_max, wanted) {
             Ok(Some(names)) => names,
-            Ok(None) => return self.state = LoadpathState::Missing,
-            Err(error) => return self.state = LoadpathState::Unreadable(error.to_string()),
+            Ok(None) => return self.be(LoadpathState::Missing),
+            Err(error) => return self.be(LoadpathState::Unreadable(error.to_string())),
         };
+        let inode = dir.inode();
+        self.be(LoadpathState::Ready {
+            dev: inode.dev,
+            ino: inode.ino,
+        });
         let names: BTreeSet<OsString> = names.into_iter().collect();
         let gone: Vec<OsString> = self
             .files
@@ -108,15 +113,20 @@ impl Loaded {
         for name in gone {
             self.remove(&name);
         }
-        self.writing.retain(|name| names.contains(name));
+        self.awaited.retain(&names);
+        self.awaited.hurry(clock::mono());
         for name in &names {
             self.look(reader, dir, name, respect);
         }
-        let inode = dir.inode();
-        self.state = LoadpathState::Ready {
-            dev: inode.dev,
-            ino: inode.ino,
-        };
+    }
+
+    /// Notes how the directory was found. What was known to be written in another one, or in
+    /// one that was away, tells nothing.
+    pub(super) fn be(&mut self, state: LoadpathState) {
+        if self.state != state {
+            self.awaited.clear();
+            self.state = state;
+        }
     }
 
     /// Notes what hints say about a file; whether it is worth a look now.
@@ -133,7 +143,7 @@ impl Loaded {
         if open {
             self.note_open(file);
         } else {
-            self.writing.remove(file);
+            self.note_closed(file);
         }
         !open
     }
@@ -141,8 +151,13 @@ impl Loaded {
     /// Notes that a file is being written.
     pub(super) fn note_open(&mut self, file: &OsStr) {
         if matches!(Meaning::of(file), Meaning::Child(_)) {
-            self.writing.insert(file.to_owned());
+            self.awaited.note(file, clock::mono());
         }
+    }
+
+    /// Notes that a file was closed, or replaced by one that nobody writes.
+    pub(super) fn note_closed(&mut self, file: &OsStr) {
+        self.awaited.forget(file);
     }
 
     /// Looks at one name, and reads it if it may have changed.
@@ -167,7 +182,7 @@ impl Loaded {
             Meaning::Child(child) => child,
         };
         if respect == Respect::Nothing {
-            self.writing.remove(file);
+            self.awaited.forget(file);
         }
         let print = match Print::of(dir, file) {
             Ok(Some(print)) => Some(print),
@@ -175,7 +190,6 @@ impl Loaded {
             Err(_) => None,
         };
         let link = print.is_some_and(|print| print.there.is_some());
-        self.awaited.remove(file);
         if link {
             self.linked.insert(file.to_owned());
         } else {
@@ -183,22 +197,18 @@ impl Loaded {
         }
         let known = self.files.get(file).and_then(|known| known.print);
         if known.is_some() && known == print {
-            return;
+            return self.awaited.forget(file);
         }
-        let look = if self.writing.contains(file) {
-            Look::Written
-        } else {
-            reader.read(dir, file, &child, &self.path.join(file), print)
-        };
-        match look {
+        let claim = self.awaited.claim(file, print, clock::mono());
+        let path = self.path.join(file);
+        match reader.read(dir, file, &child, &path, print, claim) {
             Look::Gone => self.remove(file),
-            Look::Written => {
-                if link {
-                    self.awaited.insert(file.to_owned());
-                }
+            Look::Written(witness) => {
+                self.awaited.wait(file, witness, clock::mono());
                 self.keep(file, child);
             }
             Look::Read { content, sure } => {
+                self.awaited.forget(file);
                 let print = print.filter(|_| sure);
                 self.learn(file, child, print, content);
             }
@@ -238,8 +248,7 @@ impl Loaded {
     fn remove(&mut self, file: &OsStr) {
         self.odd.remove(file);
         self.linked.remove(file);
-        self.writing.remove(file);
-        self.awaited.remove(file);
+        self.awaited.forget(file);
         if let Some(known) = self.files.remove(file)
             && self.ghosts.len() < GHOSTS_MAX
         {
@@ -264,10 +273,22 @@ impl Loaded {
         self.linked.iter().cloned().collect()
     }
 
-    /// The links that lead to files which were being written at the last look, when the loadpath
-    /// is there.
-    pub(super) fn awaited(&self) -> impl Iterator<Item = &OsString> {
-        self.awaited.iter().filter(|_| self.is_ready())
+    /// Whether a look found, or hints say, that it is being written.
+    pub(super) fn is_awaited(&self, file: &OsStr) -> bool {
+        self.awaited.contains(file)
+    }
+
+    /// When to look again at a file that is being written, when the loadpath is there.
+    pub(super) fn next_look(&self) -> Option<Mono> {
+        self.is_ready().then(|| self.awaited.next())?
+    }
+
+    /// The files that are to be looked at again now.
+    pub(super) fn due(&mut self, now: Mono) -> Vec<OsString> {
+        match self.is_ready() {
+            true => self.awaited.due(now),
+            false => Vec::new(),
+        }
     }
 
     /// What is known of a file, when the loadpath is there.

@@ -8,9 +8,9 @@
 //! - A change of anything on the way to a loadpath has all watches put up anew.
 //! - Lost hints, a rescan and a HUP have everything read.
 //!
-//! With nothing to do it sleeps; its only timers are the rescan, and one while a link leads to a
-//! file that is being written (I9). A file that did not change is
-//! not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
+//! With nothing to do it sleeps; its only timers are the rescan, and one while a file is being
+//! written (I9): that its closing is told is not counted on (`again`). A file that did not change
+//! is not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
 //! and while that is full hints go on being gathered.
 //!
 //! Absent on purpose: what a change means (`reconcile`), what a file says (`config`, given as
@@ -18,6 +18,7 @@
 //! Sources: inotify(7), fcntl(2) on leases.
 
 mod again;
+mod awaited;
 mod inbox;
 mod loaded;
 mod name;
@@ -42,7 +43,6 @@ use std::{
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use self::{
-    again::Again,
     inbox::{Inbox, Mail, Order},
     loaded::Respect,
     scan::{Partial, Scanner},
@@ -61,8 +61,8 @@ use crate::{
 /// How much may be told and not yet taken.
 const SEEN_MAX: usize = 64;
 
-/// How often watches are put up in a row when the directories change while that is done. The
-/// hints of the last change have them put up again.
+/// How often watches are put up in a row when the directories change while that is done. Then
+/// what there is is told, and they are put up again.
 const INSTALL_ATTEMPTS_MAX: usize = 4;
 
 /// How often everything is read when nothing tells of changes and `rescan` is `off`.
@@ -220,7 +220,6 @@ struct Lookout {
     /// What the capabilities were when they were last told.
     told: Capabilities,
     rescan_at: Option<Mono>,
-    again: Again,
 }
 
 impl Lookout {
@@ -242,7 +241,6 @@ impl Lookout {
             capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
             told: Capabilities::Inotify,
             rescan_at: None,
-            again: Again::default(),
         }
     }
 
@@ -252,7 +250,6 @@ impl Lookout {
         self.scanner.forget();
         self.server.look(&self.config.owners, self.being_written);
         self.set_timer();
-        self.plan_again();
         (self, first)
     }
 
@@ -264,7 +261,6 @@ impl Lookout {
             if self.attend(mail).is_err() {
                 return;
             }
-            self.plan_again();
         }
     }
 
@@ -277,13 +273,8 @@ impl Lookout {
                 Order::Configure(config) => self.configure(*config)?,
             }
         }
-        if self.again.is_due(clock::mono()) {
-            let files = self.scanner.awaited();
-            self.settle(Hints {
-                files,
-                ..Hints::default()
-            })?;
-        }
+        let due = self.due(clock::mono());
+        self.settle(due)?;
         match self.rescan_at {
             Some(at) if clock::mono() >= at => self.rescan(),
             Some(_) | None => Ok(()),
@@ -301,6 +292,7 @@ impl Lookout {
             return self.whole(Scope::Whole, Respect::Nothing);
         }
         if moved {
+            self.scanner.heed(&files);
             return self.whole(Scope::Whole, Respect::Hints);
         }
         if !files.is_empty() {
@@ -323,7 +315,10 @@ impl Lookout {
             Partial::Same => self.scanner.recall(names),
             Partial::Elsewhere => {
                 self.whole(Scope::Whole, Respect::Nothing)?;
-                self.scanner.recall(names)
+                match self.scanner.reread(names) {
+                    Partial::Read(update) => update,
+                    Partial::Same | Partial::Elsewhere => self.scanner.recall(names),
+                }
             }
         };
         self.tell(Seen::Reread { token, update })
@@ -385,7 +380,7 @@ impl Lookout {
             self.server.find(&self.config.owners);
             let layout = Layout::of(&self.scanner.find(), self.server.way());
             if installed.as_ref() == Some(&layout) {
-                break;
+                return self.share(capabilities);
             }
             // Meanings first: a hint about a name without one is dropped.
             self.inbox.lay_out(&layout);
@@ -393,6 +388,12 @@ impl Lookout {
             capabilities = self.source.watch(&dirs);
             installed = Some(layout);
         }
+        // The last change may have come before the watch that would have told of it.
+        self.inbox.move_on();
+        self.share(capabilities)
+    }
+
+    fn share(&self, capabilities: Capabilities) -> Capabilities {
         let shared = &self.capabilities;
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = capabilities.clone();
         capabilities
@@ -409,14 +410,20 @@ impl Lookout {
         self.rescan_at = every.map(|every| clock::mono() + every);
     }
 
-    fn plan_again(&mut self) {
-        let links = self.scanner.links();
-        self.again = self.again.after(links, clock::mono());
+    /// What is to be looked at again now, because it was being written.
+    fn due(&mut self, now: Mono) -> Hints {
+        let server = self.server.next_look();
+        Hints {
+            files: self.scanner.due(now),
+            server: server.is_some_and(|at| now >= at),
+            ..Hints::default()
+        }
     }
 
     fn next_timer(&self) -> Option<Mono> {
-        let timers = [self.rescan_at, self.again.at()];
-        timers.into_iter().flatten().min()
+        let looks = [self.scanner.next_look(), self.server.next_look()];
+        let timers = looks.into_iter().chain([self.rescan_at]);
+        timers.flatten().min()
     }
 
     fn tell(&self, seen: Seen) -> Result<(), Deaf> {

@@ -4,12 +4,17 @@
 //!   it was read is not believed to be unchanged, and is read again at the next look.
 //! - What is wrong with a file and lies in the file itself is looked at again when the file
 //!   changes; what lies elsewhere is looked at again each time.
+//! - A file that changes while it is read is read again at once: setting its time or its mode
+//!   after it was closed is such a change, and no closing follows.
 
 use std::{ffi::OsStr, path::Path, sync::Arc};
 
 use rustix::{fs::FileType, io::Errno};
 
-use super::{BeingWritten, Parse};
+use super::{
+    BeingWritten, Parse,
+    awaited::{Claim, Witness},
+};
 use crate::{
     clock,
     reconcile::listing::Content,
@@ -24,6 +29,9 @@ pub const CHILD_FILE_BYTES_MAX: u64 = 1 << 20;
 /// systems keep the time of the last tick of the kernel's clock, which ticks every 10 ms or more
 /// often.
 const RACY_MS: i64 = 20;
+
+/// How often a file is read in a row that changes meanwhile.
+const READ_ATTEMPTS_MAX: u32 = 4;
 
 /// What a file is read with.
 pub(super) struct Reader {
@@ -46,11 +54,14 @@ pub(super) struct Print {
 pub(super) enum Look {
     /// It is not there.
     Gone,
-    /// Somebody writes it.
-    Written,
+    /// Somebody writes it, says this witness.
+    Written(Witness),
     /// This is what it says; `sure` when an equal print means equal content.
     Read { content: Content, sure: bool },
 }
+
+/// It changed while it was read.
+struct Changing;
 
 /// Whether a file may have been changed after a look at this moment, in milliseconds since 1970,
 /// without its identity telling.
@@ -78,6 +89,12 @@ impl Print {
         Ok(Some(Self { here, there }))
     }
 
+    /// Of a file that is no link.
+    #[cfg(test)]
+    pub(super) fn of_file(here: Identity) -> Self {
+        Self { here, there: None }
+    }
+
     /// Whether it was changed long enough before this moment, in milliseconds since 1970.
     fn is_settled(&self, now_ms: i64) -> bool {
         let settled = |identity: &Identity| !is_racy(identity, now_ms);
@@ -87,7 +104,7 @@ impl Print {
 
 impl Reader {
     /// Opens it, checks it, and reads it unless somebody writes it. `print` is what stood there
-    /// just before.
+    /// just before, `claim` what else is known of it.
     pub(super) fn read(
         &self,
         dir: &TrustedDir,
@@ -95,7 +112,39 @@ impl Reader {
         child: &ChildName,
         path: &Path,
         print: Option<Print>,
+        claim: Claim,
     ) -> Look {
+        match claim {
+            Claim::Open => self.ask(dir, file),
+            Claim::None => {
+                for _ in 0..READ_ATTEMPTS_MAX {
+                    if let Ok(look) = self.read_once(dir, file, child, path, print) {
+                        return look;
+                    }
+                }
+                Look::Written(Witness::Change)
+            }
+        }
+    }
+
+    /// Whether the file itself says what hints say of it: that it is being written. What is wrong
+    /// with such a file is no news yet.
+    fn ask(&self, dir: &TrustedDir, file: &OsStr) -> Look {
+        match dir.open(file, &self.owners) {
+            Ok(opened) if (self.being_written)(opened.file()) => Look::Written(Witness::Lease),
+            Err(TrustError::Missing { .. }) => Look::Gone,
+            Ok(_) | Err(_) => Look::Written(Witness::Hints),
+        }
+    }
+
+    fn read_once(
+        &self,
+        dir: &TrustedDir,
+        file: &OsStr,
+        child: &ChildName,
+        path: &Path,
+        print: Option<Print>,
+    ) -> Result<Look, Changing> {
         // Read before the file is: what changes it later has a later time, or is within the tick.
         let now_ms = clock::wall().0;
         let settled = print.is_some_and(|print| print.is_settled(now_ms));
@@ -104,7 +153,7 @@ impl Reader {
             Err(error) => return Self::fault(error, settled, print),
         };
         if (self.being_written)(opened.file()) {
-            return Look::Written;
+            return Ok(Look::Written(Witness::Lease));
         }
         let identity = opened.identity();
         let trusted = match opened.read(CHILD_FILE_BYTES_MAX) {
@@ -118,18 +167,18 @@ impl Reader {
         // It may have been replaced between the look and the opening.
         let same = print.is_some_and(|print| print.there.unwrap_or(print.here) == identity);
         let sure = settled && same;
-        Look::Read { content, sure }
+        Ok(Look::Read { content, sure })
     }
 
-    fn fault(error: TrustError, settled: bool, print: Option<Print>) -> Look {
+    fn fault(error: TrustError, settled: bool, print: Option<Print>) -> Result<Look, Changing> {
         let sure = match &error {
-            TrustError::Missing { .. } => return Look::Gone,
-            // Somebody is at it, and there will be a hint when he is done.
-            TrustError::Changing { .. }
-            | TrustError::System {
+            TrustError::Missing { .. } => return Ok(Look::Gone),
+            TrustError::Changing { .. } => return Err(Changing),
+            // Somebody holds a lease on it.
+            TrustError::System {
                 errno: Errno::AGAIN,
                 ..
-            } => return Look::Written,
+            } => return Ok(Look::Written(Witness::Change)),
             // What is wrong lies in the file itself, so righting it changes the file.
             TrustError::NotRegular { .. }
             | TrustError::TooLarge { .. }
@@ -149,7 +198,7 @@ impl Reader {
             | TrustError::Passwd { .. } => false,
         };
         let content = Content::Bad([error.to_string()].into());
-        Look::Read { content, sure }
+        Ok(Look::Read { content, sure })
     }
 }
 

@@ -9,12 +9,14 @@ use std::{
     ffi::{OsStr, OsString},
     path::PathBuf,
     sync::Arc,
+    thread,
+    time::Duration,
 };
 
 use rustix::fs::FileType;
 
 use super::{
-    BeingWritten, WatchConfig, again,
+    BeingWritten, WatchConfig,
     loaded::{FILES_MAX, Loaded, Respect},
     name::{ENDINGS, Meaning},
     reader::Reader,
@@ -22,9 +24,17 @@ use super::{
 };
 use crate::{
     reconcile::listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
-    spec::{ChildName, Spec},
+    spec::{ChildName, Mono, Spec},
     trust::{self, Links, TrustError, TrustedDir, Way},
 };
+
+/// How long an order waits between its looks at a file that is being written: as long as a
+/// closing takes after the writer saw it done, or another program's fork until it executes.
+const REREAD_PAUSES: [Duration; 3] = [
+    Duration::from_millis(1),
+    Duration::from_millis(2),
+    Duration::from_millis(4),
+];
 
 /// How a partial read ended.
 #[derive(Debug)]
@@ -130,7 +140,7 @@ impl Scanner {
         for index in 0..self.loadpaths.len() {
             match self.open(index, &mut Way::default()) {
                 Ok(dir) => self.loadpaths[index].read_all(&self.reader, &dir, respect),
-                Err(error) => self.loadpaths[index].state = state_of(&error),
+                Err(error) => self.loadpaths[index].be(state_of(&error)),
             }
             match scope {
                 Scope::Confirming => self.loadpaths[index].lay_ghosts(),
@@ -152,7 +162,7 @@ impl Scanner {
             let Some(loaded) = self.loadpaths.get_mut(index) else {
                 continue;
             };
-            // There will be another hint when it is closed.
+            // There should be another hint when it is closed.
             if writing == Some(Writing::Open) {
                 loaded.note_open(&file);
                 continue;
@@ -220,39 +230,73 @@ impl Scanner {
         })
     }
 
-    /// The links that lead to files which were being written at the last look.
-    pub(super) fn awaited(&self) -> BTreeMap<(usize, OsString), Option<Writing>> {
-        let loadpaths = self.loadpaths.iter().enumerate();
+    /// Heeds what hints say of files that are to be read anyway: which were closed, and which are
+    /// being written.
+    pub(super) fn heed(&mut self, hints: &BTreeMap<(usize, OsString), Option<Writing>>) {
+        for ((index, file), writing) in hints {
+            let Some(loaded) = self.loadpaths.get_mut(*index) else {
+                continue;
+            };
+            match writing {
+                Some(Writing::Done | Writing::Reopened) => loaded.note_closed(file),
+                Some(Writing::Open) => loaded.note_open(file),
+                // Whether it is a link or came whole is to be seen.
+                Some(Writing::Begun) | None => {}
+            }
+        }
+    }
+
+    /// When to look again at files that are being written.
+    pub(super) fn next_look(&self) -> Option<Mono> {
+        self.loadpaths.iter().filter_map(Loaded::next_look).min()
+    }
+
+    /// The files that are to be looked at again now.
+    pub(super) fn due(&mut self, now: Mono) -> BTreeMap<(usize, OsString), Option<Writing>> {
+        let loadpaths = self.loadpaths.iter_mut().enumerate();
         loadpaths
             .flat_map(|(index, loaded)| {
-                let awaited = loaded.awaited();
-                awaited.map(move |file| ((index, file.clone()), None))
+                let due = loaded.due(now).into_iter();
+                due.map(move |file| ((index, file), None))
             })
             .collect()
     }
 
-    /// Whether there are any.
-    pub(super) fn links(&self) -> again::Links {
-        let mut loadpaths = self.loadpaths.iter();
-        match loadpaths.any(|loaded| loaded.awaited().next().is_some()) {
-            true => again::Links::Awaited,
-            false => again::Links::Read,
+    /// Reads these names wherever they may stand, and tells about each. One that is being written
+    /// is waited for a few milliseconds: whoever writes a file and gives an order right after it
+    /// means the new one, and the file may not count as closed yet.
+    pub(super) fn reread(&mut self, names: &BTreeSet<ChildName>) -> Partial {
+        for pause in REREAD_PAUSES {
+            match self.look_at(names) {
+                Err(partial) => return partial,
+                Ok(()) if !self.is_any_awaited(names) => return Partial::Read(self.recall(names)),
+                Ok(()) => thread::sleep(pause),
+            }
+        }
+        match self.look_at(names) {
+            Err(partial) => partial,
+            Ok(()) => Partial::Read(self.recall(names)),
         }
     }
 
-    /// Reads these names wherever they may stand, and tells about each.
-    pub(super) fn reread(&mut self, names: &BTreeSet<ChildName>) -> Partial {
+    fn look_at(&mut self, names: &BTreeSet<ChildName>) -> Result<(), Partial> {
         for index in 0..self.loadpaths.len() {
-            let dir = match self.open_same(index) {
-                Ok(Some(dir)) => dir,
-                Ok(None) => continue,
-                Err(partial) => return partial,
+            let Some(dir) = self.open_same(index)? else {
+                continue;
             };
             for file in names.iter().flat_map(files_of) {
                 self.loadpaths[index].look(&self.reader, &dir, &file, Respect::Nothing);
             }
         }
-        Partial::Read(self.recall(names))
+        Ok(())
+    }
+
+    fn is_any_awaited(&self, names: &BTreeSet<ChildName>) -> bool {
+        let mut files = names.iter().flat_map(files_of);
+        files.any(|file| {
+            let mut loadpaths = self.loadpaths.iter();
+            loadpaths.any(|loaded| loaded.is_awaited(&file))
+        })
     }
 
     /// What is known of these names.

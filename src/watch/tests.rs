@@ -1,6 +1,7 @@
 //! The watch against real directories, links, editors and races.
 
 mod bed;
+mod closing;
 mod files;
 mod paths;
 mod stress;
