@@ -141,11 +141,14 @@ impl Source {
     pub(super) fn watch(&mut self, dirs: &[Wanted]) -> Capabilities {
         match (self.files.watch(dirs), self.names.watch(dirs)) {
             (Ok(None), Ok(None)) => Capabilities::Inotify,
-            (Ok(Some(lack)), _) | (Ok(None), Ok(Some(lack)) | Err(lack)) => Capabilities::Partly {
-                path: lack.path,
-                why: lack.why,
-            },
             (Err(lack), _) => Capabilities::RescanOnly { why: lack.why },
+            (Ok(None), Err(lack)) if self.files.watched.is_empty() => {
+                Capabilities::RescanOnly { why: lack.why }
+            }
+            (Ok(Some(lack)), _) | (Ok(None), Ok(Some(lack)) | Err(lack)) => {
+                let Lack { path, why } = lack;
+                Capabilities::Partly { path, why }
+            }
         }
     }
 }

@@ -1,8 +1,11 @@
 //! Starting: what a child gets, and what is said when it cannot be started.
 
-use std::os::{
-    fd::AsRawFd,
-    unix::fs::{PermissionsExt, symlink},
+use std::{
+    os::{
+        fd::AsRawFd,
+        unix::fs::{PermissionsExt, symlink},
+    },
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::*;
@@ -369,17 +372,21 @@ fn a_program_written_a_moment_ago_is_waited_for() {
         let path = world.path("tool");
         until("a start waits for its program", || {
             let writer = fs::OpenOptions::new().append(true).open(&path).unwrap();
-            // Closes it as soon as there is a child, which has met it open then.
-            let closer = std::thread::spawn(move || {
-                let deadline = clock::mono() + PATIENCE;
-                while orphans::children().is_empty() && clock::mono() < deadline {}
+            let is_over = AtomicBool::new(false);
+            // Closes it as soon as there is a child, which has met it open then. It may be seen
+            // too late; then we try again.
+            let close = || {
+                while orphans::children().is_empty() && !is_over.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
                 drop(writer);
+            };
+            let result = std::thread::scope(|scope| {
+                scope.spawn(close);
+                let result = world.processes.start(&web(), ONE, &spec);
+                is_over.store(true, Ordering::SeqCst);
+                result
             });
-            let result = world.processes.start(&web(), ONE, &spec);
-            // It may be seen too late; then we try again.
-            if result.is_ok() {
-                closer.join().unwrap();
-            }
             result.is_ok()
         })
         .await;

@@ -10,16 +10,20 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-use notify::{EventHandler, RecommendedWatcher, Watcher};
+use notify::{EventHandler, RecommendedWatcher};
 use rustix::fs::{Timespec, Timestamps, UTIME_OMIT, futimens};
 
 use super::{
-    super::{settle::Writing, source::Handler, *},
+    super::{
+        settle::{Hear, Writing},
+        source::Handler,
+        *,
+    },
     bed::*,
 };
 
 /// A queue that never tells of a closing.
-fn without_closings(mut handler: Handler) -> notify::Result<RecommendedWatcher> {
+fn without_closings(mut handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
     let lossy = move |event: notify::Result<notify::Event>| {
         use notify::event::{AccessKind, AccessMode, EventKind};
         let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
@@ -27,7 +31,7 @@ fn without_closings(mut handler: Handler) -> notify::Result<RecommendedWatcher> 
             handler.handle_event(event);
         }
     };
-    RecommendedWatcher::new(lossy, notify::Config::default())
+    source::inotify_with(lossy, hear)
 }
 
 /// Counts how often something was asked, and says whether this was one of the first times.
@@ -186,7 +190,7 @@ impl ByHand {
         };
         let (seen, told) = channel(SEEN_MAX);
         let inbox = Arc::new(Inbox::default());
-        let open: Open = |_| Err(notify::Error::generic("by hand"));
+        let open: Open = |_, _| Err(notify::Error::generic("by hand"));
         let lookout = Lookout::new(config, being_written, open, &inbox, seen);
         let (mut lookout, last) = lookout.begin();
         // Without a queue it would rescan.
@@ -286,7 +290,10 @@ fn a_directory_that_changes_as_often_as_watches_are_put_up_is_watched_in_the_end
     static CHANGES: AtomicUsize = AtomicUsize::new(0);
     /// Takes the loadpath away or brings it back each time the watches are about to be put up,
     /// and has no queue until the last time.
-    fn changes(handler: Handler) -> notify::Result<RecommendedWatcher> {
+    fn changes(handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
+        if hear == Hear::Files {
+            return source::inotify(handler, hear);
+        }
         let root = ROOT.lock().unwrap().clone().unwrap();
         let (conf, aside) = (root.join("conf"), root.join("aside"));
         let change = CHANGES.fetch_add(1, Ordering::SeqCst);
@@ -298,7 +305,7 @@ fn a_directory_that_changes_as_often_as_watches_are_put_up_is_watched_in_the_end
         if change + 1 < INSTALL_ATTEMPTS_MAX {
             return Err(notify::Error::generic("not yet"));
         }
-        source::inotify(handler)
+        source::inotify(handler, hear)
     }
     let plan = Plan {
         open: changes,
@@ -318,7 +325,7 @@ fn an_order_waits_a_moment_for_a_file_that_is_about_to_be_closed() {
     // Another program that forks while it writes holds it until it executes.
     static ASKED: AtomicUsize = AtomicUsize::new(0);
     let plan = Plan {
-        open: |_| Err(notify::Error::generic("no hints in this test")),
+        open: |_, _| Err(notify::Error::generic("no hints in this test")),
         being_written: |file| is_childs(file) && is_early(&ASKED, 3),
         ..Plan::default()
     };
