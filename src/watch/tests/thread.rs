@@ -1,6 +1,6 @@
 //! The thread: its orders, its timer, its end, and what it does without hints.
 
-use std::{fs, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use super::{super::*, bed::*};
 
@@ -181,8 +181,10 @@ fn other_owners_have_everything_checked_again() {
         return;
     }
     let mut bed = Bed::with(Plan::default(), |root| {
-        fs::write(root.join("conf/web.yml"), child("a")).unwrap();
-        std::os::unix::fs::chown(root.join("conf/web.yml"), Some(54_321), None).unwrap();
+        let web = root.join("conf/web.yml");
+        fs::write(&web, child("a")).unwrap();
+        fs::set_permissions(&web, fs::Permissions::from_mode(0o644)).unwrap();
+        std::os::unix::fs::chown(&web, Some(54_321), None).unwrap();
     });
     assert!(bed.fault("web").is_some());
     bed.until_sure();
