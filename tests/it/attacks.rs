@@ -189,12 +189,11 @@ fn connections_that_gave_one_command_and_fell_silent_keep_nobody_out() {
 
 #[test]
 fn connections_that_wait_for_an_answer_keep_their_slots() {
-    let sandbox = Sandbox::new("mode: sync");
-    let mut sandbox = sandbox;
+    let mut sandbox = Sandbox::new("mode: sync");
     let child = sandbox.slow_to_stop("end");
     sandbox.write("web.yml", &child);
     sandbox.start_server();
-    sandbox.wait_state("web", "running");
+    sandbox.wait_output("web", "up");
     let mut waiting: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
         .map(|_| sandbox.wire())
         .collect();
@@ -422,18 +421,17 @@ fn the_children_that_open_files_are_kept_for_start_beside_any_crowd() {
             }
             // In every round each file changes, so that each child is started again.
             for round in 0..ROUNDS {
-                let child = format!("command: [sleep, '{}']\n", 300 + round);
+                let command = format!("sleep {}", 300 + round);
+                let child = format!("command: {command}\n");
                 for number in 0..children {
                     sandbox.write(&format!("c{number}.yml"), &child);
                 }
                 let last = || {
                     let all = sandbox.processes();
                     all.len() == children
-                        && all.iter().all(|process| {
-                            let line = fs::read(format!("/proc/{}/cmdline", process.pid));
-                            let line = line.unwrap_or_default();
-                            line == format!("sleep\0{}\0", 300 + round).as_bytes()
-                        })
+                        && all
+                            .iter()
+                            .all(|process| process.command.trim_end() == command)
                 };
                 let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                     wait_for("all children", PATIENCE, last);
