@@ -8,24 +8,18 @@
 //! The first line that is not a request is answered and nothing after it is looked at: what a
 //! web page makes a browser send never gets further than its first line.
 //!
+//! It may be asked to make room for another (`farewell`). It decides that itself, since it alone
+//! knows what has arrived: a command that is here is never thrown away.
+//!
 //! Absent on purpose: waiting for the core. A request that cannot be handed over at once is
 //! answered `busy`.
 
-use std::{
-    io,
-    net::SocketAddr,
-    pin::pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
@@ -42,6 +36,13 @@ use crate::{
     command::{Command, ErrorCode, Failure},
 };
 
+mod farewell;
+mod standing;
+
+use farewell::shutting_down;
+pub(super) use farewell::{Order, Stays, too_many};
+pub(super) use standing::Standing;
+
 /// How much room for reading there is at least.
 const READ_BYTES_MIN: usize = 4 * 1024;
 
@@ -54,9 +55,6 @@ const WRITE_CHUNK_BYTES: usize = 64 * 1024;
 /// How many answers are written together at most.
 const BATCH_MAX: usize = 64;
 
-/// How much of what a refused peer still sends is thrown away before it is reset.
-const LINGER_BYTES_MAX: usize = 1024 * 1024;
-
 /// What all connections share.
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -68,22 +66,13 @@ pub(super) struct Shared {
     pub(super) requests: mpsc::Sender<Asked>,
 }
 
-/// Why a connection is told to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Leave {
-    /// Somebody else needs its slot.
-    MakeRoom,
-    /// The server ends.
-    Closing,
-}
-
 /// What ties a connection to the acceptor.
 #[derive(Debug)]
 pub(super) struct Door {
-    /// The order to go.
-    pub(super) leave: oneshot::Receiver<Leave>,
-    /// Set once a request was given that is allowed.
-    pub(super) active: Arc<AtomicBool>,
+    /// The orders to go.
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// What the acceptor sees of it.
+    pub(super) standing: Arc<Standing>,
 }
 
 /// How far a connection's life is.
@@ -110,24 +99,33 @@ enum AnswerSize {
     /// A few lines.
     Small,
     /// It grows with the number of children or of faults, and costs its sender nothing to ask for.
-    Large,
+    Large(Kind),
+}
+
+/// Commands with large answers, as far as they wait for one another: what is answered at once
+/// does not wait for what takes its time, nor a stop for a start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Look,
+    StartAll,
+    StopAll,
+    Kill,
 }
 
 impl AnswerSize {
     fn of(command: &Command) -> Self {
         match command {
-            Command::Check { .. } | Command::Info => Self::Large,
-            Command::CheckOne(_)
-            | Command::Child { .. }
-            | Command::StopAll
-            | Command::StartAll
-            | Command::Kill(_) => Self::Small,
+            Command::Check { .. } | Command::Info => Self::Large(Kind::Look),
+            Command::StartAll => Self::Large(Kind::StartAll),
+            Command::StopAll => Self::Large(Kind::StopAll),
+            Command::Kill(_) => Self::Large(Kind::Kill),
+            Command::CheckOne(_) | Command::Child { .. } => Self::Small,
         }
     }
 }
 
 pub(super) struct Connection {
-    leave: oneshot::Receiver<Leave>,
+    orders: mpsc::Receiver<Order>,
     life: Life,
 }
 
@@ -136,8 +134,7 @@ struct Life {
     stream: TcpStream,
     peer: SocketAddr,
     shared: Arc<Shared>,
-    /// Set once a request was given that is allowed.
-    active: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     stage: Stage,
     inbox: Vec<u8>,
     /// How much of the inbox is known to hold no line feed.
@@ -149,7 +146,7 @@ struct Life {
     answers: mpsc::Receiver<Answered>,
     batch: Vec<Answered>,
     in_flight: Vec<Waiting>,
-    /// A look that waits until the answer to another was taken away; nothing after it is read.
+    /// What waits until the answer to another of its kind was taken away; nothing after it is read.
     held: Option<(u64, Command)>,
     last_id: Option<u64>,
     deadline: Instant,
@@ -168,7 +165,7 @@ impl Connection {
             peer,
             deadline: Instant::now() + shared.limits.first_request_time_max,
             shared,
-            active: door.active,
+            standing: door.standing,
             stage: Stage::Reading,
             inbox: Vec::new(),
             scanned: 0,
@@ -181,21 +178,36 @@ impl Connection {
             held: None,
             last_id: None,
         };
-        let leave = door.leave;
-        Self { leave, life }
+        Self {
+            orders: door.orders,
+            life,
+        }
     }
 
-    /// From the hello to the end, or to the order to go. Everything [`Self::converse`] waits for
-    /// can be given up at any time without anything being lost or written twice.
+    /// From the hello to the end, or to the order to go. Everything [`Life::converse`] waits for
+    /// can be given up at any time, and taken up again, without anything being lost or written
+    /// twice.
     pub(super) async fn serve(mut self) {
-        let done = tokio::select! {
-            biased;
-            leave = &mut self.leave => Err(leave.unwrap_or(Leave::Closing)),
-            done = self.life.converse() => Ok(done),
-        };
-        let done = match done {
-            Ok(done) => done,
-            Err(leave) => self.life.leave(leave).await,
+        self.life.greet();
+        let done = loop {
+            let order = tokio::select! {
+                biased;
+                order = self.orders.recv() => order.unwrap_or(Order::Closing),
+                done = self.life.converse() => break done,
+            };
+            match order {
+                Order::Closing => break self.life.close().await,
+                Order::MakeRoom(stays) if self.life.has_work() => {
+                    // An error means that it is not waited for any more.
+                    let _ = stays.send(Stays);
+                }
+                Order::MakeRoom(stays) => {
+                    self.life.make_room();
+                    // The socket first: with `stays` its slot is given to another.
+                    drop(self.life);
+                    return drop(stays);
+                }
+            }
         };
         if let Err(fault) = done {
             debug!(peer = %self.life.peer, %fault, "connection lost");
@@ -206,10 +218,17 @@ impl Connection {
 impl Life {
     async fn converse(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
-        self.greet();
-        self.flush().await?;
         let mut alarm = pin!(sleep_until(self.deadline));
-        while self.stage == Stage::Reading || !self.in_flight.is_empty() {
+        loop {
+            self.flush().await?;
+            self.go_on();
+            self.flush().await?;
+            if self.stage != Stage::Reading && self.in_flight.is_empty() {
+                return self.part().await;
+            }
+            if self.in_flight.is_empty() {
+                self.standing.rest(clock::mono());
+            }
             self.inbox.reserve(READ_BYTES_MIN);
             // A deadline that was put off is looked at when the alarm goes: most are.
             if self.deadline < alarm.deadline() {
@@ -232,11 +251,7 @@ impl Life {
                     }
                 }
             }
-            self.flush().await?;
-            self.go_on();
-            self.flush().await?;
         }
-        self.part().await
     }
 
     fn greet(&mut self) {
@@ -321,19 +336,17 @@ impl Life {
                 return protocol::write_failure(&mut self.outbox, Some(id), &failure);
             }
         };
-        self.active.store(true, Ordering::Relaxed);
+        self.standing.begin();
         self.rest(self.shared.limits.idle_time_max);
         self.hand_over(id, command);
     }
 
-    /// Hands a command over, or holds it back while too many large answers are not taken away.
+    /// Hands a command over, or holds it back while too many large answers of its kind are not
+    /// taken away.
     fn hand_over(&mut self, id: u64, command: Command) {
         let size = AnswerSize::of(&command);
-        let looks = self
-            .in_flight
-            .iter()
-            .filter(|waiting| waiting.size == AnswerSize::Large);
-        if size == AnswerSize::Large && looks.count() >= self.shared.limits.looks_in_flight_max {
+        let alike = self.in_flight.iter().filter(|waiting| waiting.size == size);
+        if size != AnswerSize::Small && alike.count() >= self.shared.limits.looks_in_flight_max {
             self.held = Some((id, command));
             return;
         }
@@ -412,61 +425,4 @@ impl Life {
         }
         Ok(())
     }
-
-    async fn leave(&mut self, leave: Leave) -> io::Result<()> {
-        match leave {
-            Leave::MakeRoom => {
-                protocol::write_failure(&mut self.outbox, None, &too_many());
-                // It must be gone at once: what its socket does not take now is not written.
-                self.stream.try_write(&self.outbox[self.sent..]).map(|_| ())
-            }
-            Leave::Closing => {
-                while let Ok(answered) = self.answers.try_recv() {
-                    self.batch.push(answered);
-                }
-                self.take_answers();
-                let unanswered = std::mem::take(&mut self.in_flight);
-                let unanswered = unanswered.into_iter().map(|waiting| waiting.id);
-                for id in unanswered.chain(self.held.take().map(|(id, _)| id)) {
-                    protocol::write_failure(&mut self.outbox, Some(id), &shutting_down());
-                }
-                self.flush().await?;
-                self.stream.shutdown().await
-            }
-        }
-    }
-
-    /// Ends the connection so that what was written arrives: a socket closed with something
-    /// unread in it is reset, and a reset may overtake the answer. So what a refused peer still
-    /// sends is thrown away unseen for a moment.
-    async fn part(&mut self) -> io::Result<()> {
-        self.stream.shutdown().await?;
-        if self.stage != Stage::Refused {
-            return Ok(());
-        }
-        let (stream, inbox) = (&mut self.stream, &mut self.inbox);
-        let throw_away = async {
-            let mut thrown = 0;
-            while thrown < LINGER_BYTES_MAX {
-                inbox.clear();
-                inbox.reserve(READ_BYTES_MIN);
-                match stream.read_buf(inbox).await {
-                    Ok(0) | Err(_) => break,
-                    Ok(count) => thrown += count,
-                }
-            }
-        };
-        // The time being over is as good an end as any.
-        let _ = timeout(self.shared.limits.linger_time_max, throw_away).await;
-        Ok(())
-    }
-}
-
-fn shutting_down() -> Failure {
-    Failure::new(ErrorCode::ShuttingDown, "the server is shutting down")
-}
-
-/// What a connection is told that is not let in or has to go.
-pub(super) fn too_many() -> Failure {
-    Failure::new(ErrorCode::Busy, "too many connections, try again later")
 }

@@ -13,8 +13,9 @@ pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
 /// The most requests of one connection that are not answered yet.
 pub const IN_FLIGHT_MAX: usize = 128;
 
-/// The most `check` and `info` requests of one connection that are not answered yet: their answers
-/// are large. Those after them are read when an answer was taken away.
+/// The most `check` and `info` requests of one connection that are not answered yet, and as many
+/// each of `stop --all`, `start --all` and `kill`: their answers are large. Those after them are
+/// read when an answer was taken away.
 pub const LOOKS_IN_FLIGHT_MAX: usize = 2;
 
 /// How long a connection may take until its first request that is allowed.
@@ -29,8 +30,16 @@ pub const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
 /// How long a refused peer is given to read why before its connection is reset.
 pub const LINGER_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// How long a connection that is asked to make room for another may take to say that it does not.
+pub const MAKE_ROOM_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// How long [`Control::close`](super::server::Control::close) waits for answers to be written.
 pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// The most descriptors that the server has open for itself at one time, in whatever it does: about
+/// thirty that stay, and those that a start needs for a moment beside them (two outputs, what is
+/// read of `/proc`, the child's file and the directories on the way to it).
+pub const SERVER_FILES_MAX: u64 = 40;
 
 /// What a peer may use. The defaults are this module's constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,5 +92,17 @@ impl Limits {
             connections_per_peer_max: CONNECTIONS_PER_PEER_MAX.min(connections_max.div_ceil(2)),
             ..Self::default()
         }
+    }
+
+    /// How many children can run, and be started again, with so many open files, whoever connects:
+    /// a child costs one. One more than [`Limits::connections_max`] is taken in, to be refused.
+    ///
+    /// With a quarter of the files for connections that is 7 of 64, 151 of 256, 727 of 1024.
+    #[must_use]
+    pub fn children_beside(&self, open_files: u64) -> u64 {
+        let connections = u64::try_from(self.connections_max).unwrap_or(u64::MAX);
+        open_files
+            .saturating_sub(connections)
+            .saturating_sub(1 + SERVER_FILES_MAX)
     }
 }

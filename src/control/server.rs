@@ -7,20 +7,20 @@
 //! Invariants: each [`Asked`] is answered exactly once, with `internal` if its reply is
 //! dropped (I5); a request is carried out even if its client is gone by then; requests of one
 //! connection are handed over in their order; nothing waits for a slow peer; the channel being
-//! full is answered `busy` and never waited for (I8).
+//! full is answered `busy` and never waited for (I8); a panic while a connection is taken in
+//! costs that connection alone.
 //!
 //! Absent on purpose: making sockets (whoever listens says why it cannot), and deciding anything
 //! about a command but whether its sender may give it (`authority`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     io::{self, Write},
     net::{SocketAddr, TcpListener as StdListener},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::Arc,
     task::Poll,
     time::Duration,
 };
@@ -31,19 +31,23 @@ use tokio::{
     task::{Id, JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use super::{
     asked::Asked,
     authority::Unsigned,
-    connection::{Connection, Door, Leave, Shared, too_many},
-    limits::Limits,
+    connection::{Connection, Door, Order, Shared, Standing, Stays, too_many},
+    limits::{Limits, MAKE_ROOM_TIME_MAX},
     protocol,
-    roster::{Admission, Arrival, PeerKey, Roster},
+    roster::{Admission, Arrival, Manner, PeerKey, Roster},
 };
+use crate::clock;
 
-/// How long no connection is taken in after the system would not give one.
+/// How long no connection is taken in after the system would not give one, or after a fault.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How many orders wait for a connection at most: one to make room, one to end.
+const ORDERS_MAX: usize = 2;
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -125,8 +129,15 @@ impl Control {
 /// What the acceptor keeps of a connection.
 #[derive(Debug)]
 struct Guest {
-    order: oneshot::Sender<Leave>,
-    active: Arc<AtomicBool>,
+    orders: mpsc::Sender<Order>,
+    standing: Arc<Standing>,
+}
+
+/// Whether a connection that was asked to make room has done so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reaction {
+    Left,
+    Stayed,
 }
 
 struct Acceptor {
@@ -155,11 +166,26 @@ impl Acceptor {
         }
     }
 
+    /// Takes connections in until told to end. A panic is a fault of ours that would leave a
+    /// server which nobody can reach: it is told, and the work goes on with the connections
+    /// there are.
     async fn run(mut self, mut closed: oneshot::Receiver<()>) {
+        while let Err(Panicked) = caught(self.take_in_all(&mut closed)).await {
+            error!("taking connections in has panicked and is taken up again");
+            // What it was at may have been entered without being there.
+            self.roster.retain(|guest| !guest.orders.is_closed());
+            if self.pause(&mut closed).await == Pause::Ended {
+                break;
+            }
+        }
+        self.end().await;
+    }
+
+    async fn take_in_all(&mut self, closed: &mut oneshot::Receiver<()>) {
         loop {
             tokio::select! {
                 biased;
-                _ = &mut closed => break,
+                _ = &mut *closed => return,
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
                     let task = match ended {
                         Ok((task, ())) => task,
@@ -173,47 +199,87 @@ impl Acceptor {
                     Ok((stream, peer)) => {
                         self.starved = false;
                         self.turn = self.turn.wrapping_add(1);
-                        self.take_in(stream, peer);
+                        self.take_in(stream, peer).await;
                     }
                     Err(fault) => {
                         if !std::mem::replace(&mut self.starved, true) {
                             warn!(%fault, "cannot take a connection in");
                         }
-                        tokio::select! {
-                            _ = &mut closed => break,
-                            () = sleep(ACCEPT_PAUSE) => {}
+                        if self.pause(closed).await == Pause::Ended {
+                            return;
                         }
                     }
                 },
             }
         }
-        self.end().await;
     }
 
-    fn take_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+    /// Waits for [`ACCEPT_PAUSE`], or for the end.
+    async fn pause(&self, closed: &mut oneshot::Receiver<()>) -> Pause {
+        tokio::select! {
+            _ = closed => Pause::Ended,
+            () = sleep(ACCEPT_PAUSE) => Pause::Over,
+        }
+    }
+
+    async fn take_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+        #[cfg(test)]
+        tests::panic_if_planted();
         let key = PeerKey::of(peer.ip());
-        let is_silent = |guest: &Guest| !guest.active.load(Ordering::Relaxed);
-        match self.roster.admission(key, is_silent) {
-            Admission::Welcome => {}
-            Admission::InPlaceOf(arrival) => {
-                debug!(%peer, "a silent connection makes room");
-                if let Some(guest) = self.roster.leave(arrival) {
-                    // An error means that it is ending by itself.
-                    let _ = guest.order.send(Leave::MakeRoom);
+        // Each is asked once, so that this ends.
+        let mut stayed = BTreeSet::new();
+        loop {
+            let manner = |arrival: Arrival, guest: &Guest| match stayed.contains(&arrival) {
+                true => Manner::Busy,
+                false => guest.standing.manner(),
+            };
+            match self.roster.admission(key, manner) {
+                Admission::Welcome => break,
+                Admission::InPlaceOf(arrival) => match self.ask_for_room(arrival).await {
+                    Reaction::Left => {
+                        debug!(%peer, "a quiet connection makes room");
+                        self.roster.leave(arrival);
+                        break;
+                    }
+                    Reaction::Stayed => {
+                        stayed.insert(arrival);
+                    }
+                },
+                Admission::Refused => {
+                    debug!(%peer, "connection refused: too many");
+                    return refuse(stream);
                 }
             }
-            Admission::Refused => {
-                debug!(%peer, "connection refused: too many");
-                return refuse(stream);
-            }
         }
-        let (order, leave) = oneshot::channel();
-        let active = Arc::new(AtomicBool::new(false));
-        let door = Door {
-            leave,
-            active: Arc::clone(&active),
+        self.enter(key, stream, peer);
+    }
+
+    /// Asks a connection to make room. When it has, its descriptor is free.
+    async fn ask_for_room(&self, arrival: Arrival) -> Reaction {
+        let Some(guest) = self.roster.get(arrival) else {
+            return Reaction::Left;
         };
-        let arrival = self.roster.enter(key, Guest { order, active });
+        let (stays, answer) = oneshot::channel();
+        match guest.orders.try_send(Order::MakeRoom(stays)) {
+            Ok(()) => {}
+            // It was asked before and has not answered.
+            Err(mpsc::error::TrySendError::Full(_)) => return Reaction::Stayed,
+            Err(mpsc::error::TrySendError::Closed(_)) => return Reaction::Left,
+        }
+        match timeout(MAKE_ROOM_TIME_MAX, answer).await {
+            Ok(Err(_)) => Reaction::Left,
+            Ok(Ok(Stays)) | Err(_) => Reaction::Stayed,
+        }
+    }
+
+    fn enter(&mut self, key: PeerKey, stream: TcpStream, peer: SocketAddr) {
+        let (orders, door) = mpsc::channel(ORDERS_MAX);
+        let standing = Arc::new(Standing::new(clock::mono()));
+        let door = Door {
+            orders: door,
+            standing: Arc::clone(&standing),
+        };
+        let arrival = self.roster.enter(key, Guest { orders, standing });
         let connection = Connection::new(stream, peer, Arc::clone(&self.shared), door);
         let task = self.tasks.spawn(connection.serve());
         self.arrivals.insert(task.id(), arrival);
@@ -222,7 +288,8 @@ impl Acceptor {
     async fn end(mut self) {
         drop(self.listeners);
         for guest in self.roster.leave_all() {
-            let _ = guest.order.send(Leave::Closing);
+            // Never full; an error means that it is ending by itself.
+            let _ = guest.orders.try_send(Order::Closing);
         }
         let all_gone = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(self.shared.limits.close_time_max, all_gone)
@@ -233,6 +300,31 @@ impl Acceptor {
         }
         self.tasks.shutdown().await;
     }
+}
+
+/// How a pause ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    Over,
+    /// There is nothing to pause for: the server ends.
+    Ended,
+}
+
+/// A future has panicked and is not to be polled again. What is said of it stands in the log of
+/// whoever set the panic hook.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Panicked;
+
+/// What a future comes to. What it has borrowed must be fit for use after a panic.
+async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
+    let mut future = pin!(future);
+    poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+            Ok(poll) => poll.map(Ok),
+            Err(_) => Poll::Ready(Err(Panicked)),
+        },
+    )
+    .await
 }
 
 async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {

@@ -5,11 +5,16 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::Duration,
 };
 
 use serde_json::Value;
-use supervisor_rs::clock;
+use supervisor_rs::{
+    clock,
+    control::limits::{CONNECTIONS_PER_PEER_MAX, Limits, SERVER_FILES_MAX},
+};
 
 use crate::sandbox::{PATIENCE, Sandbox, hello, skip, wait_for};
 
@@ -55,7 +60,7 @@ fn ticks(pid: i32) -> u64 {
 fn observe(span: Duration) {
     let until = clock::mono() + span;
     while clock::mono() < until {
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
     }
 }
 
@@ -154,6 +159,56 @@ fn hundreds_of_silent_connections_keep_nobody_out() {
     assert_eq!(sandbox.client(&["info"]).code, 0);
     drop(silent);
     assert_eq!(sandbox.client(&["check"]).code, 0);
+}
+
+const TOO_MANY: &str =
+    r#"{"id":null,"error":{"code":"busy","message":"too many connections, try again later"}}"#;
+
+#[test]
+fn connections_that_gave_one_command_and_fell_silent_keep_nobody_out() {
+    let sandbox = Sandbox::start("mode: sync");
+    let mut idle: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
+        .map(|_| sandbox.wire())
+        .collect();
+    for wire in &mut idle {
+        wire.ask(1, r#"{"op":"check"}"#);
+        assert_eq!(wire.answer().0, Some(1));
+    }
+    for _ in 0..3 {
+        let output = sandbox.client(&["info"]);
+        assert_eq!(output.code, 0, "{output:?}");
+    }
+    // A client's slot is free again some time after its end, so that one to three made room.
+    assert_eq!(idle[0].line().as_deref(), Some(TOO_MANY));
+    assert_eq!(idle[0].line(), None, "a clean end");
+    for wire in &mut idle[3..] {
+        wire.ask(2, r#"{"op":"check"}"#);
+        assert_eq!(wire.answer().0, Some(2));
+    }
+}
+
+#[test]
+fn connections_that_wait_for_an_answer_keep_their_slots() {
+    let mut sandbox = Sandbox::new("mode: sync");
+    let child = sandbox.slow_to_stop("end");
+    sandbox.write("web.yml", &child);
+    sandbox.start_server();
+    sandbox.wait_output("web", "up");
+    let mut waiting: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
+        .map(|_| sandbox.wire())
+        .collect();
+    for wire in &mut waiting {
+        wire.ask(1, r#"{"op":"check"}"#);
+        assert_eq!(wire.answer().0, Some(1));
+        wire.ask(2, r#"{"op":"stop","child":"web"}"#);
+    }
+    let output = sandbox.client(&["info"]);
+    assert_eq!(output.code, 7, "{output:?}");
+    sandbox.open_gate("end");
+    for wire in &mut waiting {
+        assert_eq!(wire.answer().1["ok"]["op"], "stop");
+    }
+    assert_eq!(sandbox.client(&["info"]).code, 0);
 }
 
 #[test]
@@ -321,6 +376,76 @@ fn connections_cannot_use_up_the_descriptors_that_children_need() {
         let used = ticks(pid) - before;
         assert!(used < 50, "{used} ticks of {WATCHED:?}: it spins");
         drop(crowd);
+    });
+}
+
+/// Connects as fast as it can, half of the time with a command, and keeps the last of them.
+fn crowd(address: SocketAddr, enough: &AtomicBool) {
+    const KEPT: usize = 32;
+    let mut kept = std::collections::VecDeque::new();
+    for number in 0_u32.. {
+        if enough.load(Ordering::Relaxed) {
+            return;
+        }
+        // An error means that the line of those who wait is full.
+        if let Ok(mut stream) = TcpStream::connect(address) {
+            if number.is_multiple_of(2) {
+                let request = "{\"id\":1,\"command\":{\"op\":\"check\"}}\n";
+                let _refused = stream.write_all(request.as_bytes());
+            }
+            kept.push_back(stream);
+        }
+        if kept.len() > KEPT {
+            kept.pop_front();
+        }
+    }
+}
+
+#[test]
+fn the_children_that_open_files_are_kept_for_start_beside_any_crowd() {
+    const FILES: u64 = 64;
+    const ROUNDS: usize = 4;
+    let limits = Limits::for_open_files(FILES / 4);
+    assert!(limits.children_beside(FILES) > 0);
+    // This host is one peer, and has no more connections than one may.
+    let peer = u64::try_from(limits.connections_per_peer_max).unwrap();
+    let children = usize::try_from(FILES - SERVER_FILES_MAX - peer - 1).unwrap();
+    let sandbox = Sandbox::new("mode: sync");
+    let log = sandbox.root().join("crowded.log");
+    let preparation = format!("ulimit -n {FILES}; exec 2>{}", log.display());
+    with_server_in(sandbox, &preparation, |sandbox, _| {
+        let enough = AtomicBool::new(false);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| crowd(sandbox.address(), &enough));
+            }
+            // In every round each file changes, so that each child is started again.
+            for round in 0..ROUNDS {
+                let command = format!("sleep {}", 300 + round);
+                let child = format!("command: {command}\n");
+                for number in 0..children {
+                    sandbox.write(&format!("c{number}.yml"), &child);
+                }
+                let last = || {
+                    let all = sandbox.processes();
+                    all.len() == children
+                        && all
+                            .iter()
+                            .all(|process| process.command.trim_end() == command)
+                };
+                let started = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    wait_for("all children", PATIENCE, last);
+                }));
+                if let Err(panic) = started {
+                    enough.store(true, Ordering::Relaxed);
+                    eprintln!("{}", fs::read_to_string(&log).unwrap());
+                    std::panic::resume_unwind(panic);
+                }
+            }
+            enough.store(true, Ordering::Relaxed);
+        });
+        let log = fs::read_to_string(&log).unwrap();
+        assert!(!log.contains("Too many open files"), "{log}");
     });
 }
 

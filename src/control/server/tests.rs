@@ -1,6 +1,11 @@
 //! The server over loopback, with a task that plays the core.
 
-use std::{future::Future, net::Ipv4Addr};
+use std::{
+    cell::Cell,
+    future::Future,
+    io::Read,
+    net::{Ipv4Addr, TcpStream as StdStream},
+};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -20,6 +25,20 @@ use crate::{
     command::{Answer, Command, Done, Op},
     spec::RunId,
 };
+
+thread_local! {
+    /// How many connections are yet to meet a panic; each test has a thread of its own.
+    static PANICS_PLANTED: Cell<u32> = const { Cell::new(0) };
+}
+
+/// A fault where a connection is taken in, if a test wants one.
+pub(super) fn panic_if_planted() {
+    let left = PANICS_PLANTED.get();
+    if left > 0 {
+        PANICS_PLANTED.set(left - 1);
+        panic!("planted");
+    }
+}
 
 /// What every wait in these tests is bounded by.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -84,6 +103,15 @@ fn done(command: &Command) -> Answer {
         exit: None,
         message: "done".to_owned(),
     })
+}
+
+/// An answer as long as this.
+fn long(command: &Command, bytes: usize) -> Answer {
+    let Answer::Done(mut long) = done(command) else {
+        panic!("not done");
+    };
+    long.message = "x".repeat(bytes);
+    Answer::Done(long)
 }
 
 struct Client(BufReader<TcpStream>);
@@ -490,40 +518,262 @@ async fn silent_connections_keep_nobody_out() {
     silent[0].expect_end().await;
 }
 
-#[tokio::test]
-async fn connections_that_command_are_not_pushed_out_and_the_next_is_busy() {
-    let limits = Limits {
-        connections_max: 8,
-        connections_per_peer_max: 3,
+fn few(connections_per_peer_max: usize) -> Limits {
+    Limits {
+        connections_max: 2 * connections_per_peer_max,
+        connections_per_peer_max,
         ..Limits::default()
-    };
-    let world = world_with(config(limits), 16);
-    let _core = obey(world.asked);
-    let mut active = Vec::new();
+    }
+}
+
+/// Connects, gives a command and reads its answer.
+async fn idle_client(address: SocketAddr) -> Client {
+    let mut client = Client::greeted(address).await;
+    client.ask(1, "info").await;
+    client.expect_ok(1).await;
+    client
+}
+
+impl Client {
+    /// Told `busy` and ended without a reset.
+    async fn expect_room_made(&mut self) {
+        self.expect_refusal(Value::Null, "busy").await;
+        assert_eq!(self.line().await, None);
+    }
+}
+
+#[tokio::test]
+async fn connections_that_wait_for_an_answer_are_not_pushed_out_and_the_next_is_busy() {
+    let mut world = world_with(config(few(3)), 16);
+    let mut waiting = Vec::new();
+    let mut taken = Vec::new();
     for _ in 0..3 {
         let mut client = Client::greeted(world.address).await;
         client.ask(1, "info").await;
-        client.expect_ok(1).await;
-        active.push(client);
+        taken.push(within("a request", world.asked.recv()).await.unwrap());
+        waiting.push(client);
     }
     let mut refused = Client::connect(world.address).await;
     refused.expect_refusal(Value::Null, "busy").await;
     refused.expect_end().await;
-    for client in &mut active {
+    for Asked { command, reply, .. } in taken {
+        reply.send(Ok(done(&command)));
+    }
+    for client in &mut waiting {
+        client.expect_ok(1).await;
+    }
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_out_and_see_a_clean_end() {
+    let world = world_with(config(few(3)), 16);
+    let _core = obey(world.asked);
+    let mut idle = Vec::new();
+    for _ in 0..20 {
+        idle.push(idle_client(world.address).await);
+    }
+    let (gone, kept) = idle.split_at_mut(17);
+    for client in gone {
+        client.expect_room_made().await;
+    }
+    for client in kept {
         client.ask(2, "info").await;
         client.expect_ok(2).await;
     }
-    drop(active.pop());
-    // The slot is free once the end of that connection was seen.
-    let began = Instant::now();
-    loop {
-        let mut client = Client::connect(world.address).await;
-        if client.line().await.unwrap()["hello"].is_object() {
-            break;
-        }
-        assert!(began.elapsed() < PATIENCE);
-        tokio::task::yield_now().await;
+}
+
+#[tokio::test]
+async fn the_connection_that_has_been_idle_longest_makes_room() {
+    let world = world_with(config(few(3)), 16);
+    let _core = obey(world.asked);
+    let mut first = idle_client(world.address).await;
+    let mut second = idle_client(world.address).await;
+    let mut third = idle_client(world.address).await;
+    first.ask(2, "info").await;
+    first.expect_ok(2).await;
+    let _fourth = idle_client(world.address).await;
+    second.expect_room_made().await;
+    for client in [&mut first, &mut third] {
+        client.ask(3, "info").await;
+        client.expect_ok(3).await;
     }
+}
+
+#[tokio::test]
+async fn who_makes_room_is_gone_before_the_newcomer_is_greeted() {
+    let world = world_with(config(few(1)), 16);
+    let _core = obey(world.asked);
+    let idle = idle_client(world.address).await;
+    let _newcomer = Client::greeted(world.address).await;
+    // Without waiting: the descriptor of the one is free when another is used.
+    let mut idle = idle.0.into_inner().into_std().unwrap();
+    let mut said = String::new();
+    idle.read_to_string(&mut said).unwrap();
+    let told: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(told["error"]["code"], "busy");
+    // Nobody is there: the first byte is answered with a reset.
+    let _ = idle.write(b"x");
+    assert!(idle.write(b"x").is_err());
+}
+
+/// The newcomer is there before the command is, so that room is asked for first.
+#[tokio::test]
+async fn a_command_that_has_arrived_is_carried_out_whoever_needs_the_slot() {
+    for _ in 0..50 {
+        let world = world_with(config(few(1)), 16);
+        let core = obey(world.asked);
+        let client = idle_client(world.address).await;
+        let stream = client.0.into_inner().into_std().unwrap();
+        // Nothing is waited for here, so that the server does not run in between.
+        let newcomer = StdStream::connect(world.address).unwrap();
+        (&stream)
+            .write_all(b"{\"id\":2,\"command\":{\"op\":\"kill\"}}\n")
+            .unwrap();
+        let mut client = Client(BufReader::new(TcpStream::from_std(stream).unwrap()));
+        client.expect_ok(2).await;
+        newcomer.set_nonblocking(true).unwrap();
+        let mut newcomer = Client(BufReader::new(TcpStream::from_std(newcomer).unwrap()));
+        newcomer.expect_refusal(Value::Null, "busy").await;
+        world.control.close().await;
+        let kill = Command::Kill(crate::command::KillChildren::AsConfigured);
+        assert_eq!(
+            within("the core", core).await.unwrap(),
+            [Command::Info, kill]
+        );
+    }
+}
+
+/// The command comes when room was asked for, and all orders of the two are tried.
+#[tokio::test]
+async fn who_is_told_busy_was_not_obeyed_and_who_was_obeyed_is_answered() {
+    for delay in 0..60 {
+        let world = world_with(config(few(1)), 16);
+        let core = obey(world.asked);
+        let mut client = idle_client(world.address).await;
+        let newcomer = StdStream::connect(world.address).unwrap();
+        for _ in 0..delay % 6 {
+            tokio::task::yield_now().await;
+        }
+        // An error means that the end was seen already.
+        let _ = client
+            .0
+            .write_all(b"{\"id\":2,\"command\":{\"op\":\"kill\"}}\n")
+            .await;
+        let line = client.line().await.unwrap();
+        drop((client, newcomer));
+        world.control.close().await;
+        let obeyed = within("the core", core).await.unwrap().len() == 2;
+        assert_eq!(obeyed, line["ok"].is_object(), "{line}");
+        assert_eq!(!obeyed, line["error"]["code"] == "busy", "{line}");
+    }
+}
+
+#[tokio::test]
+async fn half_a_line_keeps_no_slot() {
+    let world = world_with(config(few(2)), 16);
+    let _core = obey(world.asked);
+    let mut crowd = Vec::new();
+    for _ in 0..6 {
+        let mut client = idle_client(world.address).await;
+        client.send("{\"id\":2,").await;
+        crowd.push(client);
+    }
+    let (gone, kept) = crowd.split_at_mut(4);
+    for client in gone {
+        client.expect_room_made().await;
+    }
+    for client in kept {
+        client.send("\"command\":{\"op\":\"info\"}}\n").await;
+        client.expect_ok(2).await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_read_yet_arrives_before_the_end() {
+    const BYTES: usize = 100 * 1024;
+    let mut world = world_with(config(few(1)), 16);
+    let mut client = Client::greeted(world.address).await;
+    client.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(long(&asked.command, BYTES)));
+    let _newcomer = loop {
+        let mut newcomer = Client::connect(world.address).await;
+        if newcomer.line().await.unwrap()["hello"].is_object() {
+            break newcomer;
+        }
+    };
+    let answer = client.line().await.unwrap();
+    assert_eq!(answer["ok"]["message"].as_str().unwrap().len(), BYTES);
+    client.expect_room_made().await;
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_written_yet_keeps_its_connection() {
+    let mut world = world_with(config(few(1)), 16);
+    let mut deaf = Client::greeted(world.address).await;
+    deaf.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    asked.reply.send(Ok(long(&asked.command, 32 * 1024 * 1024)));
+    for _ in 0..3 {
+        let mut refused = Client::connect(world.address).await;
+        refused.expect_refusal(Value::Null, "busy").await;
+    }
+    let answer = deaf.line().await.unwrap();
+    assert_eq!(
+        answer["ok"]["message"].as_str().unwrap().len(),
+        32 * 1024 * 1024
+    );
+}
+
+#[tokio::test]
+async fn who_may_not_command_keeps_no_slot_by_asking() {
+    let limits = few(2);
+    let world = world_with(
+        ControlConfig {
+            encrypt: true,
+            ..config(limits)
+        },
+        16,
+    );
+    let mut crowd = Vec::new();
+    for _ in 0..8 {
+        let mut client = Client::greeted(world.address).await;
+        client.ask(1, "info").await;
+        crowd.push(client);
+    }
+    let newcomer = Client::greeted(world.address).await;
+    drop(newcomer);
+}
+
+#[tokio::test]
+async fn a_panic_while_a_connection_is_taken_in_costs_that_connection_alone() {
+    let mut world = world();
+    let mut before = Client::greeted(world.address).await;
+    before.ask(1, "info").await;
+    let asked = within("a request", world.asked.recv()).await.unwrap();
+    PANICS_PLANTED.set(3);
+    for _ in 0..3 {
+        let mut unlucky = Client::connect(world.address).await;
+        unlucky.expect_end().await;
+    }
+    assert_eq!(PANICS_PLANTED.get(), 0);
+    let mut after = Client::greeted(world.address).await;
+    asked.reply.send(Ok(done(&asked.command)));
+    before.expect_ok(1).await;
+    let _core = obey(world.asked);
+    after.ask(1, "info").await;
+    after.expect_ok(1).await;
+    within("closing", world.control.close()).await;
+    before.expect_end().await;
+}
+
+#[tokio::test]
+async fn after_a_panic_the_end_is_not_waited_for() {
+    let world = world();
+    PANICS_PLANTED.set(1);
+    Client::connect(world.address).await.expect_end().await;
+    within("closing", world.control.close()).await;
+    assert!(TcpStream::connect(world.address).await.is_err());
 }
 
 #[tokio::test]
@@ -582,6 +832,61 @@ async fn a_peer_that_asks_for_much_and_reads_nothing_is_given_little() {
     for id in 1..=100 {
         deaf.expect_ok(id).await;
     }
+}
+
+#[tokio::test]
+async fn thousands_of_stops_of_all_and_of_their_like_are_given_little() {
+    for command in [
+        "{\"op\":\"stop\",\"all\":true}",
+        "{\"op\":\"start\",\"all\":true}",
+        "{\"op\":\"kill\",\"stop_children\":true}",
+    ] {
+        let mut world = world();
+        let mut deaf = Client::greeted(world.address).await;
+        let lines = (1..=2_000).map(|id| format!("{{\"id\":{id},\"command\":{command}}}\n"));
+        deaf.send(lines.collect::<String>()).await;
+        let mut taken = Vec::new();
+        for _ in 0..LOOKS_IN_FLIGHT_MAX {
+            taken.push(within("a request", world.asked.recv()).await.unwrap());
+        }
+        let mut other = Client::greeted(world.address).await;
+        other.ask(1, "info").await;
+        let asked = within("a request", world.asked.recv()).await.unwrap();
+        assert_eq!(asked.command, Command::Info);
+        asked.reply.send(Ok(done(&asked.command)));
+        other.expect_ok(1).await;
+        assert!(world.asked.try_recv().is_err(), "{command}");
+        for Asked { command, reply, .. } in taken {
+            reply.send(Ok(done(&command)));
+        }
+        let _core = obey(world.asked);
+        for id in 1..=2_000 {
+            deaf.expect_ok(id).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_stop_of_all_waits_for_no_look_and_no_start() {
+    let mut world = world();
+    let mut client = Client::greeted(world.address).await;
+    let mut id = 0;
+    let mut ask = |op: &str, rest: &str| {
+        id += 1;
+        format!("{{\"id\":{id},\"command\":{{\"op\":\"{op}\"{rest}}}}}\n")
+    };
+    let mut lines = String::new();
+    for _ in 0..LOOKS_IN_FLIGHT_MAX {
+        lines += &ask("check", "");
+        lines += &ask("start", ",\"all\":true");
+    }
+    lines += &ask("stop", ",\"all\":true");
+    client.send(lines).await;
+    let mut taken = Vec::new();
+    for _ in 0..id {
+        taken.push(within("a request", world.asked.recv()).await.unwrap());
+    }
+    assert_eq!(taken.last().unwrap().command, Command::StopAll);
 }
 
 #[tokio::test]
@@ -683,6 +988,14 @@ fn few_open_files_mean_few_connections_and_many_mean_no_more_than_ever() {
         let limits = Limits::for_open_files(files);
         let found = (limits.connections_max, limits.connections_per_peer_max);
         assert_eq!(found, (all, peer), "{files}");
+    }
+}
+
+#[test]
+fn a_documented_number_of_children_can_run_beside_all_connections() {
+    for (files, children) in [(64, 7), (256, 151), (1024, 727), (0, 0)] {
+        let limits = Limits::for_open_files(files / 4);
+        assert_eq!(limits.children_beside(files), children, "{files}");
     }
 }
 
