@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    folder::{Contents, Folder, Medium, Shelf},
+    folder::{Contents, Folder, Medium, Shelf, Standing},
     log::{AppendError, Durability, Log},
     samples,
 };
@@ -94,6 +94,10 @@ impl FaultyShelf {
 }
 
 impl Shelf for FaultyShelf {
+    fn stand(&mut self) -> io::Result<Standing> {
+        self.inner.stand()
+    }
+
     fn read(&self, name: &str) -> io::Result<Option<Contents>> {
         let read = self.inner.read(name)?;
         Ok(read.map(|(file, bytes)| (self.wrap(file), bytes)))
@@ -341,6 +345,33 @@ fn a_full_disk_takes_whole_batches_or_none() {
         let names: Vec<_> = found.children.keys().map(ToString::to_string).collect();
         assert_eq!(names, ["a", "b", "first"]);
     }
+}
+
+#[test]
+fn an_end_that_cannot_be_written_is_owed_and_stands_before_the_next_run_begins() {
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1), samples::started("a", 1)])
+        .unwrap();
+    let ended = [samples::ended("a", 1)];
+    {
+        let mut disk = disk.lock().unwrap();
+        disk.refuses = disk.operations..u64::MAX;
+    }
+    assert!(log.append(&ended).is_err());
+    log.owe(&ended);
+    // I1: the next run cannot begin while the end of the last one is in no file.
+    assert!(log.append(&[samples::begun("a", 2)]).is_err());
+    assert!(log.is_behind());
+    disk.lock().unwrap().refuses = 0..0;
+    log.append(&[samples::begun("b", 1)]).unwrap();
+    let expected = fold(&[
+        samples::begun("a", 1),
+        samples::started("a", 1),
+        samples::ended("a", 1),
+        samples::begun("b", 1),
+    ]);
+    assert_eq!(bench.reopened(Store::Runtime), expected);
 }
 
 #[test]

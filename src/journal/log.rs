@@ -11,13 +11,14 @@
 //! - [`Durability::Host`] syncs before it reports success. [`Durability::Server`] never
 //!   waits for a disk: its records concern processes, which a host's end takes with it.
 //!
+//!
 //! Absent on purpose: what is in a file (`frame`), directories and locks (`folder`).
 
 use std::io;
 
 use super::{
-    error::JournalError,
-    folder::{Medium, Shelf},
+    error::{JournalError, RecordError},
+    folder::{Medium, Shelf, Standing},
     frame::{self, Damage, EncodeError},
 };
 use crate::reconcile::{
@@ -164,8 +165,21 @@ impl Log {
         self.file.is_none()
     }
 
-    /// Brings the file up to what is known.
+    /// What to say of records that were not added.
+    pub(super) fn told(&self, error: AppendError) -> RecordError {
+        let path = self.shelf.path(self.name);
+        match error {
+            AppendError::Io(source) => RecordError::File { path, source },
+            AppendError::Encode(_) | AppendError::WrongStore(_) => RecordError::Never {
+                path,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// Brings the file up to what is known, also where it or its directory was taken away.
     pub(super) fn catch_up(&mut self) -> io::Result<()> {
+        self.stand()?;
         if self.is_behind() {
             self.rewrite()?;
         }
@@ -201,7 +215,17 @@ impl Log {
         self.file = None;
     }
 
+    /// Sees to it that the file will stand where the next server looks for it.
+    fn stand(&mut self) -> io::Result<()> {
+        match self.shelf.stand()? {
+            Standing::AsBefore => {}
+            Standing::Anew => self.file = None,
+        }
+        Ok(())
+    }
+
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stand()?;
         let linked = match &self.file {
             Some(file) => file.is_linked()?,
             None => false,
