@@ -27,7 +27,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags},
+    fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
@@ -70,6 +70,9 @@ pub(super) trait Medium: Send {
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file to this many bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Sees to it that so many bytes fit behind this length, whatever becomes of the disk; the
+    /// length stays as it is.
+    fn reserve(&mut self, len: u64, room: u64) -> io::Result<()>;
     /// Whether the file still has a name.
     fn is_linked(&self) -> io::Result<bool>;
 }
@@ -325,6 +328,14 @@ impl Medium for File {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)
+    }
+
+    fn reserve(&mut self, len: u64, room: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&*self, FallocateFlags::KEEP_SIZE, len, room) {
+            // A file system that cannot promise anything.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn is_linked(&self) -> io::Result<bool> {

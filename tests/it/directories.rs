@@ -1,15 +1,17 @@
-//! The server's own directories (DESIGN 3 and 9): deleted or replaced while it runs.
+//! The server's own directories (DESIGN 3 and 9): deleted, replaced or full while it runs.
 
 use std::{
     fs,
+    io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, TcpListener},
     os::unix::fs::PermissionsExt,
-    path::Path,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::sandbox::{Output, PATIENCE, Sandbox, lives, script, wait_for};
+use crate::sandbox::{Output, PATIENCE, Sandbox, lives, script, skip, wait_for};
 
 const SLEEPER: &str = "command: [sleep, '300']\n";
 
@@ -160,4 +162,164 @@ fn what_is_owed_is_written_as_soon_as_it_can_be_though_nothing_else_happens() {
     wait_for("the records", PATIENCE, || records.exists());
     sandbox.restart_server();
     assert_eq!(sandbox.wait_state("web", "exited")["exit"], ended["exit"]);
+}
+
+// A disk that is full
+
+/// What a test puts on a small disk at most, in KiB, should it be larger than believed.
+const FILL_KIB_MAX: usize = 1024;
+/// How many starts may fit into the last page of a full disk.
+const STARTS_MAX: usize = 40;
+
+/// A file system of 64 KiB and few files that is seen by whoever joins its mount namespace.
+struct SmallDisk {
+    holder: Child,
+    at: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where that is not permitted.
+    fn mount(at: &Path) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let script = format!(
+            "mount -t tmpfs -o size=64k,nr_inodes=32,mode=700 none {} && echo mounted && exec cat",
+            at.display()
+        );
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c", &script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .ok()?;
+        let mut line = String::new();
+        let stdout = holder.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut line).unwrap();
+        let disk = Self {
+            holder,
+            at: at.to_owned(),
+        };
+        (line == "mounted\n").then_some(disk)
+    }
+
+    /// What a server on this disk is started by.
+    fn namespace(&self) -> String {
+        format!("--mount=/proc/{}/ns/mnt", self.holder.id())
+    }
+
+    /// A file on it, as seen from outside.
+    fn file(&self, name: &str) -> PathBuf {
+        let inside = self.at.strip_prefix("/").unwrap();
+        let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
+        root.join(inside).join(name)
+    }
+
+    fn fill(&self) {
+        let mut file = fs::File::create(self.file("fill")).unwrap();
+        for _ in 0..FILL_KIB_MAX {
+            if file.write_all(&[0; 1024]).is_err() {
+                return;
+            }
+        }
+        panic!("{:?} does not get full", self.at);
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        drop(self.holder.stdin.take());
+        let _reaped = self.holder.wait();
+    }
+}
+
+/// How many children end while the disk is full: what is written of them is more than a page.
+const ENDS: usize = 24;
+
+/// How every child ended, once all `c…` have.
+fn ends(sandbox: &Sandbox) -> Vec<Value> {
+    let mut ends = Vec::new();
+    wait_for("the ends of all", PATIENCE, || {
+        let answer = sandbox.json(&["check", "--all"]);
+        let rows = answer["children"].as_array().unwrap().iter();
+        let ended = rows.filter(|row| row["state"] == "exited");
+        ends = ended.map(|row| json!([row["name"], row["exit"]])).collect();
+        ends.len() == ENDS
+    });
+    ends
+}
+
+#[test]
+fn a_full_disk_says_which_file_could_not_be_written_and_loses_no_exit_code() {
+    let sandbox = Sandbox::new("mode: quiet");
+    let run = sandbox.root().join("run");
+    let Some(disk) = SmallDisk::mount(&run) else {
+        return skip("no right to mount, or no `unshare`");
+    };
+    let namespace = disk.namespace();
+    let mut sandbox = sandbox.within(&["nsenter", &namespace]);
+    let go = sandbox.root().join("go");
+    let wait = format!("until [ -e {} ]; do sleep 0.2; done; exit 7", go.display());
+    for number in 0..ENDS {
+        sandbox.write(&format!("c{number}.yml"), &script(&wait));
+    }
+    sandbox.write("late.yml", SLEEPER);
+    sandbox.start_server();
+    for number in 0..ENDS {
+        sandbox.done(&["start", &format!("c{number}")]);
+    }
+    disk.fill();
+
+    let mut refused = Value::Null;
+    for _ in 0..STARTS_MAX {
+        refused = sandbox.json(&["start", "late"]);
+        if refused["ok"] == false {
+            break;
+        }
+        sandbox.done(&["stop", "late"]);
+    }
+    let expected = format!(
+        "`late` was not started, for it could not be recorded: cannot write \
+         `{}/runtime.journal`: No space left on device (os error 28); \
+         hint: free some space there (`df -h`, `df -i`) and try again",
+        run.display()
+    );
+    assert_eq!(refused["error"]["code"], "internal", "{refused}");
+    assert_eq!(refused["error"]["message"], json!(expected));
+
+    // None of them began without room for the record of its end.
+    fs::write(&go, "").unwrap();
+    let told = ends(&sandbox);
+    assert!(told.iter().all(|end| end[1]["code"] == 7), "{told:?}");
+    sandbox.restart_server();
+    assert_eq!(ends(&sandbox), told);
+
+    fs::remove_file(disk.file("fill")).unwrap();
+    sandbox.done(&["start", "late"]);
+}
+
+#[test]
+fn a_full_disk_of_outputs_says_which_one_cannot_be_opened() {
+    let sandbox = Sandbox::new("mode: quiet");
+    let logs = sandbox.root().join("logs");
+    let Some(disk) = SmallDisk::mount(&logs) else {
+        return skip("no right to mount, or no `unshare`");
+    };
+    let namespace = disk.namespace();
+    let mut sandbox = sandbox.within(&["nsenter", &namespace]);
+    sandbox.write("web.yml", SLEEPER);
+    sandbox.start_server();
+    disk.fill();
+    // A new file takes one of the inodes, of which there are few.
+    let mut names = 0;
+    while fs::File::create(disk.file(&format!("empty-{names}"))).is_ok() {
+        names += 1;
+        assert!(names < FILL_KIB_MAX, "{logs:?} takes any number of files");
+    }
+    let told = sandbox.refused(&["start", "web"], "spawn_failed", 1);
+    let expected = format!(
+        "output `{}/web.out` cannot be opened: No space left on device (os error 28); \
+         hint: free some space there (`df -h`, `df -i`)",
+        logs.display()
+    );
+    assert!(told.ends_with(&expected), "{told}");
 }
