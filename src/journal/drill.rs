@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    folder::{Contents, Folder, Medium, Shelf},
+    folder::{Contents, Folder, Medium, Shelf, Standing},
     log::{AppendError, Durability, Log},
     samples,
 };
@@ -47,6 +47,8 @@ pub(super) struct FaultyShelf {
 
 struct FaultyFile {
     inner: Box<dyn Medium>,
+    /// How many bytes are kept free behind its end.
+    reserved: u64,
     disk: Shared,
 }
 
@@ -84,6 +86,7 @@ impl FaultyShelf {
     fn wrap(&self, inner: Box<dyn Medium>) -> Box<dyn Medium> {
         Box::new(FaultyFile {
             inner,
+            reserved: 0,
             disk: Arc::clone(&self.disk),
         })
     }
@@ -94,6 +97,10 @@ impl FaultyShelf {
 }
 
 impl Shelf for FaultyShelf {
+    fn stand(&mut self) -> io::Result<Standing> {
+        self.inner.stand()
+    }
+
     fn read(&self, name: &str) -> io::Result<Option<Contents>> {
         let read = self.inner.read(name)?;
         Ok(read.map(|(file, bytes)| (self.wrap(file), bytes)))
@@ -142,11 +149,14 @@ impl Medium for FaultyFile {
         }
         let mut len = bytes.len();
         if let Some(space) = &mut disk.space {
-            if *space == 0 {
+            let room = self.reserved + *space;
+            if room == 0 {
                 return Err(full());
             }
-            len = len.min(usize::try_from(*space).unwrap());
-            *space -= len as u64;
+            len = len.min(usize::try_from(room).unwrap());
+            let kept = self.reserved.min(len as u64);
+            self.reserved -= kept;
+            *space -= len as u64 - kept;
         }
         if let Some(sip) = disk.sip {
             disk.interrupted = !disk.interrupted;
@@ -173,8 +183,22 @@ impl Medium for FaultyFile {
         if disk.truncate_fails {
             return Err(io::Error::other("the disk is ill"));
         }
+        if let Some(space) = &mut disk.space {
+            *space += std::mem::take(&mut self.reserved);
+        }
         drop(disk);
         self.inner.truncate(len)
+    }
+
+    fn reserve(&mut self, _len: u64, room: u64) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        disk.operation()?;
+        let more = room.saturating_sub(self.reserved);
+        if let Some(space) = &mut disk.space {
+            *space = space.checked_sub(more).ok_or_else(full)?;
+        }
+        self.reserved += more;
+        Ok(())
     }
 
     fn is_linked(&self) -> io::Result<bool> {
@@ -344,6 +368,57 @@ fn a_full_disk_takes_whole_batches_or_none() {
 }
 
 #[test]
+fn a_run_begins_only_with_room_for_its_end_which_a_full_disk_cannot_take_away() {
+    let names: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+    for space in (0..30_000).step_by(997) {
+        let bench = Bench::new();
+        let (mut log, disk, _) = bench.open(Store::Runtime);
+        disk.lock().unwrap().space = Some(space);
+        let begins = |name: &&String| log.append(&[samples::begun(name, 1)]).is_ok();
+        let begun: Vec<&String> = names.iter().take_while(begins).collect();
+        // Somebody else takes what is left.
+        disk.lock().unwrap().space = Some(0);
+        for name in &begun {
+            let batch = [samples::started(name, 1), samples::ended(name, 1)];
+            log.append(&batch).expect("there is room for it");
+        }
+        drop(log);
+        let found = bench.reopened(Store::Runtime);
+        assert_eq!(found.children.len(), begun.len(), "{space}");
+        for child in found.children.values() {
+            assert!(child.last.as_ref().unwrap().end.is_some(), "{space}");
+        }
+    }
+}
+
+#[test]
+fn an_end_that_cannot_be_written_is_owed_and_stands_before_the_next_run_begins() {
+    let bench = Bench::new();
+    let (mut log, disk, _) = bench.open(Store::Runtime);
+    log.append(&[samples::begun("a", 1), samples::started("a", 1)])
+        .unwrap();
+    let ended = [samples::ended("a", 1)];
+    {
+        let mut disk = disk.lock().unwrap();
+        disk.refuses = disk.operations..u64::MAX;
+    }
+    assert!(log.append(&ended).is_err());
+    log.owe(&ended);
+    // I1: the next run cannot begin while the end of the last one is in no file.
+    assert!(log.append(&[samples::begun("a", 2)]).is_err());
+    assert!(log.is_behind());
+    disk.lock().unwrap().refuses = 0..0;
+    log.append(&[samples::begun("b", 1)]).unwrap();
+    let expected = fold(&[
+        samples::begun("a", 1),
+        samples::started("a", 1),
+        samples::ended("a", 1),
+        samples::begun("b", 1),
+    ]);
+    assert_eq!(bench.reopened(Store::Runtime), expected);
+}
+
+#[test]
 fn interrupted_and_partial_writes_are_carried_on() {
     let bench = Bench::new();
     let (mut log, disk, _) = bench.open(Store::Runtime);
@@ -392,7 +467,8 @@ fn a_file_that_cannot_be_cut_back_is_never_added_to_again() {
     {
         let mut disk = disk.lock().unwrap();
         disk.truncate_fails = true;
-        disk.refuses = disk.operations..disk.operations + 1;
+        // The first sees to the room, the second writes.
+        disk.refuses = disk.operations + 1..disk.operations + 2;
     }
     assert!(log.append(&[samples::begun("b", 1)]).is_err());
     assert!(log.is_behind());

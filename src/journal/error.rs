@@ -94,6 +94,38 @@ pub enum JournalError {
     Random(io::Error),
 }
 
+/// Why records are not on disk.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordError {
+    /// Their file could not be written.
+    #[error("cannot write `{}`: {source}{}", .path.display(), space_hint(.source))]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// They are such as can never be written there.
+    #[error("cannot write to `{}`: {why}", .path.display())]
+    Never {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+}
+
+/// What to do about a file system that takes nothing.
+fn space_hint(source: &io::Error) -> &'static str {
+    use io::ErrorKind;
+    match source.kind() {
+        ErrorKind::StorageFull => "; hint: free some space there (`df -h`, `df -i`) and try again",
+        ErrorKind::QuotaExceeded => "; hint: the quota of the server's user is used up",
+        ErrorKind::ReadOnlyFilesystem => "; hint: its file system is mounted read-only",
+        _ => "",
+    }
+}
+
 impl JournalError {
     /// What it means that a file could not be opened.
     pub(super) fn of_file(path: PathBuf, source: io::Error) -> Self {

@@ -5,6 +5,7 @@
 //! - It is refused when it is another user's or others can write to it. Inside such a
 //!   directory nobody else can put anything, yet files are opened without following links and
 //!   without waiting for a FIFO's other end.
+//! - Nothing here notices that the directory was taken away: `home` does.
 //! - The lock is `flock(2)` on the file `lock`, which the kernel drops with the last process
 //!   that holds the descriptor, and so with the server (it is close-on-exec). That the file
 //!   is still the one with that name is checked once it is locked. The pid in it is for
@@ -26,7 +27,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Dir, FlockOperation, Mode, OFlags},
+    fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags},
     io::Errno,
 };
 
@@ -37,7 +38,7 @@ use crate::clock;
 pub const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// How often the lock is tried in that time. Only a start that meets a lock sleeps so.
-const LOCK_RETRY: Duration = Duration::from_millis(20);
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(20);
 
 /// How many damaged files are kept aside in one directory, the latest ones.
 pub(super) const CORRUPT_KEPT_MAX: usize = 4;
@@ -52,6 +53,15 @@ const FILE_FLAGS: OFlags = OFlags::CLOEXEC
     .union(OFlags::NONBLOCK)
     .union(OFlags::NOCTTY);
 
+/// Whether a directory is the one that it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It is, and the files in it are those that were opened.
+    AsBefore,
+    /// It is another one: nothing that was written is in it.
+    Anew,
+}
+
 /// An open file that records are added to.
 pub(super) trait Medium: Send {
     /// As `write(2)`: may write a part. Always at the end.
@@ -60,6 +70,9 @@ pub(super) trait Medium: Send {
     fn sync(&mut self) -> io::Result<()>;
     /// Cuts the file to this many bytes.
     fn truncate(&mut self, len: u64) -> io::Result<()>;
+    /// Sees to it that so many bytes fit behind this length, whatever becomes of the disk; the
+    /// length stays as it is.
+    fn reserve(&mut self, len: u64, room: u64) -> io::Result<()>;
     /// Whether the file still has a name.
     fn is_linked(&self) -> io::Result<bool>;
 }
@@ -69,6 +82,8 @@ pub(super) type Contents = (Box<dyn Medium>, Vec<u8>);
 
 /// A directory with files in it.
 pub(super) trait Shelf: Send {
+    /// Sees to it that what is written here is found by whoever looks for it by path.
+    fn stand(&mut self) -> io::Result<Standing>;
     /// Opens an existing file for adding, and reads all of it.
     fn read(&self, name: &str) -> io::Result<Option<Contents>>;
     /// Makes an empty file, in place of what had the name.
@@ -97,7 +112,7 @@ pub(super) struct Folder {
 /// The right to be the one that writes to a directory; ends with this value.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Folder {
@@ -128,6 +143,26 @@ impl Folder {
         self.identity == other.identity
     }
 
+    /// Where it was opened.
+    pub(super) fn dir_path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the path still leads here. Where that cannot be told it is taken to: what is open
+    /// can be written to all the same.
+    pub(super) fn stands(&self) -> bool {
+        match rustix::fs::stat(&self.path) {
+            Ok(stat) => (stat.st_dev, stat.st_ino) == self.identity,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => false,
+            Err(_) => true,
+        }
+    }
+
+    /// Whether this lock is the one that others would meet here.
+    pub(super) fn is_locked_by(&self, lock: &Lock) -> bool {
+        self.has_name(&lock.file, LOCK_NAME)
+    }
+
     /// Becomes the one that writes here; waits `wait` for another to end.
     pub(super) fn lock(&self, wait: Duration) -> Result<Lock, JournalError> {
         let deadline = clock::mono() + wait;
@@ -141,7 +176,7 @@ impl Folder {
                     let _for_people = file
                         .set_len(0)
                         .and_then(|()| writeln!(file, "{}", std::process::id()));
-                    return Ok(Lock { _file: file });
+                    return Ok(Lock { file });
                 }
                 Ok(()) | Err(Errno::INTR | Errno::WOULDBLOCK) => {}
                 Err(errno) => return Err(self.file_error(LOCK_NAME, errno.into())),
@@ -214,6 +249,11 @@ impl Folder {
 }
 
 impl Shelf for Folder {
+    /// An open directory stays what it is.
+    fn stand(&mut self) -> io::Result<Standing> {
+        Ok(Standing::AsBefore)
+    }
+
     fn read(&self, name: &str) -> io::Result<Option<Contents>> {
         let file = match self.open_file(name, OFlags::RDWR | OFlags::APPEND) {
             Ok(file) => file,
@@ -288,6 +328,14 @@ impl Medium for File {
 
     fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.set_len(len)
+    }
+
+    fn reserve(&mut self, len: u64, room: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&*self, FallocateFlags::KEEP_SIZE, len, room) {
+            // A file system that cannot promise anything.
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 
     fn is_linked(&self) -> io::Result<bool> {
@@ -516,7 +564,7 @@ mod tests {
     fn the_lock_is_not_left_to_children() {
         let (_temp, _path, folder) = folder();
         let lock = folder.lock(Duration::ZERO).unwrap();
-        let flags = rustix::io::fcntl_getfd(&lock._file).unwrap();
+        let flags = rustix::io::fcntl_getfd(&lock.file).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));
         let flags = rustix::io::fcntl_getfd(&folder.dir).unwrap();
         assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));

@@ -84,6 +84,14 @@ pub(super) fn server_id(
     Ok(id)
 }
 
+/// Puts the id back if its file was deleted.
+pub(super) fn keep_if_missing(state: &Folder, id: &str) -> io::Result<()> {
+    match state.read_small(ID_NAME, ID_LEN_MAX)? {
+        Some(_) => Ok(()),
+        None => keep(state, id),
+    }
+}
+
 fn keep(state: &Folder, id: &str) -> io::Result<()> {
     let mut file = state.create(ID_TEMPORARY)?;
     let line = format!("{id}\n");

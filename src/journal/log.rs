@@ -11,17 +11,22 @@
 //! - [`Durability::Host`] syncs before it reports success. [`Durability::Server`] never
 //!   waits for a disk: its records concern processes, which a host's end takes with it.
 //!
+//! - A run begins only when there is room for its end as well: of a disk that is full later, the
+//!   records of what has happened take up what was kept free (`fallocate(2)`), and an exit code
+//!   outlives the server all the same. Where the file system cannot promise that, or where the
+//!   file was cut back since, what cannot be written is owed.
+//!
 //! Absent on purpose: what is in a file (`frame`), directories and locks (`folder`).
 
 use std::io;
 
 use super::{
-    error::JournalError,
-    folder::{Medium, Shelf},
+    error::{JournalError, RecordError},
+    folder::{Medium, Shelf, Standing},
     frame::{self, Damage, EncodeError},
 };
 use crate::reconcile::{
-    memory::Memory,
+    memory::{Memory, Remembered},
     record::{Record, Store},
 };
 
@@ -33,6 +38,10 @@ const REWRITE_FACTOR: u64 = 4;
 
 /// How many times in a row a write may be interrupted or write nothing.
 const WRITE_RETRIES_MAX: u32 = 100;
+
+/// How many bytes are kept free for each run that has begun: for the records of its start, of its
+/// stop and of its end, which are some two hundred bytes each.
+const ROOM_PER_RUN: u64 = 1 << 10;
 
 /// What a record outlives once it was reported as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,8 +173,21 @@ impl Log {
         self.file.is_none()
     }
 
-    /// Brings the file up to what is known.
+    /// What to say of records that were not added.
+    pub(super) fn told(&self, error: AppendError) -> RecordError {
+        let path = self.shelf.path(self.name);
+        match error {
+            AppendError::Io(source) => RecordError::File { path, source },
+            AppendError::Encode(_) | AppendError::WrongStore(_) => RecordError::Never {
+                path,
+                why: error.to_string(),
+            },
+        }
+    }
+
+    /// Brings the file up to what is known, also where it or its directory was taken away.
     pub(super) fn catch_up(&mut self) -> io::Result<()> {
+        self.stand()?;
         if self.is_behind() {
             self.rewrite()?;
         }
@@ -181,7 +203,7 @@ impl Log {
             }
             frame::encode(record, &mut bytes)?;
         }
-        self.write(&bytes)?;
+        self.write(&bytes, self.room_to_begin(records))?;
         for record in records {
             self.memory.apply(record);
         }
@@ -201,7 +223,33 @@ impl Log {
         self.file = None;
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Sees to it that the file will stand where the next server looks for it.
+    fn stand(&mut self) -> io::Result<()> {
+        match self.shelf.stand()? {
+            Standing::AsBefore => {}
+            Standing::Anew => self.file = None,
+        }
+        Ok(())
+    }
+
+    /// How many bytes must stay free behind records that are to be written; `None` when they begin
+    /// no run.
+    fn room_to_begin(&self, records: &[Record]) -> Option<u64> {
+        let begins = |record: &&Record| matches!(record, Record::Begun { .. });
+        let more = records.iter().filter(begins).count() as u64;
+        (more > 0).then(|| self.room_for_ends() + ROOM_PER_RUN * more)
+    }
+
+    /// How many bytes must stay free behind what is written, so that whatever becomes of the disk
+    /// the end of each run that has begun can be written down.
+    fn room_for_ends(&self) -> u64 {
+        let last = |child: &Remembered| child.last.as_ref().is_some_and(|run| run.end.is_none());
+        let live = self.memory.children.values().filter(|child| last(child));
+        ROOM_PER_RUN * live.count() as u64
+    }
+
+    fn write(&mut self, bytes: &[u8], room: Option<u64>) -> io::Result<()> {
+        self.stand()?;
         let linked = match &self.file {
             Some(file) => file.is_linked()?,
             None => false,
@@ -213,6 +261,13 @@ impl Log {
         let Some(mut file) = self.file.take() else {
             return Err(io::Error::other("the file could not be written anew"));
         };
+        if let Some(room) = room
+            && let Err(error) = file.reserve(self.len, bytes.len() as u64 + room)
+        {
+            // Nothing was written: the file is as good as before.
+            self.file = Some(file);
+            return Err(error);
+        }
         match write_all(file.as_mut(), bytes) {
             Ok(()) => {}
             Err(error) => {
@@ -271,6 +326,14 @@ impl Log {
     fn make(&self, temporary: &str, bytes: &[u8]) -> io::Result<Box<dyn Medium>> {
         let mut file = self.shelf.create(temporary)?;
         write_all(file.as_mut(), bytes)?;
+        let room = self.room_for_ends();
+        if room > 0
+            && let Err(error) = file.reserve(bytes.len() as u64, room)
+            && self.file.is_some()
+        {
+            // The file in use has this room; without one, to be written at all comes first.
+            return Err(error);
+        }
         if self.durability == Durability::Host {
             file.sync()?;
         }

@@ -5,7 +5,8 @@
 //!   over both; what a record means is decided there, not here.
 //! - A runtime record is with the kernel when [`Journal::append`] returns, and so outlives the
 //!   server; a state record is on disk when its ticket is answered, and so outlives the host.
-//! - One writer: each directory is locked for the life of the [`Journal`] (I1).
+//! - One writer: each directory is locked for the life of the [`Journal`] (I1), and stays so when
+//!   it is deleted: it is made anew, with all that is known.
 //! - Damage never keeps the server from starting. What can be read is used, the damaged file
 //!   is kept aside, and a warning says so. A full disk does not either: what cannot be
 //!   written is owed. Only a directory that is not ours alone, a file of a newer format and
@@ -14,14 +15,16 @@
 //!   anything is added. Where damage took the name of the boot, it counts as this one: a live
 //!   run that is forgotten would be started twice, a dead one is told by its start time.
 //!
-//! Reading order: `frame` (bytes), `log` (one file), `folder` (directories, locks), `writer`
-//! (the thread), then this.
+//! Reading order: `frame` (bytes), `log` (one file), `folder` (directories, locks), `home` and
+//! `claim` (those for the server's life), `writer` (the thread), then this.
 //!
 //! Absent on purpose: reading these files without owning them, and history.
 
+mod claim;
 mod error;
 mod folder;
 mod frame;
+mod home;
 mod identity;
 mod log;
 mod writer;
@@ -41,9 +44,14 @@ use std::{
 
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-pub use self::{error::JournalError, folder::LOCK_WAIT, identity::boot_identity};
+pub use self::{
+    error::{JournalError, RecordError},
+    folder::LOCK_WAIT,
+    identity::boot_identity,
+};
 use self::{
-    folder::{Folder, Lock},
+    folder::{Folder, Shelf, Standing},
+    home::Home,
     log::{AppendError, Durability, Found, Log},
     writer::{Answer, Writer},
 };
@@ -86,8 +94,8 @@ pub struct Journal {
     writer: Writer,
     answers: UnboundedSender<Answer>,
     committed: UnboundedReceiver<Answer>,
-    // Last: dropped when the thread has ended and nothing more is written.
-    _locks: Vec<Lock>,
+    // Last: dropped, and the lock with it, when the thread has ended and nothing more is written.
+    state_dir: Home,
 }
 
 impl std::fmt::Debug for Journal {
@@ -128,9 +136,12 @@ fn open_waiting(
     // This order, because by default the one lies in the other.
     let state_dir = Folder::open(&dirs.state_dir)?;
     let runtime_dir = Folder::open(&dirs.runtime_dir)?;
-    let locks = lock(&state_dir, &runtime_dir, wait)?;
+    let (state_dir, runtime_dir) = own(state_dir, runtime_dir, wait)?;
     let mut warnings = Vec::new();
-    let server_id = identity::server_id(&state_dir, fixed_id, &mut warnings)?;
+    let server_id = identity::server_id(&state_dir.folder(), fixed_id, &mut warnings)?;
+    if fixed_id.is_none() {
+        state_dir.keep_id(&server_id);
+    }
 
     let runtime = Log::open(
         Store::Runtime,
@@ -142,7 +153,7 @@ fn open_waiting(
         Store::State,
         Durability::Host,
         STATE_NAME,
-        Box::new(state_dir),
+        Box::new(state_dir.clone()),
     )?;
     let (runtime, start) = begin(runtime, boot, &mut warnings);
     let mut memory = runtime.memory;
@@ -163,7 +174,7 @@ fn open_waiting(
             writer,
             answers,
             committed,
-            _locks: locks,
+            state_dir,
         },
         memory,
         start,
@@ -172,12 +183,15 @@ fn open_waiting(
     })
 }
 
-fn lock(state: &Folder, runtime: &Folder, wait: Duration) -> Result<Vec<Lock>, JournalError> {
-    let mut locks = vec![state.lock(wait)?];
-    if !state.is_same(runtime) {
-        locks.push(runtime.lock(wait)?);
-    }
-    Ok(locks)
+/// Becomes the one server of both directories, which may be one.
+fn own(state: Folder, runtime: Folder, wait: Duration) -> Result<(Home, Home), JournalError> {
+    let same = state.is_same(&runtime);
+    let state = Home::own(state, wait)?;
+    let runtime = match same {
+        true => state.clone(),
+        false => Home::own(runtime, wait)?,
+    };
+    Ok((state, runtime))
 }
 
 /// The runtime store at the beginning of a server.
@@ -225,22 +239,20 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// What the file system says; `InvalidInput` for records that can never be written or
-    /// belong into the other store.
-    pub fn append(&mut self, records: &[Record]) -> io::Result<()> {
-        match self.runtime.append(records) {
-            Ok(()) => Ok(()),
-            Err(AppendError::Io(error)) => {
-                let announces = |record: &Record| matches!(record, Record::Begun { .. });
-                if !records.iter().any(announces) {
-                    self.runtime.owe(records);
-                }
-                Err(error)
-            }
-            Err(error @ (AppendError::Encode(_) | AppendError::WrongStore(_))) => {
-                Err(io::Error::new(io::ErrorKind::InvalidInput, error))
+    /// What the file system says; [`RecordError::Never`] for records that can never be written
+    /// or belong into the other store.
+    pub fn append(&mut self, records: &[Record]) -> Result<(), RecordError> {
+        // A state directory that cannot be had keeps no run from being recorded; what is to be
+        // written there says so, and so does `catch_up`.
+        let _told_there = self.look_at_state();
+        let appended = self.runtime.append(records);
+        if let Err(AppendError::Io(_)) = &appended {
+            let announces = |record: &Record| matches!(record, Record::Begun { .. });
+            if !records.iter().any(announces) {
+                self.runtime.owe(records);
             }
         }
+        appended.map_err(|error| self.runtime.told(error))
     }
 
     /// Hands state records to the thread that writes them; never waits.
@@ -259,7 +271,11 @@ impl Journal {
     /// # Errors
     ///
     /// As [`Journal::append`]; a ticket is answered all the same.
-    pub fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) -> io::Result<()> {
+    pub fn record(
+        &mut self,
+        ticket: Option<Ticket>,
+        records: Vec<Record>,
+    ) -> Result<(), RecordError> {
         let (runtime, state): (Vec<_>, Vec<_>) = records
             .into_iter()
             .partition(|record| record.store() == Store::Runtime);
@@ -290,13 +306,30 @@ impl Journal {
         self.runtime.is_behind()
     }
 
-    /// Tries to write the runtime records that are owed; does nothing when none are.
+    /// Tries to write the runtime records that are owed, and sees to it that both directories are
+    /// where they were: one that was deleted is made anew, with all that is known. Looks at the
+    /// two and does nothing more when all is well.
     ///
     /// # Errors
     ///
-    /// What the file system says; they stay owed.
-    pub fn catch_up(&mut self) -> io::Result<()> {
-        self.runtime.catch_up()
+    /// What the file system says; the records stay owed.
+    pub fn catch_up(&mut self) -> Result<(), RecordError> {
+        let state = self.look_at_state();
+        let runtime = self.runtime.catch_up();
+        runtime.map_err(|error| self.runtime.told(AppendError::Io(error)))?;
+        state.map_err(|source| RecordError::File {
+            path: self.state_dir.path(STATE_NAME),
+            source,
+        })
+    }
+
+    /// Where the state directory was taken away, the writer's thread writes everything anew.
+    fn look_at_state(&mut self) -> io::Result<()> {
+        match self.state_dir.stand()? {
+            Standing::AsBefore => {}
+            Standing::Anew => self.writer.commit(None, Vec::new()),
+        }
+        Ok(())
     }
 
     /// Ends the journal: what was handed over is written and synced, then the locks go.

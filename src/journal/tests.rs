@@ -267,7 +267,7 @@ fn what_cannot_be_written_is_an_error_and_harms_nothing() {
     let mut opened = bench.open("boot-1");
     let journal = &mut opened.journal;
     let wrong = journal.append(&[held("web")]).unwrap_err();
-    assert_eq!(wrong.kind(), io::ErrorKind::InvalidInput);
+    assert!(matches!(wrong, RecordError::Never { .. }), "{wrong}");
     journal.commit(Some(Ticket(1)), vec![begun("web", 1)]);
     assert!(answer(journal).1.is_err());
     journal.commit(None, vec![begun("web", 1)]);
@@ -342,16 +342,124 @@ fn closing_writes_what_was_handed_over_without_a_ticket() {
 }
 
 #[test]
-fn a_directory_swept_away_while_in_use_is_an_error_until_it_is_back() {
+fn directories_swept_away_while_in_use_are_made_anew_with_all_that_is_known() {
+    for nested in [false, true] {
+        let mut bench = Bench::new();
+        if !nested {
+            bench.dirs.runtime_dir = bench._temp.path().join("run");
+        }
+        let mut first = bench.open("boot-1");
+        let journal = &mut first.journal;
+        journal
+            .append(&[begun("web", 1), started("web", 1)])
+            .unwrap();
+        journal.commit(Some(Ticket(1)), vec![held("db"), reserved("web", 64)]);
+        assert_eq!(answer(journal), (Ticket(1), Ok(())));
+        fs::remove_dir_all(&bench.dirs.state_dir).unwrap();
+        if !nested {
+            fs::remove_dir_all(&bench.dirs.runtime_dir).unwrap();
+        }
+
+        // I1: nobody else may begin, neither before they are there again nor after.
+        for _ in 0..2 {
+            let error = open_waiting(&bench.dirs, None, "boot-1", Duration::ZERO).unwrap_err();
+            assert!(matches!(error, JournalError::InUse { .. }), "{error}");
+            first.journal.append(&[begun("late", 1)]).unwrap();
+        }
+        assert!(!first.journal.is_behind());
+        let id = first.server_id.clone();
+        drop(first);
+        let second = bench.open("boot-1");
+        assert_eq!(second.start, StartKind::Continued);
+        assert_eq!(second.warnings, [""; 0]);
+        assert_eq!(second.server_id, id);
+        let web = &second.memory.children[&name("web")];
+        assert_eq!(web.last.as_ref().unwrap().process, Some((4242, 99)));
+        assert_eq!(web.reserved, Some(RunId(64)));
+        assert!(second.memory.children[&name("db")].held.is_some());
+        assert!(second.memory.children[&name("late")].last.is_some());
+    }
+}
+
+#[test]
+fn a_directory_that_was_replaced_by_an_old_copy_of_it_is_written_anew() {
     let bench = Bench::new();
-    let mut opened = bench.open("boot-1");
-    fs::remove_file(bench.runtime_file()).unwrap();
-    opened.journal.append(&[begun("web", 1)]).unwrap();
+    let mut first = bench.open("boot-1");
+    first.journal.append(&[begun("old", 1)]).unwrap();
+    let copy = bench._temp.path().join("copy");
+    fs::create_dir(&copy).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(&copy, mode).unwrap();
+    fs::copy(bench.runtime_file(), copy.join(RUNTIME_NAME)).unwrap();
+    first
+        .journal
+        .append(&[ended("old", 1), begun("new", 1)])
+        .unwrap();
+    fs::rename(&bench.dirs.runtime_dir, bench._temp.path().join("away")).unwrap();
+    fs::rename(&copy, &bench.dirs.runtime_dir).unwrap();
+    first.journal.catch_up().unwrap();
+    drop(first);
+    let memory = bench.open("boot-1").memory;
+    let old = memory.children[&name("old")].last.as_ref().unwrap();
+    assert!(matches!(old.end, Some(RememberedEnd::Exited { .. })));
+    assert!(memory.children.contains_key(&name("new")));
+}
+
+#[test]
+fn looking_finds_what_was_deleted_without_anything_to_write() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1");
+    first.journal.append(&[begun("web", 1)]).unwrap();
+    fs::remove_file(bench.dirs.state_dir.join("id")).unwrap();
+    first.journal.catch_up().unwrap();
+    let id = fs::read_to_string(bench.dirs.state_dir.join("id")).unwrap();
+    assert_eq!(id.trim(), first.server_id);
+    fs::remove_dir_all(&bench.dirs.state_dir).unwrap();
+    first.journal.catch_up().unwrap();
     assert!(bench.runtime_file().exists());
+    let whole = fs::read(bench.runtime_file()).unwrap();
+    first.journal.catch_up().unwrap();
+    assert_eq!(fs::read(bench.runtime_file()).unwrap(), whole);
+}
+
+#[test]
+fn a_directory_that_cannot_be_had_again_refuses_what_begins_and_owes_the_rest() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1");
+    let journal = &mut first.journal;
+    journal.append(&[begun("web", 1)]).unwrap();
     fs::remove_dir_all(&bench.dirs.runtime_dir).unwrap();
-    assert!(opened.journal.append(&[started("web", 1)]).is_err());
-    assert!(opened.journal.is_behind());
-    assert!(opened.journal.catch_up().is_err());
+    fs::write(&bench.dirs.runtime_dir, "in the way").unwrap();
+    let error = journal
+        .append(&[begun("other", 1)])
+        .unwrap_err()
+        .to_string();
+    let file = bench.runtime_file();
+    assert!(error.starts_with(&format!("cannot write `{}`: ", file.display())));
+    assert!(journal.append(&[ended("web", 1)]).is_err());
+    assert!(journal.is_behind());
+    assert!(journal.catch_up().is_err());
+    fs::remove_file(&bench.dirs.runtime_dir).unwrap();
+    journal.catch_up().unwrap();
+    assert!(!journal.is_behind());
+    drop(first);
+    let memory = bench.open("boot-1").memory;
+    assert!(!memory.children.contains_key(&name("other")));
+    let web = memory.children[&name("web")].last.as_ref().unwrap();
+    assert!(web.end.is_some());
+}
+
+#[test]
+fn a_full_disk_is_told_with_the_file_the_reason_and_a_hint() {
+    let error = RecordError::File {
+        path: PathBuf::from("/r/runtime.journal"),
+        source: io::Error::from_raw_os_error(28),
+    };
+    assert_eq!(
+        error.to_string(),
+        "cannot write `/r/runtime.journal`: No space left on device (os error 28); \
+         hint: free some space there (`df -h`, `df -i`) and try again"
+    );
 }
 
 #[test]

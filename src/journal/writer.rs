@@ -243,10 +243,11 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
             }
         }
         Err(AppendError::Io(error)) => {
-            tracing::error!(%error, "the state could not be written");
             for entry in entries {
-                refuse(log, entry, &AppendError::Io(copy(&error)), answers);
+                refuse(log, entry, AppendError::Io(copy(&error)), answers);
             }
+            let error = log.told(AppendError::Io(error));
+            tracing::error!(%error, "the state could not be written");
         }
         Err(AppendError::Encode(_) | AppendError::WrongStore(_)) => {
             for entry in entries {
@@ -254,7 +255,7 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
                     Ok(()) => answer(entry.ticket, Ok(()), answers),
                     Err(error) => {
                         tracing::error!(%error, "the state could not be written");
-                        refuse(log, entry, &error, answers);
+                        refuse(log, entry, error, answers);
                     }
                 }
             }
@@ -262,11 +263,11 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
     }
 }
 
-fn refuse(log: &mut Log, entry: Entry, error: &AppendError, answers: &UnboundedSender<Answer>) {
-    match (entry.ticket, error) {
+fn refuse(log: &mut Log, entry: Entry, error: AppendError, answers: &UnboundedSender<Answer>) {
+    match (entry.ticket, &error) {
         (None, AppendError::Io(_)) => log.owe(&entry.records),
         (None, AppendError::Encode(_) | AppendError::WrongStore(_)) => {}
-        (ticket @ Some(_), _) => answer(ticket, Err(error.to_string()), answers),
+        (ticket @ Some(_), _) => answer(ticket, Err(log.told(error).to_string()), answers),
     }
 }
 

@@ -59,6 +59,12 @@ pub(super) enum OutputError {
         .0.display()
     )]
     Denied(PathBuf),
+    /// There is no space for a new file.
+    #[error(
+        "output `{}` cannot be opened: {}; hint: free some space there (`df -h`, `df -i`)",
+        .0.display(), .1
+    )]
+    NoSpace(PathBuf, io::Error),
     /// Anything else the kernel says.
     #[error("output `{}` cannot be opened: {}", .0.display(), .1)]
     Other(PathBuf, io::Error),
@@ -244,6 +250,7 @@ fn refusal(path: &Path, error: Errno) -> OutputError {
             folder: missing_folder(path),
         },
         (Errno::ACCESS | Errno::PERM, _) => OutputError::Denied(path.to_owned()),
+        (Errno::NOSPC | Errno::DQUOT, _) => OutputError::NoSpace(path.to_owned(), error.into()),
         (error, _) => other(path, error),
     }
 }

@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     net::SocketAddr,
+    time::Duration,
 };
 
 use tokio::{
@@ -47,6 +48,8 @@ use crate::{
 
 /// How many requests may wait for the loop; past that `control` answers `busy`.
 const REQUESTS_WAITING_MAX: usize = 1_024;
+/// How often records that could not be written are tried again; no time runs while none are owed.
+const RECORDS_RETRY: Duration = Duration::from_secs(5);
 /// How many waiting requests are taken in one turn of the loop.
 const REQUESTS_PER_TURN_MAX: usize = 64;
 
@@ -70,6 +73,8 @@ struct Supervisor {
     watch_config: WatchConfig,
     /// What effects came to and the core has not been told yet.
     inbox: Inbox,
+    /// When records that could not be written are tried again.
+    retry: Option<Mono>,
     /// The last words, once the core has ended.
     ended: Option<Killed>,
     /// What the watcher last said of itself.
@@ -118,6 +123,7 @@ impl Supervisor {
                 return words;
             }
             let deadline = self.core.next_deadline();
+            let retry = self.next_retry();
             tokio::select! {
                 facts = self.processes.wait() => self.take_facts(facts),
                 Some((ticket, result)) = self.journal.committed().recv() => {
@@ -129,6 +135,7 @@ impl Supervisor {
                 },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
+                () = sleep_till(retry) => self.catch_up(),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
                 Some(()) = signals.interrupt.recv() => {
                     interrupted = true;
@@ -195,11 +202,22 @@ impl Supervisor {
         }
     }
 
-    /// Tries again what could not be written when the disk was full.
+    /// When to try again what could not be written: not put off by what else happens.
+    fn next_retry(&mut self) -> Option<Mono> {
+        if self.journal.is_behind() {
+            let again = || clock::mono() + RECORDS_RETRY;
+            self.retry.get_or_insert_with(again);
+        } else {
+            self.retry = None;
+        }
+        self.retry
+    }
+
+    /// Tries again what could not be written when the disk was full, and puts back the server's
+    /// directories if somebody has deleted them.
     fn catch_up(&mut self) {
-        if self.journal.is_behind()
-            && let Err(error) = self.journal.catch_up()
-        {
+        self.retry = None;
+        if let Err(error) = self.journal.catch_up() {
             tracing::error!(%error, "records still cannot be written");
         }
     }

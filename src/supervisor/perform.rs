@@ -1,11 +1,12 @@
 //! Effects, performed: each arm does one thing and reports what it came to.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use super::Supervisor;
 use crate::{
     clock,
     command::{Answer, Info, Op, Stamp},
+    journal,
     reconcile::{
         effect::Effect,
         event::{Event, JobId, RequestId, SpawnFailure, Ticket},
@@ -22,6 +23,7 @@ impl Supervisor {
             Effect::Record { ticket, records } => self.record(ticket, records),
             Effect::Reread { job, names } => self.reread(job, names),
             Effect::Preflight { job, spec } => {
+                self.keep_log_dir();
                 let result = self.processes.preflight(&spec);
                 self.inbox.push_back(Event::Preflight { job, result });
             }
@@ -43,6 +45,7 @@ impl Supervisor {
                 argv,
                 spec,
             } => {
+                self.keep_log_dir();
                 if let Err(why) = self.processes.run_hook(job, &child, &argv, &spec) {
                     self.inbox.push_back(Event::HookFinished {
                         job,
@@ -77,6 +80,26 @@ impl Supervisor {
         })
     }
 
+    /// Makes the directory for logs anew when it was deleted: it is the server's, and a start
+    /// would fail for want of it. What stands there is left as it is.
+    fn keep_log_dir(&self) {
+        let log_dir = &self.server_file.spec().log_dir;
+        let missing = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+        if !log_dir
+            .symlink_metadata()
+            .is_err_and(|error| missing(&error))
+        {
+            return;
+        }
+        match journal::own_dir(log_dir) {
+            Ok(()) => {
+                let dir = log_dir.display();
+                tracing::warn!(%dir, "the directory for logs was deleted and is made anew");
+            }
+            Err(error) => tracing::error!(%error, "the directory for logs cannot be made anew"),
+        }
+    }
+
     fn reread(&mut self, job: JobId, names: BTreeSet<ChildName>) {
         self.look_at_server_file();
         self.rereads.insert(job, names.clone());
@@ -95,10 +118,12 @@ impl Supervisor {
             spec: Arc::clone(spec),
         };
         if let Err(why) = self.append(&[begun]) {
+            let why = format!("`{child}` was not started, for it could not be recorded: {why}");
             let why = SpawnFailure::NotRecorded(why);
             self.inbox.push_back(Event::SpawnFailed { child, run, why });
             return;
         }
+        self.keep_log_dir();
         match self.processes.start(&child, run, spec) {
             Ok(started) => {
                 let (pid, start_ticks) = (started.pid, started.start_ticks);

@@ -2,7 +2,8 @@
 //!
 //! An edit is looked at when the watcher hints at it and before every command that starts
 //! something. A good one is applied at once, but for the fields that need a restart; a bad one
-//! changes nothing and is shown.
+//! changes nothing and is shown. It is read by the same rules at the start and later: it must
+//! belong to root or the server's user, whomever it names as trusted itself.
 
 use std::{
     path::{Path, PathBuf},
@@ -40,9 +41,8 @@ pub(super) struct ServerFile {
 impl ServerFile {
     /// Reads the file for the first time; `Err` holds every fault.
     pub(super) fn open(path: PathBuf, host: Host) -> Result<Self, Vec<String>> {
-        let bytes = read(&path, &[]).map_err(|fault| vec![fault])?;
+        let bytes = read(&path).map_err(|fault| vec![fault])?;
         let spec = parse(&path, &bytes, &host)?;
-        // The owners it names itself cannot make it trusted: it was read without them.
         owners(&spec).map_err(|fault| vec![fault])?;
         Ok(Self {
             path,
@@ -98,7 +98,7 @@ impl ServerFile {
     /// Reads it again. Says whether something other than before is in force now.
     /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
-        let Some(bytes) = read_whole(&self.path, &self.spec.trusted_owners) else {
+        let Some(bytes) = read_whole(&self.path) else {
             return Refreshed::Same;
         };
         if bytes == self.bytes {
@@ -180,18 +180,24 @@ fn owners(spec: &ServerSpec) -> Result<Owners, String> {
     Owners::new(&spec.trusted_owners).map_err(|error| error.to_string())
 }
 
-fn read(path: &Path, trusted_owners: &[String]) -> Result<Vec<u8>, String> {
-    let owners = Owners::new(trusted_owners).map_err(|error| error.to_string())?;
+/// Whom server.yml may belong to: the owners it names itself cannot make it trusted, at a start
+/// and later alike. Else an edit that is in force could be refused at the next start.
+fn owners_of_server_file() -> Result<Owners, String> {
+    Owners::new(&[]).map_err(|error| error.to_string())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let owners = owners_of_server_file()?;
     let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
     file.map(|file| file.bytes)
         .map_err(|error| error.of_server_file())
 }
 
 /// As [`read`]; `None` when somebody has the file open for writing.
-fn read_whole(path: &Path, trusted_owners: &[String]) -> Option<Result<Vec<u8>, String>> {
-    let owners = match Owners::new(trusted_owners) {
+fn read_whole(path: &Path) -> Option<Result<Vec<u8>, String>> {
+    let owners = match owners_of_server_file() {
         Ok(owners) => owners,
-        Err(error) => return Some(Err(error.to_string())),
+        Err(fault) => return Some(Err(fault)),
     };
     let read = match trust::open(path, &owners, &mut Way::default()) {
         Ok(file) if BEING_WRITTEN(file.file()) => return None,
@@ -201,7 +207,9 @@ fn read_whole(path: &Path, trusted_owners: &[String]) -> Option<Result<Vec<u8>, 
     match read {
         Ok(file) => Some(Ok(file.bytes)),
         Err(TrustError::Changing { .. }) => None,
-        Err(error) => Some(Err(error.to_string())),
+        // It is known which file it is: there is nothing to be named.
+        Err(error) if error.is_missing() => Some(Err(error.to_string())),
+        Err(error) => Some(Err(error.of_server_file())),
     }
 }
 

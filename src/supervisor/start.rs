@@ -316,6 +316,7 @@ impl Ready {
             server_file,
             fixed: self.fixed,
             inbox: Inbox::from(Event::Boot(Box::new(self.boot))),
+            retry: None,
             ended: None,
         }
     }

@@ -346,6 +346,42 @@ fn a_server_file_is_not_made_trusted_by_what_it_says_itself() {
 }
 
 #[test]
+fn an_edit_that_belongs_to_a_trusted_owner_is_refused_as_a_start_with_it_would_be() {
+    use std::os::unix::fs::chown;
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can give a file away");
+    }
+    let sandbox = Sandbox::start("mode: quiet\ntrusted_owners: [nobody]");
+    let path = sandbox.server_yml();
+    let edited = fs::read_to_string(&path).expect("the file");
+    let edited = edited.replace("mode: quiet", "mode: sync");
+    let theirs = sandbox.root().join("theirs");
+    fs::write(&theirs, edited).expect("a writable sandbox");
+    chown(&theirs, Some(65_534), None).expect("root");
+    fs::rename(&theirs, &path).expect("a writable sandbox");
+
+    let mut info = sandbox.json(&["info"]);
+    wait_for("the fault", PATIENCE, || {
+        info = sandbox.json(&["info"]);
+        info["faults"] != serde_json::json!([])
+    });
+    assert_eq!(info["mode"], "quiet");
+    let fault = info["faults"][0].as_str().expect("a text").to_owned();
+    let help = format!("\nhelp: `chown root {}`", path.display());
+    assert!(fault.ends_with(&help), "{fault}");
+    // The next start says the very same.
+    let output = sandbox.server_to_end(&["--check", path.to_str().expect("UTF-8")]);
+    assert_eq!((output.code, output.stderr), (6, format!("{fault}\n")));
+
+    chown(&path, Some(0), None).expect("root");
+    wait_for("the edit", PATIENCE, || {
+        info = sandbox.json(&["info"]);
+        info["mode"] == "sync"
+    });
+    assert_eq!(info["faults"], serde_json::json!([]));
+}
+
+#[test]
 fn a_bad_edit_leaves_the_run_and_its_spec_and_its_fault_goes_when_mended() {
     let sandbox = Sandbox::start("mode: sync");
     sandbox.write("web.yml", WEB);

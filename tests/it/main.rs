@@ -12,6 +12,7 @@ mod adoption;
 mod attacks;
 mod bad_input;
 mod commands;
+mod directories;
 mod environment;
 mod exits;
 mod hooks;
