@@ -24,6 +24,9 @@ use crate::{
 /// The most of server.yml that is read, in bytes.
 const SERVER_FILE_BYTES_MAX: u64 = config::SERVER_BYTES_MAX as u64;
 
+/// How often it is read in a row when it changes meanwhile.
+const READ_ATTEMPTS_MAX: usize = 4;
+
 /// The file, as it was last read and as it is in force.
 pub(super) struct ServerFile {
     path: PathBuf,
@@ -193,24 +196,28 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
         .map_err(|error| error.of_server_file())
 }
 
-/// As [`read`]; `None` when somebody has the file open for writing.
+/// As [`read`]; `None` when somebody has the file open for writing, or changes it all the time.
 fn read_whole(path: &Path) -> Option<Result<Vec<u8>, String>> {
     let owners = match owners_of_server_file() {
         Ok(owners) => owners,
         Err(fault) => return Some(Err(fault)),
     };
-    let read = match trust::open(path, &owners, &mut Way::default()) {
-        Ok(file) if BEING_WRITTEN(file.file()) => return None,
-        Ok(file) => file.read(SERVER_FILE_BYTES_MAX),
-        Err(error) => Err(error),
-    };
-    match read {
-        Ok(file) => Some(Ok(file.bytes)),
-        Err(TrustError::Changing { .. }) => None,
-        // It is known which file it is: there is nothing to be named.
-        Err(error) if error.is_missing() => Some(Err(error.to_string())),
-        Err(error) => Some(Err(error.of_server_file())),
+    for _ in 0..READ_ATTEMPTS_MAX {
+        let read = match trust::open(path, &owners, &mut Way::default()) {
+            Ok(file) if BEING_WRITTEN(file.file()) => return None,
+            Ok(file) => file.read(SERVER_FILE_BYTES_MAX),
+            Err(error) => Err(error),
+        };
+        return match read {
+            Ok(file) => Some(Ok(file.bytes)),
+            // Be it that its time was set, after which nothing is told any more.
+            Err(TrustError::Changing { .. }) => continue,
+            // It is known which file it is: there is nothing to be named.
+            Err(error) if error.is_missing() => Some(Err(error.to_string())),
+            Err(error) => Some(Err(error.of_server_file())),
+        };
     }
+    None
 }
 
 fn parse(path: &Path, bytes: &[u8], host: &Host) -> Result<ServerSpec, Vec<String>> {

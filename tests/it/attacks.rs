@@ -90,6 +90,9 @@ fn memory_kib(pid: i32) -> u64 {
 #[test]
 fn a_server_with_sleeping_children_does_not_wake_up() {
     let mut sandbox = Sandbox::new("mode: sync\nrescan: off");
+    if !sandbox.is_undisturbed() {
+        return skip("other tests make directories beside the server's: TMPDIR is not sticky");
+    }
     for number in 0..50 {
         sandbox.write(&format!("c{number}.yml"), SLEEP);
     }
@@ -234,10 +237,12 @@ fn peers_that_ask_for_everything_and_never_read_cost_little_memory() {
             peer
         })
         .collect();
-    // All of them have been served as far as they let themselves be when another one is.
+    // All of them have been served as far as they let themselves be when another one is, which on
+    // a busy machine can take longer than that one is patient.
     for _ in 0..3 {
-        let looked = sandbox.client(&["check", "--all"]);
-        assert_eq!(looked.code, 0, "{}", looked.stderr);
+        wait_for("another one's answer", PATIENCE, || {
+            sandbox.client(&["check", "--all"]).code == 0
+        });
     }
     let grown = memory_kib(sandbox.server_pid()).saturating_sub(before);
     assert!(grown < 48 * 1024, "grown by {grown} KiB");

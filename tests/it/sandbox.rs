@@ -115,6 +115,14 @@ impl Sandbox {
         self
     }
 
+    /// Whether what other tests make beside this directory is no business of its server. It is
+    /// not where everybody may make something, as in `/tmp`; in a directory of one's own it is.
+    pub(crate) fn is_undisturbed(&self) -> bool {
+        let around = self.root().parent().expect("not the root");
+        let mode = fs::metadata(around).expect("it is there").permissions();
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o1000 != 0
+    }
+
     /// The directory that holds everything.
     pub(crate) fn root(&self) -> &Path {
         self.dir.path()
