@@ -205,8 +205,13 @@ fn connections_that_wait_for_an_answer_keep_their_slots() {
         assert_eq!(wire.answer().0, Some(1));
         wire.ask(2, r#"{"op":"stop","child":"web"}"#);
     }
-    let output = sandbox.client(&["info"]);
-    assert_eq!(output.code, 7, "{output:?}");
+    let mut refused = sandbox.wire();
+    assert_eq!(refused.hello, TOO_MANY);
+    assert_eq!(refused.line(), None);
+    let output = sandbox.client(&["check", "--json"]);
+    let line = sandbox.mask(&output.stdout);
+    let expected = "{\"host\":\"ADDRESS\",\"ok\":false,\"op\":\"check\",\"error\":{\"code\":\"busy\",\"message\":\"too many connections, try again later\"}}\n";
+    assert_eq!((output.code, line.as_str()), (7, expected));
     sandbox.open_gate("end");
     for wire in &mut waiting {
         assert_eq!(wire.answer().1["ok"]["op"], "stop");
