@@ -375,33 +375,6 @@ const TOO_MANY: &str =
     r#"{"id":null,"error":{"code":"busy","message":"too many connections, try again later"}}"#;
 
 #[test]
-fn who_is_at_work_is_not_pushed_out_and_the_newcomer_is_told_busy() {
-    let sandbox = target();
-    let mut wires: Vec<Wire> = (0..CONNECTIONS_PER_PEER_MAX)
-        .map(|_| sandbox.wire())
-        .collect();
-    for wire in &mut wires {
-        wire.ask(1, CHECK);
-        assert_eq!(wire.answer().0, Some(1));
-    }
-    let mut refused = sandbox.wire();
-    assert_eq!(refused.hello, TOO_MANY);
-    assert_eq!(refused.line(), None);
-    let client = sandbox.client(&["check", "--json"]);
-    let line = sandbox.mask(&client.stdout);
-    let expected = "{\"host\":\"ADDRESS\",\"ok\":false,\"op\":\"check\",\"error\":{\"code\":\"busy\",\"message\":\"too many connections, try again later\"}}\n";
-    assert_eq!((client.code, line.as_str()), (7, expected));
-    for wire in &mut wires {
-        wire.ask(2, CHECK);
-        assert_eq!(wire.answer().0, Some(2));
-    }
-    drop(wires);
-    wait_for("a free slot", PATIENCE, || {
-        sandbox.client(&["check"]).code == 0
-    });
-}
-
-#[test]
 fn who_says_nothing_makes_room_for_who_comes() {
     let sandbox = target();
     let mut silent: Vec<Wire> = (0..CONNECTIONS_PER_PEER_MAX)
