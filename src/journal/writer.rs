@@ -4,6 +4,8 @@
 //! - A ticket is answered once, after its records are on disk or were refused. Refused
 //!   records with a ticket are given up; those without one are already true and are owed:
 //!   tried again by themselves, every [`RETRY`], and with whatever comes next.
+//! - After a panic, which is a fault of ours, nothing more is written: what it was at and all
+//!   that comes later is refused, so that nobody waits for ever (I5).
 //! - The queue is bounded: by the tickets its user gives out, and, for records without one,
 //!   by dropping those that a later one of the same child has overtaken.
 //!
@@ -12,6 +14,7 @@
 use std::{
     collections::BTreeSet,
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -33,6 +36,9 @@ pub(super) const RETRY: Duration = Duration::from_secs(5);
 
 /// From how many waiting entries on overtaken ones are dropped.
 const CROWDED: usize = 1024;
+
+/// What is said of records after a panic.
+const ENDED: &str = "the journal's thread has ended";
 
 /// A ticket and what became of its records.
 pub(super) type Answer = (Ticket, Result<(), String>);
@@ -75,7 +81,17 @@ impl Writer {
         let theirs = Arc::clone(&shared);
         let thread = thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || work(log, &theirs, &answers))?;
+            .spawn(move || {
+                let mut batch = Vec::new();
+                let work = || work(log, &theirs, &mut batch, &answers);
+                // Of what it borrows only the batch and the queue are used again, both whole.
+                if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                    tracing::error!(
+                        "the journal's thread has panicked: it refuses all from now on"
+                    );
+                    refuse_all(&theirs, batch, &answers);
+                }
+            })?;
         Ok(Self {
             shared,
             thread: Some(thread),
@@ -213,10 +229,14 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
     }
 }
 
-fn work(mut log: Log, shared: &Shared, answers: &UnboundedSender<Answer>) {
+/// `batch` is what it is at: after a panic, those in it that have a ticket are not answered.
+fn work(mut log: Log, shared: &Shared, batch: &mut Vec<Entry>, answers: &UnboundedSender<Answer>) {
     loop {
         match shared.next(log.is_behind()) {
-            Next::Entries(entries) => write(&mut log, entries, answers),
+            Next::Entries(entries) => {
+                *batch = entries;
+                write(&mut log, batch, answers);
+            }
             Next::Retry => {
                 if log.catch_up().is_ok() {
                     tracing::info!("the state is written again");
@@ -230,8 +250,22 @@ fn work(mut log: Log, shared: &Shared, answers: &UnboundedSender<Answer>) {
     }
 }
 
+/// Refuses what was under way and whatever comes, until nothing more does.
+fn refuse_all(shared: &Shared, mut batch: Vec<Entry>, answers: &UnboundedSender<Answer>) {
+    loop {
+        for entry in &mut batch {
+            answer(entry, Err(ENDED.to_owned()), answers);
+        }
+        match shared.next(false) {
+            Next::Entries(entries) => batch = entries,
+            Next::Retry => batch.clear(),
+            Next::Close => return,
+        }
+    }
+}
+
 /// Writes all entries together; where one of them can never be written, each by itself.
-fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) {
+fn write(log: &mut Log, entries: &mut [Entry], answers: &UnboundedSender<Answer>) {
     let all: Vec<Record> = entries
         .iter()
         .flat_map(|entry| entry.records.iter().cloned())
@@ -239,7 +273,7 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
     match log.append(&all) {
         Ok(()) => {
             for entry in entries {
-                answer(entry.ticket, Ok(()), answers);
+                answer(entry, Ok(()), answers);
             }
         }
         Err(AppendError::Io(error)) => {
@@ -252,7 +286,7 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
         Err(AppendError::Encode(_) | AppendError::WrongStore(_)) => {
             for entry in entries {
                 match log.append(&entry.records) {
-                    Ok(()) => answer(entry.ticket, Ok(()), answers),
+                    Ok(()) => answer(entry, Ok(()), answers),
                     Err(error) => {
                         tracing::error!(%error, "the state could not be written");
                         refuse(log, entry, error, answers);
@@ -263,16 +297,17 @@ fn write(log: &mut Log, entries: Vec<Entry>, answers: &UnboundedSender<Answer>) 
     }
 }
 
-fn refuse(log: &mut Log, entry: Entry, error: AppendError, answers: &UnboundedSender<Answer>) {
+fn refuse(log: &mut Log, entry: &mut Entry, error: AppendError, answers: &UnboundedSender<Answer>) {
     match (entry.ticket, &error) {
         (None, AppendError::Io(_)) => log.owe(&entry.records),
         (None, AppendError::Encode(_) | AppendError::WrongStore(_)) => {}
-        (ticket @ Some(_), _) => answer(ticket, Err(log.told(error).to_string()), answers),
+        (Some(_), _) => answer(entry, Err(log.told(error).to_string()), answers),
     }
 }
 
-fn answer(ticket: Option<Ticket>, result: Result<(), String>, answers: &UnboundedSender<Answer>) {
-    if let Some(ticket) = ticket {
+/// Answers an entry's ticket, which it has no more then.
+fn answer(entry: &mut Entry, result: Result<(), String>, answers: &UnboundedSender<Answer>) {
+    if let Some(ticket) = entry.ticket.take() {
         // Nobody listens any more when the server is on its way out.
         let _delivered = answers.send((ticket, result));
     }
@@ -347,8 +382,9 @@ mod tests {
         log.catch_up().unwrap();
         let before = faults.lock().unwrap().operations;
         let entries = (1..=50).map(|n| entry(Some(n), vec![reserved("web", n)]));
+        let mut entries: Vec<_> = entries.collect();
         let (answers, received_answers) = unbounded_channel();
-        write(&mut log, entries.collect(), &answers);
+        write(&mut log, &mut entries, &answers);
         assert_eq!(received(received_answers).len(), 50);
         // One write, one sync.
         assert_eq!(faults.lock().unwrap().operations - before, 2);
@@ -361,11 +397,11 @@ mod tests {
         log.catch_up().unwrap();
         faults.lock().unwrap().space = Some(0);
         let (answers, received_answers) = unbounded_channel();
-        let entries = vec![
+        let mut entries = vec![
             entry(Some(1), vec![held("refused")]),
             entry(None, vec![held("owed")]),
         ];
-        write(&mut log, entries, &answers);
+        write(&mut log, &mut entries, &answers);
         assert_eq!(received(received_answers), [(1, false)]);
         assert!(log.is_behind());
         faults.lock().unwrap().space = None;
@@ -380,13 +416,13 @@ mod tests {
         let temp = samples::own_dir();
         let (mut log, _) = log(temp.path());
         let (answers, received_answers) = unbounded_channel();
-        let entries = vec![
+        let mut entries = vec![
             entry(Some(1), vec![held("a")]),
             entry(Some(2), vec![begun("b", 1)]),
             entry(None, vec![begun("b", 2)]),
             entry(Some(3), vec![held("c")]),
         ];
-        write(&mut log, entries, &answers);
+        write(&mut log, &mut entries, &answers);
         let answered = received(received_answers);
         assert_eq!(answered, [(1, true), (2, false), (3, true)]);
         assert_eq!(on_disk(temp.path()).children.len(), 2);
@@ -400,6 +436,41 @@ mod tests {
         let (answers, _received) = unbounded_channel();
         drop(Writer::start(log, answers).unwrap());
         assert_eq!(on_disk(temp.path()).children.len(), 1);
+    }
+
+    #[test]
+    fn after_a_panic_every_ticket_is_refused_once_the_one_under_way_and_all_later_ones() {
+        let temp = samples::own_dir();
+        let (log, faults) = log(temp.path());
+        let held_and_panicked = thread::spawn(move || {
+            let _held = faults.lock().unwrap();
+            panic!("planted, so that the disk panics whoever writes");
+        });
+        assert!(held_and_panicked.join().is_err());
+        let (answers, mut received) = unbounded_channel();
+        let mut writer = Writer::start(log, answers).unwrap();
+        for ticket in 1..=3 {
+            writer.commit(Some(Ticket(ticket)), vec![held("web")]);
+            writer.commit(None, vec![held("db")]);
+            let refused = (Ticket(ticket), Err(ENDED.to_owned()));
+            assert_eq!(received.blocking_recv(), Some(refused));
+        }
+        writer.commit(Some(Ticket(4)), vec![held("web")]);
+        writer.finish();
+        assert_eq!(received.blocking_recv().unwrap().0, Ticket(4));
+        drop(writer);
+        assert_eq!(received.blocking_recv(), None, "each once");
+    }
+
+    #[test]
+    fn what_was_answered_before_a_panic_is_not_answered_again() {
+        let temp = samples::own_dir();
+        let (mut log, _) = log(temp.path());
+        let (answers, received_answers) = unbounded_channel();
+        let mut entries = [entry(Some(1), vec![held("a")]), entry(None, vec![])];
+        write(&mut log, &mut entries, &answers);
+        assert!(entries.iter().all(|entry| entry.ticket.is_none()));
+        assert_eq!(received(received_answers), [(1, true)]);
     }
 
     #[test]
