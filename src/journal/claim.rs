@@ -5,8 +5,8 @@
 //!   abstract name (`unix(7)`), which no file system knows and the kernel drops with the process.
 //! - The name tells the user, the mount namespace and the directory's path, so that servers in
 //!   containers do not meet although they share a network.
-//! - Anybody may bind such a name. Only one that a process of our own user has bound counts;
-//!   a stranger's costs us this protection, never the start.
+//! - Anybody may bind such a name. Only a socket that our own user has made and that a process of
+//!   our own user has counts; a stranger's costs us this protection, never the start.
 //!
 //! It adds to the lock and never stands for it: two servers in two network namespaces, or in two
 //! mount namespaces, are kept apart by the lock alone.
@@ -113,8 +113,12 @@ fn holder(name: &str, uid: u32) -> Option<i32> {
         let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
         let is_theirs = entry.metadata().ok()?.uid() == uid;
         let mut descriptors = fs::read_dir(entry.path().join("fd")).ok()?.flatten();
+        // Also who has made it: a stranger may start a program of ours that keeps his descriptors
+        // open (`su` and others that are set-uid), or send them to one that takes them.
         let has = |descriptor: fs::DirEntry| {
-            fs::read_link(descriptor.path()).is_ok_and(|to| to.as_os_str() == link.as_str())
+            let path = descriptor.path();
+            let is_it = fs::read_link(&path).is_ok_and(|to| to.as_os_str() == link.as_str());
+            is_it && fs::metadata(&path).is_ok_and(|socket| socket.uid() == uid)
         };
         (is_theirs && descriptors.any(has)).then_some(pid)
     })
@@ -163,5 +167,20 @@ mod tests {
         assert!(holder(&claim.name, euid).is_some());
         assert_eq!(holder(&claim.name, euid + 1), None);
         assert_eq!(holder("supervisor-rs/nobody", euid), None);
+    }
+
+    #[test]
+    fn a_strangers_socket_does_not_count_though_a_process_of_the_user_has_it_open() {
+        if !rustix::process::geteuid().is_root() {
+            return samples::skip("giving a socket to another user needs root");
+        }
+        let temp = samples::own_dir();
+        let Claimed::Ours(claim) = Claim::make(temp.path()) else {
+            panic!("nobody else knows this directory");
+        };
+        // As `su` has it that a stranger has started with it.
+        let stranger = rustix::process::Uid::from_raw(12345);
+        rustix::fs::fchown(&claim._socket, Some(stranger), None).unwrap();
+        assert!(matches!(Claim::make(temp.path()), Claimed::Foreign));
     }
 }
