@@ -28,7 +28,7 @@ use std::{
 
 use rustix::{
     fs::{AtFlags, Dir, FallocateFlags, FlockOperation, Mode, OFlags},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
 use super::error::JournalError;
@@ -331,15 +331,23 @@ impl Medium for File {
     }
 
     fn reserve(&mut self, len: u64, room: u64) -> io::Result<()> {
-        match rustix::fs::fallocate(&*self, FallocateFlags::KEEP_SIZE, len, room) {
-            // A file system that cannot promise anything.
-            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(errno) => Err(errno.into()),
-        }
+        // On tmpfs any signal interrupts it, in older kernels at least.
+        let keep_free = || rustix::fs::fallocate(&*self, FallocateFlags::KEEP_SIZE, len, room);
+        promised(retry_on_intr(keep_free))
     }
 
     fn is_linked(&self) -> io::Result<bool> {
         Ok(self.metadata()?.nlink() > 0)
+    }
+}
+
+/// What an attempt to keep room free means: that none can be promised, be it by this file system
+/// or to this process, says nothing of the disk.
+fn promised(kept: rustix::io::Result<()>) -> io::Result<()> {
+    match kept {
+        Ok(()) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
     }
 }
 
@@ -403,6 +411,21 @@ mod tests {
         assert_eq!(mode(path.parent().unwrap()), 0o700);
         assert_eq!(mode(&path.join("journal")), 0o600);
         assert_eq!(mode(&path.join("lock")), 0o600);
+    }
+
+    #[test]
+    fn only_a_disk_that_takes_nothing_refuses_room_not_one_that_promises_none() {
+        let (_temp, path, folder) = folder();
+        let mut file = folder.create("journal").unwrap();
+        file.reserve(0, 4096).unwrap();
+        assert_eq!(fs::metadata(path.join("journal")).unwrap().len(), 0);
+        // A sandbox's filter of system calls says `EPERM`.
+        for errno in [Errno::OPNOTSUPP, Errno::NOSYS, Errno::INVAL, Errno::PERM] {
+            assert!(promised(Err(errno)).is_ok(), "{errno}");
+        }
+        for errno in [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS] {
+            assert!(promised(Err(errno)).is_err(), "{errno}");
+        }
     }
 
     #[test]
