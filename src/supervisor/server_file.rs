@@ -95,6 +95,7 @@ impl ServerFile {
             owners: owners(&self.spec)?,
             rescan: self.spec.rescan,
             server_file: self.path.clone(),
+            server_owners: owners_of_server_file()?,
         })
     }
 

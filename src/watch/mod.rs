@@ -81,12 +81,14 @@ pub struct WatchConfig {
     pub loadpaths: Vec<PathBuf>,
     /// How child files are read. Another one than before has all of them read again.
     pub parse: Parse,
-    /// Who may own what is read.
+    /// Who may own what is read of loadpaths.
     pub owners: Owners,
     /// How often everything is read although nothing was told; `None` is never.
     pub rescan: Option<Duration>,
     /// The path of server.yml, absolute.
     pub server_file: PathBuf,
+    /// Who may own server.yml: whoever reads it goes by the same.
+    pub server_owners: Owners,
 }
 
 /// What the watch tells.
@@ -248,7 +250,7 @@ impl Lookout {
         self.told = self.install();
         let first = self.scanner.whole(Scope::Whole, Respect::Nothing);
         self.scanner.forget();
-        self.server.look(&self.config.owners, self.being_written);
+        self.look_at_server_file();
         self.set_timer();
         (self, first)
     }
@@ -354,15 +356,20 @@ impl Lookout {
             self.set_timer();
             self.tell(Seen::Capabilities(now))?;
         }
-        match self.server.look(&self.config.owners, self.being_written) {
+        match self.look_at_server_file() {
             Told::Changed => self.tell(Seen::ServerFile),
             Told::Same => Ok(()),
         }
     }
 
+    fn look_at_server_file(&mut self) -> Told {
+        let owners = &self.config.server_owners;
+        self.server.look(owners, self.being_written)
+    }
+
     fn look_at_server(&mut self) -> Result<(), Deaf> {
         let way = self.server.way().clone();
-        match self.server.look(&self.config.owners, self.being_written) {
+        match self.look_at_server_file() {
             Told::Changed => self.tell(Seen::ServerFile)?,
             Told::Same => {}
         }
@@ -377,7 +384,7 @@ impl Lookout {
         let mut installed = None;
         let mut capabilities = Capabilities::Inotify;
         for _ in 0..INSTALL_ATTEMPTS_MAX {
-            self.server.find(&self.config.owners);
+            self.server.find(&self.config.server_owners);
             let layout = Layout::of(&self.scanner.find(), self.server.way());
             if installed.as_ref() == Some(&layout) {
                 return self.share(capabilities);

@@ -382,6 +382,29 @@ fn an_edit_that_belongs_to_a_trusted_owner_is_refused_as_a_start_with_it_would_b
 }
 
 #[test]
+fn a_server_file_that_is_no_longer_trusted_is_told_of_and_so_is_its_mending() {
+    use std::os::unix::fs::chown;
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can give a directory away");
+    }
+    let sandbox = Sandbox::start("mode: quiet\ntrusted_owners: [nobody]");
+    let is_told = || sandbox.json(&["info"])["faults"] != serde_json::json!([]);
+    // What was written a moment ago is told of whatever is seen.
+    let written = fs::metadata(sandbox.server_yml()).and_then(|file| file.modified());
+    let written = written.expect("it is there");
+    wait_for("a file that is not new", PATIENCE, || {
+        written.elapsed().is_ok_and(|age| age.as_millis() > 100)
+    });
+    // Its owner may own what is in loadpaths, and not what server.yml lies in.
+    for _ in 0..2 {
+        chown(sandbox.root(), Some(65_534), None).expect("root");
+        wait_for("the fault", PATIENCE, is_told);
+        chown(sandbox.root(), Some(0), None).expect("root");
+        wait_for("its end", PATIENCE, || !is_told());
+    }
+}
+
+#[test]
 fn a_bad_edit_leaves_the_run_and_its_spec_and_its_fault_goes_when_mended() {
     let sandbox = Sandbox::start("mode: sync");
     sandbox.write("web.yml", WEB);

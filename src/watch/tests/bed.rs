@@ -209,6 +209,7 @@ impl Bed {
             owners: Owners::new(&[]).unwrap(),
             rescan: plan.rescan,
             server_file: root.join("server.yml"),
+            server_owners: Owners::new(&[]).unwrap(),
         };
         let (watch, first, seen) = Watch::start_with(config.clone(), plan.being_written, plan.open);
         assert_eq!(first.scope, Scope::Whole);

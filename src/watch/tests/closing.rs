@@ -187,6 +187,7 @@ impl ByHand {
             owners: Owners::new(&[]).unwrap(),
             rescan: None,
             server_file: root.join("server.yml"),
+            server_owners: Owners::new(&[]).unwrap(),
         };
         let (seen, told) = channel(SEEN_MAX);
         let inbox = Arc::new(Inbox::default());

@@ -464,6 +464,7 @@ fn more_files_than_are_ever_listed_are_a_fault_and_not_an_empty_loadpath() {
         owners: Owners::new(&[]).unwrap(),
         rescan: None,
         server_file: root.join("server.yml"),
+        server_owners: Owners::new(&[]).unwrap(),
     };
     let mut scanner = Scanner::new(&config, never_known);
     scanner.set_files_max(5);
