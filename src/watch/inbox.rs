@@ -68,12 +68,6 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
-    /// Something on the way may have changed.
-    pub(super) fn move_on(&self) {
-        self.lock().mail.hints.moved = true;
-        self.arrived.notify_one();
-    }
-
     /// Says what names mean from now on. What was gathered under other meanings is kept: it may
     /// tell that a file was closed, and a look too many does no harm.
     pub(super) fn lay_out(&self, layout: &Layout) {

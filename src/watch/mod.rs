@@ -8,8 +8,8 @@
 //! - A change of anything on the way to a loadpath has all watches put up anew.
 //! - Lost hints, a rescan and a HUP have everything read.
 //!
-//! With nothing to do it sleeps; its only timers are the rescan, and one while a file is being
-//! written (I9): that its closing is told is not counted on (`again`). A file that did not change
+//! With nothing to do it sleeps; its only timers are the rescan, one while directories change as
+//! fast as they are watched, and one while a file is being written (I9): that its closing is told is not counted on (`again`). A file that did not change
 //! is not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
 //! and while that is full hints go on being gathered.
 //!
@@ -64,6 +64,10 @@ const SEEN_MAX: usize = 64;
 /// How often watches are put up in a row when the directories change while that is done. Then
 /// what there is is told, and they are put up again.
 const INSTALL_ATTEMPTS_MAX: usize = 4;
+
+/// When they are put up again then. Not at once: where identities never stay the same, as on some
+/// file systems in user space, that would have no end.
+const INSTALL_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often everything is read when nothing tells of changes and `rescan` is `off`.
 const RESCAN_WITHOUT_HINTS: Duration = Duration::from_secs(60);
@@ -222,6 +226,8 @@ struct Lookout {
     /// What the capabilities were when they were last told.
     told: Capabilities,
     rescan_at: Option<Mono>,
+    /// When watches are put up again that were overtaken by changes.
+    install_at: Option<Mono>,
 }
 
 impl Lookout {
@@ -243,6 +249,7 @@ impl Lookout {
             capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
             told: Capabilities::Inotify,
             rescan_at: None,
+            install_at: None,
         }
     }
 
@@ -277,6 +284,9 @@ impl Lookout {
         }
         let due = self.due(clock::mono());
         self.settle(due)?;
+        if self.install_at.is_some_and(|at| clock::mono() >= at) {
+            self.whole(Scope::Whole, Respect::Hints)?;
+        }
         match self.rescan_at {
             Some(at) if clock::mono() >= at => self.rescan(),
             Some(_) | None => Ok(()),
@@ -381,6 +391,7 @@ impl Lookout {
 
     /// Watches what is to be watched, until that is what there is.
     fn install(&mut self) -> Capabilities {
+        self.install_at = None;
         let mut installed = None;
         let mut capabilities = Capabilities::Inotify;
         for _ in 0..INSTALL_ATTEMPTS_MAX {
@@ -396,7 +407,7 @@ impl Lookout {
             installed = Some(layout);
         }
         // The last change may have come before the watch that would have told of it.
-        self.inbox.move_on();
+        self.install_at = Some(clock::mono() + INSTALL_PAUSE);
         self.share(capabilities)
     }
 
@@ -429,7 +440,7 @@ impl Lookout {
 
     fn next_timer(&self) -> Option<Mono> {
         let looks = [self.scanner.next_look(), self.server.next_look()];
-        let timers = looks.into_iter().chain([self.rescan_at]);
+        let timers = looks.into_iter().chain([self.rescan_at, self.install_at]);
         timers.flatten().min()
     }
 

@@ -179,6 +179,11 @@ struct ByHand {
 
 impl ByHand {
     fn new(being_written: BeingWritten, prepare: impl FnOnce(&Path)) -> Self {
+        let open: Open = |_, _| Err(notify::Error::generic("by hand"));
+        Self::with(being_written, open, prepare)
+    }
+
+    fn with(being_written: BeingWritten, open: Open, prepare: impl FnOnce(&Path)) -> Self {
         let (keep, root) = sandbox(Disk::Usual);
         prepare(&root);
         let config = WatchConfig {
@@ -191,7 +196,6 @@ impl ByHand {
         };
         let (seen, told) = channel(SEEN_MAX);
         let inbox = Arc::new(Inbox::default());
-        let open: Open = |_, _| Err(notify::Error::generic("by hand"));
         let lookout = Lookout::new(config, being_written, open, &inbox, seen);
         let (mut lookout, last) = lookout.begin();
         // Without a queue it would rescan.
@@ -319,6 +323,27 @@ fn a_directory_that_changes_as_often_as_watches_are_put_up_is_watched_in_the_end
     bed.write("conf/web.yml", &child("a"));
     bed.until_runs("web", "a");
     assert_eq!(CHANGES.load(Ordering::SeqCst), INSTALL_ATTEMPTS_MAX);
+}
+
+#[test]
+fn a_directory_that_is_never_the_same_twice_is_watched_again_after_a_pause() {
+    static ROOT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    fn changes(_: Handler, _: Hear) -> notify::Result<RecommendedWatcher> {
+        let conf = ROOT.lock().unwrap().clone().unwrap().join("conf");
+        let other = conf.with_extension("other");
+        // The old one is there still, so that the new one has another number.
+        fs::create_dir(&other).unwrap();
+        let aside = tempfile::tempdir_in(conf.parent().unwrap()).unwrap().keep();
+        fs::rename(&conf, aside.join("old")).unwrap();
+        fs::rename(other, conf).unwrap();
+        Err(notify::Error::generic("never"))
+    }
+    let watch = ByHand::with(never_known, changes, |root| {
+        *ROOT.lock().unwrap() = Some(root.to_owned());
+    });
+    let at_once = watch.lookout.inbox.wait(Some(clock::mono())).unwrap();
+    assert!(at_once.hints.is_empty());
+    assert!(watch.lookout.next_timer().is_some());
 }
 
 #[test]
