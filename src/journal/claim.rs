@@ -12,6 +12,7 @@
 //! mount namespaces, are kept apart by the lock alone.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::{
         fd::OwnedFd,
@@ -102,12 +103,21 @@ fn name_of(dir: &Path) -> io::Result<String> {
 /// The process of a user that has the name: `proc(5)` tells the socket's inode, and each
 /// process its descriptors.
 fn holder(name: &str, uid: u32) -> Option<i32> {
-    let sockets = fs::read_to_string("/proc/net/unix").ok()?;
-    let inode = sockets.lines().find_map(|line| {
-        let mut fields = line.split_ascii_whitespace().skip(6);
-        let inode = fields.next()?;
-        (fields.next()?.strip_prefix('@')? == name).then_some(inode)
-    })?;
+    let sockets = fs::read("/proc/net/unix").ok()?;
+    let sockets = String::from_utf8_lossy(&sockets);
+    let inodes: BTreeSet<&str> = sockets
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split_ascii_whitespace().skip(6);
+            let inode = fields.next()?;
+            (fields.next()?.strip_prefix('@')? == name).then_some(inode)
+        })
+        .collect();
+    // A name may have line feeds in it, so that a stranger can write lines of his own; he cannot
+    // take one away.
+    let [inode] = *Vec::from_iter(inodes) else {
+        return None;
+    };
     let link = format!("socket:[{inode}]");
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse::<i32>().ok()?;
@@ -167,6 +177,37 @@ mod tests {
         assert!(holder(&claim.name, euid).is_some());
         assert_eq!(holder(&claim.name, euid + 1), None);
         assert_eq!(holder("supervisor-rs/nobody", euid), None);
+    }
+
+    fn bound(name: &[u8]) -> OwnedFd {
+        let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+        let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new_abstract_name(name).unwrap()).unwrap();
+        socket
+    }
+
+    #[test]
+    fn a_name_that_says_whose_another_one_is_is_not_believed() {
+        let temp = samples::own_dir();
+        let Claimed::Ours(claim) = Claim::make(temp.path()) else {
+            panic!("nobody else knows this directory");
+        };
+        let any = bound(format!("{}/any", claim.name).as_bytes());
+        let inode = rustix::fs::fstat(&any).unwrap().st_ino;
+        let forged = format!("\n0: 2 0 0 1 1 {inode} @{}", claim.name);
+        assert!(matches!(Claim::make(temp.path()), Claimed::Taken(_)));
+        let _forged = bound(forged.as_bytes());
+        assert!(matches!(Claim::make(temp.path()), Claimed::Foreign));
+    }
+
+    #[test]
+    fn names_that_are_no_text_are_passed_over() {
+        let temp = samples::own_dir();
+        let Claimed::Ours(claim) = Claim::make(temp.path()) else {
+            panic!("nobody else knows this directory");
+        };
+        let _odd = bound(&[claim.name.as_bytes(), &[0xff]].concat());
+        assert!(matches!(Claim::make(temp.path()), Claimed::Taken(_)));
     }
 
     #[test]
