@@ -144,6 +144,12 @@ async fn a_search_for_the_rest_harms_no_stranger() {
         "SUPERVISOR_RS_RUN=server/web/2 sleep 100 & echo $! > forged; sleep 100 & echo $! > pid",
     );
     let (forged, member) = (world.pid("forged").await, world.pid("pid").await);
+    // Until it has executed it is what the shell is: one of this run.
+    until("the forger is forged", || {
+        let environment = fs::read(format!("/proc/{forged}/environ")).unwrap_or_default();
+        String::from_utf8_lossy(&environment).contains("=server/web/2")
+    })
+    .await;
     let spec = world.shell("SUPERVISOR_RS_RUN=server/web/1 exec sleep 100");
     let stranger = world.processes.start(&named("db"), ONE, &spec).unwrap().pid;
     assert_eq!(world.exit().await, Exit::Code(0));
