@@ -55,7 +55,7 @@ use crate::{
     clock,
     reconcile::listing::{Scope, Update},
     spec::{ChildName, Mono, Spec},
-    trust::Owners,
+    trust::{Owners, Way},
 };
 
 /// How much may be told and not yet taken.
@@ -221,6 +221,8 @@ struct Lookout {
     source: Source,
     scanner: Scanner,
     server: ServerFile,
+    /// The way to server.yml that is watched.
+    watched_way: Way,
     seen: Sender<Seen>,
     capabilities: Arc<Mutex<Capabilities>>,
     /// What the capabilities were when they were last told.
@@ -241,6 +243,7 @@ impl Lookout {
         Self {
             scanner: Scanner::new(&config, being_written),
             server: ServerFile::new(config.server_file.clone()),
+            watched_way: Way::default(),
             config,
             being_written,
             inbox: Arc::clone(inbox),
@@ -258,6 +261,7 @@ impl Lookout {
         let first = self.scanner.whole(Scope::Whole, Respect::Nothing);
         self.scanner.forget();
         self.look_at_server_file();
+        self.plan_install();
         self.set_timer();
         (self, first)
     }
@@ -366,7 +370,9 @@ impl Lookout {
             self.set_timer();
             self.tell(Seen::Capabilities(now))?;
         }
-        match self.look_at_server_file() {
+        let told = self.look_at_server_file();
+        self.plan_install();
+        match told {
             Told::Changed => self.tell(Seen::ServerFile),
             Told::Same => Ok(()),
         }
@@ -378,15 +384,27 @@ impl Lookout {
     }
 
     fn look_at_server(&mut self) -> Result<(), Deaf> {
-        let way = self.server.way().clone();
         match self.look_at_server_file() {
             Told::Changed => self.tell(Seen::ServerFile)?,
             Told::Same => {}
         }
-        if *self.server.way() == way {
-            return Ok(());
+        if self.is_server_elsewhere() {
+            return self.whole(Scope::Whole, Respect::Hints);
         }
-        self.whole(Scope::Whole, Respect::Hints)
+        Ok(())
+    }
+
+    /// Whether the last look at server.yml went another way than the one that is watched. Asked
+    /// after each look: one that comes after the watches may be the first to see a directory.
+    fn is_server_elsewhere(&self) -> bool {
+        *self.server.way() != self.watched_way
+    }
+
+    /// Has watches put up again soon when the look that follows them shows that they are old.
+    fn plan_install(&mut self) {
+        if self.is_server_elsewhere() {
+            self.install_at.get_or_insert(clock::mono() + INSTALL_PAUSE);
+        }
     }
 
     /// Watches what is to be watched, until that is what there is.
@@ -396,7 +414,8 @@ impl Lookout {
         let mut capabilities = Capabilities::Inotify;
         for _ in 0..INSTALL_ATTEMPTS_MAX {
             self.server.find(&self.config.server_owners);
-            let layout = Layout::of(&self.scanner.find(), self.server.way());
+            self.watched_way.clone_from(self.server.way());
+            let layout = Layout::of(&self.scanner.find(), &self.watched_way);
             if installed.as_ref() == Some(&layout) {
                 return self.share(capabilities);
             }

@@ -392,3 +392,36 @@ fn with_no_file_being_written_there_is_no_timer() {
     assert!(watch.listed().is_empty());
     assert_eq!(watch.lookout.next_timer(), None);
 }
+
+#[test]
+fn a_directory_that_the_look_after_the_watches_is_the_first_to_see_is_watched() {
+    let mut watch = ByHand::new(never_known, |root| {
+        fs::remove_file(root.join("server.yml")).unwrap();
+        std::os::unix::fs::symlink("v1/s.yml", root.join("server.yml")).unwrap();
+    });
+    watch.lookout.install();
+    fs::create_dir(watch.root.join("v1")).unwrap();
+    // As at the end of a whole reading, before the hint of the directory is taken.
+    watch.lookout.look_at_server_file();
+    let hints = Hints {
+        server: true,
+        ..Hints::default()
+    };
+    assert!(watch.lookout.settle(hints).is_ok());
+    let v1 = watch.root.join("v1");
+    let is_watched = |layout: Layout| layout.dirs().any(|dir| dir.path == v1);
+    assert!(is_watched(Layout::of(&[], &watch.lookout.watched_way)));
+    assert!(!watch.lookout.is_server_elsewhere());
+    watch.take();
+}
+
+#[test]
+fn so_it_is_when_no_hint_tells_of_it() {
+    let mut watch = ByHand::new(never_known, |_| {});
+    assert_eq!(watch.lookout.install_at, None);
+    // As if it had come after the watches.
+    watch.lookout.watched_way = Way::default();
+    watch.lookout.plan_install();
+    let at = watch.lookout.install_at.unwrap();
+    assert!(watch.lookout.next_timer().unwrap() <= at);
+}
