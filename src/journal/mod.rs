@@ -37,7 +37,6 @@ mod samples;
 mod tests;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -50,7 +49,7 @@ pub use self::{
     identity::boot_identity,
 };
 use self::{
-    folder::{Folder, Shelf, Standing},
+    folder::Folder,
     home::Home,
     log::{AppendError, Durability, Found, Log},
     writer::{Answer, Writer},
@@ -95,7 +94,7 @@ pub struct Journal {
     answers: UnboundedSender<Answer>,
     committed: UnboundedReceiver<Answer>,
     // Last: dropped, and the lock with it, when the thread has ended and nothing more is written.
-    state_dir: Home,
+    _state_dir: Home,
 }
 
 impl std::fmt::Debug for Journal {
@@ -174,7 +173,7 @@ fn open_waiting(
             writer,
             answers,
             committed,
-            state_dir,
+            _state_dir: state_dir,
         },
         memory,
         start,
@@ -242,9 +241,8 @@ impl Journal {
     /// What the file system says; [`RecordError::Never`] for records that can never be written
     /// or belong into the other store.
     pub fn append(&mut self, records: &[Record]) -> Result<(), RecordError> {
-        // A state directory that cannot be had keeps no run from being recorded; what is to be
-        // written there says so, and so does `catch_up`.
-        let _told_there = self.look_at_state();
+        // By the thread: the state directory's disk may hang, and keeps no run from being recorded.
+        self.writer.look();
         let appended = self.runtime.append(records);
         if let Err(AppendError::Io(_)) = &appended {
             let announces = |record: &Record| matches!(record, Record::Begun { .. });
@@ -308,28 +306,16 @@ impl Journal {
 
     /// Tries to write the runtime records that are owed, and sees to it that both directories are
     /// where they were: one that was deleted is made anew, with all that is known. Looks at the
-    /// two and does nothing more when all is well.
+    /// two and does nothing more when all is well. Of the state directory it is not waited for;
+    /// what goes wrong there stands in the log.
     ///
     /// # Errors
     ///
-    /// What the file system says; the records stay owed.
+    /// What the file system says of the runtime directory; the records stay owed.
     pub fn catch_up(&mut self) -> Result<(), RecordError> {
-        let state = self.look_at_state();
+        self.writer.look();
         let runtime = self.runtime.catch_up();
-        runtime.map_err(|error| self.runtime.told(AppendError::Io(error)))?;
-        state.map_err(|source| RecordError::File {
-            path: self.state_dir.path(STATE_NAME),
-            source,
-        })
-    }
-
-    /// Where the state directory was taken away, the writer's thread writes everything anew.
-    fn look_at_state(&mut self) -> io::Result<()> {
-        match self.state_dir.stand()? {
-            Standing::AsBefore => {}
-            Standing::Anew => self.writer.commit(None, Vec::new()),
-        }
-        Ok(())
+        runtime.map_err(|error| self.runtime.told(AppendError::Io(error)))
     }
 
     /// Ends the journal: what was handed over is written and synced, then the locks go.

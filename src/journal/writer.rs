@@ -57,6 +57,7 @@ struct Shared {
 #[derive(Debug)]
 struct Queue {
     entries: Vec<Entry>,
+    look: bool,
     crowded_at: usize,
     closing: bool,
 }
@@ -73,6 +74,7 @@ impl Writer {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 entries: Vec::new(),
+                look: false,
                 crowded_at: CROWDED,
                 closing: false,
             }),
@@ -104,6 +106,12 @@ impl Writer {
         self.shared.changed.notify_one();
     }
 
+    /// Has the thread see to it that the file is where the next server looks for it; never waits.
+    pub(super) fn look(&self) {
+        self.shared.lock().look = true;
+        self.shared.changed.notify_one();
+    }
+
     /// Waits until all that was handed over is written or refused, and ends the thread.
     pub(super) fn finish(&mut self) {
         self.shared.lock().closing = true;
@@ -132,12 +140,17 @@ impl Shared {
     fn next(&self, behind: bool) -> Next {
         let mut queue = self.lock();
         loop {
+            let look = std::mem::take(&mut queue.look);
             if !queue.entries.is_empty() {
+                // Before it is written anything, the file is looked at anyway.
                 queue.crowded_at = CROWDED;
                 return Next::Entries(std::mem::take(&mut queue.entries));
             }
             if queue.closing {
                 return Next::Close;
+            }
+            if look {
+                return Next::Look;
             }
             if behind {
                 let waited = self.changed.wait_timeout(queue, RETRY);
@@ -160,6 +173,8 @@ enum Next {
     Entries(Vec<Entry>),
     /// Try again what is owed.
     Retry,
+    /// See to it that the file is where it should be.
+    Look,
     /// End: everything handed over was taken.
     Close,
 }
@@ -242,6 +257,12 @@ fn work(mut log: Log, shared: &Shared, batch: &mut Vec<Entry>, answers: &Unbound
                     tracing::info!("the state is written again");
                 }
             }
+            Next::Look => {
+                if let Err(error) = log.catch_up() {
+                    let error = log.told(AppendError::Io(error));
+                    tracing::error!(%error, "the state is not where it should be");
+                }
+            }
             Next::Close => break,
         }
     }
@@ -258,7 +279,7 @@ fn refuse_all(shared: &Shared, mut batch: Vec<Entry>, answers: &UnboundedSender<
         }
         match shared.next(false) {
             Next::Entries(entries) => batch = entries,
-            Next::Retry => batch.clear(),
+            Next::Retry | Next::Look => batch.clear(),
             Next::Close => return,
         }
     }
@@ -476,6 +497,7 @@ mod tests {
     #[test]
     fn a_crowded_queue_keeps_every_ticket_and_each_childs_last_word() {
         let mut queue = Queue {
+            look: false,
             entries: Vec::new(),
             crowded_at: CROWDED,
             closing: false,
