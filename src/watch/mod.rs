@@ -46,7 +46,7 @@ use self::{
     inbox::{Inbox, Mail, Order},
     loaded::Respect,
     scan::{Partial, Scanner},
-    server_file::{ServerFile, Told},
+    server_file::{Look, ServerFile},
     settle::{Hints, Layout},
     source::{Open, Source},
 };
@@ -107,8 +107,8 @@ pub enum Seen {
         /// Each of the names; scope `Touched`.
         update: Update,
     },
-    /// server.yml may have changed since it was last told of: read it. Told once at the start too,
-    /// since it may have changed before it was watched.
+    /// server.yml may have changed since this was last told: read it. Told once at the start too,
+    /// since it may have changed before it was watched, and whenever everything was read.
     ServerFile,
     /// Changes are noticed in another way than before.
     Capabilities(Capabilities),
@@ -370,24 +370,26 @@ impl Lookout {
             self.set_timer();
             self.tell(Seen::Capabilities(now))?;
         }
-        let told = self.look_at_server_file();
+        let look = self.look_at_server_file();
         self.plan_install();
-        match told {
-            Told::Changed => self.tell(Seen::ServerFile),
-            Told::Same => Ok(()),
-        }
+        self.tell_of_server_file(look)
     }
 
-    fn look_at_server_file(&mut self) -> Told {
+    fn look_at_server_file(&mut self) -> Look {
         let owners = &self.config.server_owners;
         self.server.look(owners, self.being_written)
     }
 
-    fn look_at_server(&mut self) -> Result<(), Deaf> {
-        match self.look_at_server_file() {
-            Told::Changed => self.tell(Seen::ServerFile)?,
-            Told::Same => {}
+    fn tell_of_server_file(&self, look: Look) -> Result<(), Deaf> {
+        match look {
+            Look::Whole => self.tell(Seen::ServerFile),
+            Look::BeingWritten => Ok(()),
         }
+    }
+
+    fn look_at_server(&mut self) -> Result<(), Deaf> {
+        let look = self.look_at_server_file();
+        self.tell_of_server_file(look)?;
         if self.is_server_elsewhere() {
             return self.whole(Scope::Whole, Respect::Hints);
         }

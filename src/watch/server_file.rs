@@ -1,30 +1,33 @@
-//! server.yml, seen from outside: whether it may have changed. Reading it is not done here.
+//! server.yml, seen from outside: where it is, and whether it may be read now. Reading it is not
+//! done here.
+//!
+//! That it may be read is told after every look, and not only when it looks changed: whoever reads
+//! it does so later, and may have found something that had come and is gone again.
 
 use std::path::PathBuf;
 
-use super::{BeingWritten, again::Again, reader::is_racy};
+use super::{BeingWritten, again::Again};
 use crate::{
     clock,
     spec::Mono,
-    trust::{self, Identity, Owners, TrustError, Way},
+    trust::{self, Owners, TrustError, Way},
 };
 
-/// What was last seen of server.yml.
+/// The file, and when to look at it.
 pub(super) struct ServerFile {
     path: PathBuf,
     way: Way,
-    seen: Option<Result<Identity, TrustError>>,
     /// When to look again, while it is being written.
     again: Option<Again>,
 }
 
-/// What a look at server.yml told.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Told {
-    /// As before.
-    Same,
-    /// It may be another one.
-    Changed,
+/// What a look at server.yml found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Nobody writes it: it may be read, be it that it is not there.
+    Whole,
+    /// Somebody does: it is looked at again.
+    BeingWritten,
 }
 
 impl ServerFile {
@@ -32,7 +35,6 @@ impl ServerFile {
         Self {
             path,
             way: Way::default(),
-            seen: None,
             again: None,
         }
     }
@@ -44,7 +46,7 @@ impl ServerFile {
 
     /// Looks up the way to it.
     pub(super) fn find(&mut self, owners: &Owners) {
-        // What is wrong with it is seen by `look`, and told by whoever reads it.
+        // What is wrong with it is told by whoever reads it.
         let _ = trust::open(&self.path, owners, &mut self.way);
     }
 
@@ -53,35 +55,24 @@ impl ServerFile {
         self.again.map(Again::at)
     }
 
-    /// Looks at it. While somebody writes it, it is as before.
-    pub(super) fn look(&mut self, owners: &Owners, being_written: BeingWritten) -> Told {
-        let now_ms = clock::wall().0;
+    /// Looks at it.
+    pub(super) fn look(&mut self, owners: &Owners, being_written: BeingWritten) -> Look {
         let again = self.again.take();
-        let seen = match trust::open(&self.path, owners, &mut self.way) {
-            Ok(file) if being_written(file.file()) => return self.wait(again),
-            Err(TrustError::Changing { .. }) => return self.wait(again),
-            Ok(file) => Ok(file.identity()),
-            Err(error) => Err(error),
-        };
-        if self.seen.as_ref() == Some(&seen) {
-            return Told::Same;
+        match trust::open(&self.path, owners, &mut self.way) {
+            Ok(file) if being_written(file.file()) => self.wait(again),
+            Err(TrustError::Changing { .. }) => self.wait(again),
+            Ok(_) | Err(_) => Look::Whole,
         }
-        let racy = seen
-            .as_ref()
-            .is_ok_and(|identity| is_racy(identity, now_ms));
-        // What may change again unseen is told again at the next look.
-        self.seen = (!racy).then_some(seen);
-        Told::Changed
     }
 
     /// Leaves it as it is for now; `again` is what was planned before this look.
-    fn wait(&mut self, again: Option<Again>) -> Told {
+    fn wait(&mut self, again: Option<Again>) -> Look {
         let now = clock::mono();
         self.again = Some(match again {
             Some(again) if again.is_due(now) => again.after(now),
             // There was news, perhaps of its closing.
             Some(_) | None => Again::soon(now),
         });
-        Told::Same
+        Look::BeingWritten
     }
 }

@@ -308,6 +308,12 @@ impl Bed {
         self.watch().rescan();
         let confirming = |seen: &Seen| matches!(seen, Seen::Listing(update) if update.scope == Scope::Confirming);
         while !confirming(&self.next()) {}
+        self.until_server_file();
+    }
+
+    /// Waits until it is told that server.yml is to be read, as it is after everything was read.
+    pub(super) fn until_server_file(&mut self) {
+        while self.next() != Seen::ServerFile {}
     }
 
     pub(super) fn reread(&mut self, names: &[&str]) -> Update {

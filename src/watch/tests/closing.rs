@@ -425,3 +425,20 @@ fn so_it_is_when_no_hint_tells_of_it() {
     let at = watch.lookout.install_at.unwrap();
     assert!(watch.lookout.next_timer().unwrap() <= at);
 }
+
+#[test]
+fn server_yml_is_told_of_after_each_look_though_it_looks_as_before() {
+    // Whoever reads it does so later, and may have found what came and went in between.
+    let mut watch = ByHand::new(never_known, |_| {});
+    let none = Hints::default;
+    let [server, moved, lost] = [true; 3];
+    for hints in [
+        Hints { server, ..none() },
+        Hints { moved, ..none() },
+        Hints { lost, ..none() },
+    ] {
+        assert!(watch.lookout.settle(hints).is_ok());
+        let told = std::iter::from_fn(|| watch.told.try_recv().ok());
+        assert_eq!(told.last(), Some(Seen::ServerFile));
+    }
+}

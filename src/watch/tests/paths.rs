@@ -350,7 +350,7 @@ fn server_yml_that_is_a_link_is_told_of_when_any_part_of_it_changes() {
         fs::remove_file(root.join("server.yml")).unwrap();
         symlink("cur/s.yml", root.join("server.yml")).unwrap();
     });
-    let told = |bed: &mut Bed| while bed.next() != Seen::ServerFile {};
+    let told = Bed::until_server_file;
     bed.link("v2", "cur");
     told(&mut bed);
     bed.write("v2/s.yml", "three");

@@ -66,7 +66,8 @@ fn hints_that_are_to_be_had_again_are_used_again_and_that_is_told() {
     let mut bed = Bed::with(plan, |_| {});
     FREE.store(true, Ordering::SeqCst);
     bed.rescan();
-    assert_eq!(bed.next(), Seen::Capabilities(Capabilities::Inotify));
+    let told = Seen::Capabilities(Capabilities::Inotify);
+    assert!(bed.told.contains(&told), "{:#?}", bed.told);
     assert_eq!(bed.watch().capabilities(), Capabilities::Inotify);
     bed.write("conf/web.yml", &child("a"));
     bed.until_runs("web", "a");
@@ -83,6 +84,7 @@ fn the_timer_rescans_and_no_timer_does_not() {
         |seen: &Seen| matches!(seen, Seen::Listing(it) if it.scope == Scope::Confirming);
     for _ in 0..3 {
         assert!(confirming(&bed.next()));
+        assert_eq!(bed.next(), Seen::ServerFile);
     }
     let config = WatchConfig {
         rescan: None,
@@ -91,6 +93,7 @@ fn the_timer_rescans_and_no_timer_does_not() {
     bed.watch().configure(config);
     let whole = |seen: &Seen| matches!(seen, Seen::Listing(it) if it.scope == Scope::Whole);
     while !whole(&bed.next()) {}
+    bed.until_server_file();
     bed.told.clear();
     // A few of its former periods.
     let until = clock::mono() + Duration::from_millis(100);
@@ -169,6 +172,7 @@ fn another_configuration_is_read_whole() {
     config.loadpaths = vec![bed.path("more")];
     bed.watch().configure(config);
     bed.until_gone("web");
+    bed.until_server_file();
     bed.told.clear();
     bed.write("conf/web.yml", &child("z"));
     bed.barrier_in("more");
@@ -207,7 +211,7 @@ fn another_server_file_is_watched_from_then_on() {
         ..bed.config.clone()
     };
     bed.watch().configure(config);
-    while bed.next() != Seen::ServerFile {}
+    bed.until_server_file();
     bed.told.clear();
     bed.write("server.yml", "nobody cares");
     bed.barrier();
@@ -234,6 +238,7 @@ fn the_thread_ends_with_the_last_handle() {
     drop(watch);
     other.rescan();
     assert!(matches!(bed.next(), Seen::Listing(_)));
+    assert_eq!(bed.next(), Seen::ServerFile);
     drop(other);
     let end = tokio::runtime::Builder::new_current_thread()
         .enable_time()
