@@ -5,16 +5,10 @@ use std::{collections::BTreeSet, fs, thread, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, Sandbox, lives, script, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, lives, pid_of, script, wait_for, wait_lines};
 
 /// How often the server is killed and started again in one test.
 const ROUNDS: u64 = 50;
-
-fn pid_of(row: &Value) -> i32 {
-    i32::try_from(row["pid"].as_i64().unwrap()).unwrap()
-}
 
 /// What the server's log says since its latest start.
 fn latest_log(sandbox: &Sandbox) -> String {

@@ -16,9 +16,7 @@ use supervisor_rs::{
     control::limits::{CONNECTIONS_PER_PEER_MAX, Limits, SERVER_FILES_MAX},
 };
 
-use crate::sandbox::{PATIENCE, Sandbox, hello, skip, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, hello, skip, wait_for};
 
 /// For how long nothing may happen.
 const WATCHED: Duration = Duration::from_secs(2);
@@ -94,7 +92,7 @@ fn a_server_with_sleeping_children_does_not_wake_up() {
         return skip("other tests make directories beside the server's: TMPDIR is not sticky");
     }
     for number in 0..50 {
-        sandbox.write(&format!("c{number}.yml"), SLEEP);
+        sandbox.write(&format!("c{number}.yml"), SLEEPER);
     }
     sandbox.start_server();
     wait_for("all children", PATIENCE, || sandbox.processes().len() == 50);
@@ -225,7 +223,7 @@ fn peers_that_ask_for_everything_and_never_read_cost_little_memory() {
     for number in 0..300 {
         sandbox.write(
             &format!("a-child-with-a-rather-long-name-{number}.yml"),
-            SLEEP,
+            SLEEPER,
         );
     }
     let mut sandbox = sandbox;
@@ -341,7 +339,7 @@ fn with_server_in(mut sandbox: Sandbox, preparation: &str, act: impl FnOnce(&San
 #[test]
 fn a_server_started_with_closed_standard_streams_gives_them_to_nobody() {
     let sandbox = Sandbox::new("mode: sync");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     with_server_in(sandbox, "exec 0<&- 1>&- 2>&-", |sandbox, pid| {
         sandbox.wait_state("web", "running");
         for fd in 0..=2 {
@@ -355,7 +353,7 @@ fn a_server_started_with_closed_standard_streams_gives_them_to_nobody() {
 fn a_low_soft_limit_of_open_files_is_raised_before_anything_is_opened() {
     let sandbox = Sandbox::new("mode: sync");
     for number in 0..20 {
-        sandbox.write(&format!("c{number}.yml"), SLEEP);
+        sandbox.write(&format!("c{number}.yml"), SLEEPER);
     }
     with_server_in(sandbox, "ulimit -Sn 8", |sandbox, _| {
         wait_for("all children", PATIENCE, || sandbox.processes().len() == 20);
@@ -379,7 +377,7 @@ fn connections_cannot_use_up_the_descriptors_that_children_need() {
     let sandbox = Sandbox::new("mode: sync");
     with_server_in(sandbox, "ulimit -n 64", |sandbox, pid| {
         let crowd: Vec<TcpStream> = (0..200).map(|_| connect(sandbox.address())).collect();
-        sandbox.write("web.yml", SLEEP);
+        sandbox.write("web.yml", SLEEPER);
         wait_for("the child", PATIENCE, || !sandbox.processes().is_empty());
         let before = ticks(pid);
         observe(WATCHED);
@@ -462,7 +460,7 @@ fn the_children_that_open_files_are_kept_for_start_beside_any_crowd() {
 #[test]
 fn a_limit_of_file_size_fails_writes_and_does_not_end_the_server() {
     let sandbox = Sandbox::new("mode: quiet");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     // One or half a KiB, as the shell counts.
     with_server_in(sandbox, "ulimit -f 1", |sandbox, _| {
         let mut refused = false;
@@ -480,7 +478,7 @@ fn a_limit_of_file_size_fails_writes_and_does_not_end_the_server() {
 fn names_and_contents_of_files_cannot_forge_the_log_or_an_answer() {
     let mut sandbox = Sandbox::new("mode: sync\nrescan: off");
     let evil = "x\n2026-01-01 INFO forged\u{1b}[2J\u{9b}31m\u{202e}.yml";
-    sandbox.write(evil, SLEEP);
+    sandbox.write(evil, SLEEPER);
     sandbox.write("bad.yml", "comm\u{202e}and: \"\u{9b}2J\"\n");
     sandbox.start_server();
     let checked = sandbox.client(&["check", "bad"]);
@@ -519,7 +517,7 @@ fn a_client_with_closed_streams_or_a_full_disk_ends_with_a_code_and_no_panic() {
 fn garbage_in_the_environment_keeps_no_server_from_starting() {
     use std::os::unix::ffi::OsStrExt;
     let mut sandbox = Sandbox::new("mode: sync");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     let mut server = server_in(&sandbox, "true");
     server
         .env("RUST_LOG", std::ffi::OsStr::from_bytes(b"\xff=[[{"))
@@ -555,8 +553,8 @@ fn fill(dir: &std::path::Path) {
 #[test]
 fn a_full_disk_starts_nothing_unrecorded_and_still_stops_what_runs() {
     let mut sandbox = Sandbox::new("mode: quiet\nrescan: off");
-    sandbox.write("one.yml", SLEEP);
-    sandbox.write("two.yml", SLEEP);
+    sandbox.write("one.yml", SLEEPER);
+    sandbox.write("two.yml", SLEEPER);
     let run = sandbox.root().join("run");
     fs::create_dir(&run).unwrap();
     let mount = format!("mount -t tmpfs -o size=64k,mode=700 none {}", run.display());

@@ -14,21 +14,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::sandbox::{Output, PATIENCE, Sandbox, run, skip, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
-
-/// In `quiet` mode nothing happens that nobody ordered.
-fn with(children: &[(&str, &str)]) -> Sandbox {
-    let sandbox = Sandbox::start("");
-    for (name, yaml) in children {
-        sandbox.write(&format!("{name}.yml"), yaml);
-    }
-    for (name, _) in children {
-        wait_for(name, PATIENCE, || sandbox.row(name).is_some());
-    }
-    sandbox
-}
+use crate::sandbox::{Output, PATIENCE, SLEEPER, Sandbox, run, skip, wait_for};
 
 /// Runs a command and takes out of what it says what differs from run to run.
 fn said(sandbox: &Sandbox, arguments: &[&str]) -> Output {
@@ -91,7 +77,7 @@ fn pid(sandbox: &Sandbox, name: &str) -> String {
 
 #[test]
 fn start_starts_and_says_so() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let expected = done("`web` started: run 1, pid PID\n");
     assert_eq!(said(&sandbox, &["start", "web"]), expected);
     let told = sandbox.wait_processes(1);
@@ -100,7 +86,7 @@ fn start_starts_and_says_so() {
 
 #[test]
 fn start_means_that_the_process_was_started_not_that_it_lives() {
-    let sandbox = with(&[("job", "command: 'false'\n")]);
+    let sandbox = Sandbox::knowing(&[("job", "command: 'false'\n")]);
     let expected = done("`job` started: run 1, pid PID\n");
     assert_eq!(said(&sandbox, &["start", "job"]), expected);
     assert_eq!(sandbox.wait_state("job", "exited")["exit"]["code"], 1);
@@ -108,7 +94,7 @@ fn start_means_that_the_process_was_started_not_that_it_lives() {
 
 #[test]
 fn start_of_what_runs_is_refused_with_its_run_and_process() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let words = "error[already_running]: `web` is already running: run 1, pid PID\n";
     assert_eq!(said(&sandbox, &["start", "web"]), refused(1, words));
@@ -116,7 +102,7 @@ fn start_of_what_runs_is_refused_with_its_run_and_process() {
 
 #[test]
 fn commands_to_a_child_that_is_not_there_say_where_it_would_be() {
-    let sandbox = with(&[]);
+    let sandbox = Sandbox::knowing(&[]);
     for verb in ["start", "restart", "trystart", "stop", "check"] {
         assert_eq!(
             said(&sandbox, &[verb, "nobody"]),
@@ -128,7 +114,7 @@ fn commands_to_a_child_that_is_not_there_say_where_it_would_be() {
 
 #[test]
 fn a_slip_of_the_finger_is_told_the_name_that_was_meant() {
-    let sandbox = with(&[("web", SLEEP), ("mail", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER), ("mail", SLEEPER)]);
     for (typed, meant) in [
         ("wbe", "web"),
         ("WEB", "web"),
@@ -147,7 +133,7 @@ fn a_slip_of_the_finger_is_told_the_name_that_was_meant() {
 
 #[test]
 fn a_bad_file_is_refused_with_every_fault_in_it_and_what_runs_runs_on() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let before = sandbox.wait_processes(1);
     sandbox.write("web.yml", "comand: sleep 1\nrepeat: {seconds: 0}\n");
@@ -173,10 +159,10 @@ help: did you mean `command`?
 
 #[test]
 fn two_files_of_one_name_are_a_conflict_that_shows_both_and_what_runs_runs_on() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let before = sandbox.wait_processes(1);
-    sandbox.write("web.yaml", SLEEP);
+    sandbox.write("web.yaml", SLEEPER);
     let words = "error[conflict]: several files declare `web`:
   ROOT/load/web.yaml
   ROOT/load/web.yml
@@ -194,8 +180,8 @@ hint: remove or rename all but one
 
 #[test]
 fn a_circle_of_hooks_is_refused_before_anything_runs() {
-    let hook = |other: &str| format!("{SLEEP}hooks: [prehook: start {other}]\n");
-    let sandbox = with(&[("a", &hook("b")), ("b", &hook("a"))]);
+    let hook = |other: &str| format!("{SLEEPER}hooks: [prehook: start {other}]\n");
+    let sandbox = Sandbox::knowing(&[("a", &hook("b")), ("b", &hook("a"))]);
     let words = "error[hook_cycle]: the hooks run in a circle: a -> start b -> start a\n";
     for verb in ["start", "trystart"] {
         assert_eq!(said(&sandbox, &[verb, "a"]), refused(6, words), "{verb}");
@@ -205,8 +191,8 @@ fn a_circle_of_hooks_is_refused_before_anything_runs() {
 
 #[test]
 fn a_failed_prehook_is_told_and_nothing_is_started() {
-    let yaml = format!("{SLEEP}hooks: [prehook: \"run sh -c 'exit 3'\"]\n");
-    let sandbox = with(&[("web", &yaml)]);
+    let yaml = format!("{SLEEPER}hooks: [prehook: \"run sh -c 'exit 3'\"]\n");
+    let sandbox = Sandbox::knowing(&[("web", &yaml)]);
     let output = said(&sandbox, &["start", "web"]);
     assert_eq!((output.code, output.stdout.as_str()), (1, ""));
     let words =
@@ -217,7 +203,7 @@ fn a_failed_prehook_is_told_and_nothing_is_started() {
 
 #[test]
 fn a_program_that_is_not_there_cannot_be_started_and_is_named() {
-    let sandbox = with(&[("web", "command: ./nothing\n")]);
+    let sandbox = Sandbox::knowing(&[("web", "command: ./nothing\n")]);
     let output = said(&sandbox, &["start", "web"]);
     assert_eq!((output.code, output.stdout.as_str()), (1, ""));
     assert!(
@@ -249,7 +235,7 @@ enum Written {
 /// Writes and starts without a pause, and looks at what then runs.
 fn uses_the_newest(verb: &str, written: Written) {
     const ROUNDS: usize = 50;
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     for round in 0..ROUNDS {
         let seconds = 1_000 + round;
         let yaml = format!("command: [sleep, '{seconds}']\n");
@@ -274,10 +260,10 @@ fn uses_the_newest(verb: &str, written: Written) {
 
 #[test]
 fn start_knows_a_file_that_was_written_just_now() {
-    let sandbox = with(&[]);
+    let sandbox = Sandbox::knowing(&[]);
     for round in 0..20 {
         let name = format!("new-{round}");
-        sandbox.write(&format!("{name}.yml"), SLEEP);
+        sandbox.write(&format!("{name}.yml"), SLEEPER);
         let output = sandbox.client(&["start", &name]);
         assert_eq!(output.code, 0, "{output:?}");
         sandbox.remove(&format!("{name}.yml"));
@@ -289,7 +275,7 @@ fn start_knows_a_file_that_was_written_just_now() {
 
 #[test]
 fn start_uses_what_stands_in_the_servers_file_at_that_very_moment() {
-    let mut sandbox = with(&[("web", SLEEP)]);
+    let mut sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     for round in 0..20 {
         let (settings, expected) = match round % 2 {
             0 => ("defaults:\n  output: inherit", "inherit".to_owned()),
@@ -306,7 +292,7 @@ fn start_uses_what_stands_in_the_servers_file_at_that_very_moment() {
 
 #[test]
 fn a_child_whose_file_is_gone_can_be_stopped_but_not_started() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     sandbox.remove("web.yml");
     let words = "error[unknown_child]: no file declares `web` any more; what runs of it runs on\n";
@@ -327,7 +313,7 @@ fn a_child_whose_file_is_gone_can_be_stopped_but_not_started() {
 
 #[test]
 fn restart_replaces_the_run_and_says_how_the_old_one_ended() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(said(&sandbox, &["restart", "web"]), not_running("web"));
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let before = sandbox.wait_processes(1);
@@ -339,13 +325,13 @@ fn restart_replaces_the_run_and_says_how_the_old_one_ended() {
 
 #[test]
 fn a_restart_whose_new_run_cannot_start_leaves_the_old_one() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let before = sandbox.wait_processes(1);
     for yaml in [
         "command: ./nothing\n".to_owned(),
-        format!("{SLEEP}workdir: nowhere\n"),
-        format!("{SLEEP}output: [stdout: /nowhere/web.log]\n"),
+        format!("{SLEEPER}workdir: nowhere\n"),
+        format!("{SLEEPER}output: [stdout: /nowhere/web.log]\n"),
     ] {
         sandbox.write("web.yml", &yaml);
         for verb in ["restart", "trystart"] {
@@ -370,7 +356,7 @@ fn a_restart_whose_new_run_cannot_start_leaves_the_old_one() {
 
 #[test]
 fn trystart_is_idempotent() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let first = done("`web` started: run 1, pid PID\n");
     assert_eq!(said(&sandbox, &["trystart", "web"]), first);
     for run in 2..5 {
@@ -386,7 +372,7 @@ fn trystart_is_idempotent() {
 
 #[test]
 fn stop_stops_holds_and_says_how_it_ended() {
-    let sandbox = with(&[(
+    let sandbox = Sandbox::knowing(&[(
         "web",
         "command: [sh, -c, 'trap \"exit 7\" TERM; echo up; while :; do sleep 0.1; done']\n",
     )]);
@@ -402,9 +388,9 @@ fn stop_stops_holds_and_says_how_it_ended() {
 #[test]
 fn stop_runs_the_posthook_after_the_end_and_tells_of_its_failure() {
     let mark = "run sh -c 'echo stopped > mark'";
-    let good = format!("{SLEEP}hooks: [posthook: \"{mark}\"]\n");
-    let bad = format!("{SLEEP}hooks: [posthook: \"run sh -c 'exit 4'\"]\n");
-    let sandbox = with(&[("good", &good), ("bad", &bad)]);
+    let good = format!("{SLEEPER}hooks: [posthook: \"{mark}\"]\n");
+    let bad = format!("{SLEEPER}hooks: [posthook: \"run sh -c 'exit 4'\"]\n");
+    let sandbox = Sandbox::knowing(&[("good", &good), ("bad", &bad)]);
     for name in ["good", "bad"] {
         assert_eq!(sandbox.client(&["start", name]).code, 0);
     }
@@ -420,7 +406,7 @@ fn stop_runs_the_posthook_after_the_end_and_tells_of_its_failure() {
 
 #[test]
 fn stop_all_stops_everything_in_each_of_its_forms_and_is_never_refused() {
-    let sandbox = with(&[("a", SLEEP), ("b", SLEEP), ("c", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", SLEEPER), ("c", SLEEPER)]);
     for form in [
         &["stop", "--all"][..],
         &["stop", "-A"],
@@ -457,7 +443,7 @@ fn start_all_releases_every_hold_and_starts_what_the_mode_wants() {
     ] {
         let sandbox = Sandbox::start(mode);
         for name in ["a", "b", "c"] {
-            sandbox.write(&format!("{name}.yml"), SLEEP);
+            sandbox.write(&format!("{name}.yml"), SLEEPER);
             wait_for(name, PATIENCE, || sandbox.row(name).is_some());
             let _may_run_already = sandbox.client(&["start", name]);
         }
@@ -492,7 +478,7 @@ fn start_all_releases_every_hold_and_starts_what_the_mode_wants() {
 
 #[test]
 fn check_shows_what_lives_and_counts_the_others() {
-    let sandbox = with(&[("a", SLEEP), ("b", SLEEP), ("c", "command: 'false'\n")]);
+    let sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", SLEEPER), ("c", "command: 'false'\n")]);
     let none = "no child has a live process\n3 others without a live process, `check --all` shows them too\n";
     assert_eq!(said(&sandbox, &["check"]), done(none));
     assert_eq!(sandbox.client(&["start", "a"]).code, 0);
@@ -529,13 +515,13 @@ fn check_shows_what_lives_and_counts_the_others() {
         assert_eq!(lines[3], ["c", "exited", "1", "0", "current", "code 1"]);
         assert_eq!(lines.len(), 4, "{form:?}");
     }
-    let nothing = with(&[]);
+    let nothing = Sandbox::knowing(&[]);
     assert_eq!(said(&nothing, &["check"]), done("no children are known\n"));
 }
 
 #[test]
 fn check_of_one_exits_with_3_when_it_has_no_live_process() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let output = sandbox.client(&["check", "web"]);
     assert_eq!((output.code, output.stderr.as_str()), (3, ""));
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
@@ -548,7 +534,7 @@ fn check_of_one_exits_with_3_when_it_has_no_live_process() {
 fn check_of_one_shows_everything_known() {
     let yaml = "command: [sleep, '300']\nworkdir: /\noutput:\n  - stdout: sub.log\n\
                 hooks:\n  - posthook: stop db\nrepeat: {action: trystart, seconds: 3600}\n";
-    let sandbox = with(&[("web", yaml), ("db", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", yaml), ("db", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let output = said(&sandbox, &["check", "web"]);
     let lines: Vec<(&str, &str)> = output
@@ -591,7 +577,7 @@ fn check_of_one_shows_everything_known() {
 #[test]
 fn info_shows_the_server() {
     let mut sandbox = Sandbox::new("mode: half\nname: front\nstartup: [web]");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.write("bad.yml", "x\n");
     sandbox.start_server();
     sandbox.wait_state("web", "running");
@@ -627,7 +613,7 @@ fn info_shows_the_server() {
 
 #[test]
 fn kill_ends_the_server_and_names_who_runs_on() {
-    let mut sandbox = with(&[("a", SLEEP), ("b", SLEEP), ("c", SLEEP)]);
+    let mut sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", SLEEPER), ("c", SLEEPER)]);
     for name in ["a", "b"] {
         assert_eq!(sandbox.client(&["start", name]).code, 0);
     }
@@ -676,7 +662,7 @@ fn help_and_versions_go_to_standard_output() {
 
 #[test]
 fn the_grammar_is_understood_in_all_its_forms() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     let (comma, space) = (
         format!("{address},{address}"),
@@ -715,7 +701,7 @@ fn the_grammar_is_understood_in_all_its_forms() {
 
 #[test]
 fn a_wrong_command_line_exits_with_2_says_what_was_meant_and_asks_nobody() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     for (arguments, says) in [
         (&[][..], "a command is missing"),
         (
@@ -792,7 +778,7 @@ fn a_wrong_command_line_exits_with_2_says_what_was_meant_and_asks_nobody() {
 
 #[test]
 fn the_environment_gives_the_hosts_unless_the_line_does() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     let asked = |on: &str, arguments: &[&str]| {
         let mut command = sandbox.client_command(arguments);
@@ -819,7 +805,7 @@ fn the_environment_gives_the_hosts_unless_the_line_does() {
 
 #[test]
 fn a_key_in_the_environment_is_a_usage_error_as_long_as_commands_are_not_signed() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     let mut command = sandbox.client_command(&["start", "web", "on", &address]);
     command.env("SUPERVISOR_RS_KEY", "key.pem");
@@ -838,7 +824,7 @@ fn a_key_in_the_environment_is_a_usage_error_as_long_as_commands_are_not_signed(
 
 #[test]
 fn nothing_is_coloured_that_goes_into_a_pipe_and_on_a_terminal_no_color_is_heeded() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let address = sandbox.address().to_string();
     let mut piped = sandbox.client_command(&["check", "on", &address]);
@@ -879,7 +865,7 @@ fn nothing_is_coloured_that_goes_into_a_pipe_and_on_a_terminal_no_color_is_heede
 
 #[test]
 fn a_pipe_that_nobody_reads_is_silent_and_keeps_no_command_from_the_server() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     for arguments in [
         &["start", "web", "on", &address][..],
@@ -909,7 +895,7 @@ fn a_full_disk_under_the_answer_is_told_and_fails() {
         return skip("there is no /dev/full");
     };
     assert!(full.write_all(b"x").is_err());
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     let mut command = sandbox.client_command(&["start", "web", "on", &address]);
     let output = command
@@ -929,7 +915,7 @@ fn a_full_disk_under_the_answer_is_told_and_fails() {
 #[test]
 fn the_servers_log_goes_to_standard_error_and_nothing_to_standard_output() {
     let mut sandbox = Sandbox::new("mode: sync");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     let path = sandbox.server_yml();
     let (out, err) = (sandbox.root().join("out"), sandbox.root().join("err"));
     let mut server = Command::new(env!("CARGO_BIN_EXE_supervisor-rs-server"))

@@ -11,16 +11,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{Output, PATIENCE, Sandbox, lives, script, skip, wait_for};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{Output, PATIENCE, SLEEPER, Sandbox, lives, pid_of, script, skip, wait_for};
 
 /// The server's exit code when its state is in use.
 const IN_USE: i32 = 7;
-
-fn pid_of(row: &Value) -> i32 {
-    i32::try_from(row["pid"].as_i64().unwrap()).unwrap()
-}
 
 fn mode_of(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o7777

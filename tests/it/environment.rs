@@ -13,9 +13,9 @@ use rustix::{
 };
 use serde_json::json;
 
-use crate::sandbox::{PATIENCE, Sandbox, run, script, skip, status_of, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{
+    PATIENCE, SLEEPER, Sandbox, run, script, skip, status_of, wait_for, wait_lines,
+};
 
 /// Starts a child that sleeps; returns its process.
 fn started(sandbox: &Sandbox, name: &str) -> i32 {

@@ -5,16 +5,12 @@ use std::{fs, process::Command, time::Duration};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, Sandbox, run, script, skip, status_of, wait_for, wait_lines};
+use crate::sandbox::{
+    PATIENCE, Sandbox, millis, run, script, skip, status_of, wait_for, wait_lines,
+};
 
 /// How late an end may be noticed on a busy machine; nothing that polls is as fast.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-fn millis(stamp: &Value) -> i64 {
-    let time = humantime::parse_rfc3339(stamp.as_str().unwrap()).unwrap();
-    let span = time.duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(span.as_millis()).unwrap()
-}
 
 /// The children of a process, zombies included.
 fn children_of(parent: i32) -> Vec<i32> {

@@ -4,9 +4,7 @@ use std::{fs, thread};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, lives, script, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, Wire, lives, script, wait_for, wait_lines};
 
 /// A child that sleeps, with these hooks.
 fn with(hooks: &[(&str, &str)]) -> String {

@@ -12,14 +12,12 @@ use std::{
 use serde_json::Value;
 use supervisor_rs::{clock, control::client::HELLO_TIME_MAX};
 
-use crate::sandbox::{Output, PATIENCE, Sandbox, dead_address, run, skip, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{Output, PATIENCE, SLEEPER, Sandbox, dead_address, run, skip, wait_for};
 
 /// A server that knows `web`.
 fn server() -> Sandbox {
     let sandbox = Sandbox::start("");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.wait_state("web", "stopped");
     sandbox
 }
@@ -97,7 +95,7 @@ fn of_several_hosts_the_largest_exit_code_counts() {
     let (_kept, dead) = dead_address();
     let dead = dead.to_string();
     assert_eq!(one.client(&["start", "web"]).code, 0);
-    other.write("only.yml", SLEEP);
+    other.write("only.yml", SLEEPER);
     other.wait_state("only", "stopped");
     let code = |arguments: &[&str], hosts: &[&str]| {
         let hosts = hosts.join(",");

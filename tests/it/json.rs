@@ -4,20 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::sandbox::{PATIENCE, Sandbox, dead_address, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
-
-fn with(children: &[(&str, &str)]) -> Sandbox {
-    let sandbox = Sandbox::start("");
-    for (name, yaml) in children {
-        sandbox.write(&format!("{name}.yml"), yaml);
-    }
-    for (name, _) in children {
-        wait_for(name, PATIENCE, || sandbox.row(name).is_some());
-    }
-    sandbox
-}
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, dead_address, wait_for};
 
 /// The line that `--json` prints, without what differs from run to run.
 fn line(sandbox: &Sandbox, arguments: &[&str]) -> String {
@@ -50,7 +37,7 @@ const DETAILS: &str = r#""details":{"command":"sleep 300","workdir":"ROOT/load"}
 
 #[test]
 fn a_row_of_a_child_that_never_ran() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let places = places("web", "current");
     let expected = format!(
         r#"{{"name":"web","state":"stopped","pid":null,"run":null,"started_at":null,"uptime_ms":null,"restarts":0,"hold":false,{places},"exit":null,{DETAILS}}}"#
@@ -60,7 +47,7 @@ fn a_row_of_a_child_that_never_ran() {
 
 #[test]
 fn a_row_of_a_child_that_runs_and_of_one_whose_file_changed_since() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let expected = |status: &str| {
         let places = places("web", status);
@@ -71,7 +58,7 @@ fn a_row_of_a_child_that_runs_and_of_one_whose_file_changed_since() {
     assert_eq!(row(&sandbox, "web"), expected("current"));
     // Equal meaning is no change.
     sandbox.write("web.yml", "# a comment\ncommand: sleep 300\nx-note: 1\n");
-    sandbox.write("other.yml", SLEEP);
+    sandbox.write("other.yml", SLEEPER);
     wait_for("the other file", PATIENCE, || {
         sandbox.row("other").is_some()
     });
@@ -90,7 +77,7 @@ fn a_row_of_a_child_that_runs_and_of_one_whose_file_changed_since() {
 
 #[test]
 fn a_row_of_a_child_that_was_stopped_is_held_and_says_since_when() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
     let places = places("web", "current");
@@ -102,7 +89,7 @@ fn a_row_of_a_child_that_was_stopped_is_held_and_says_since_when() {
 
 #[test]
 fn a_row_of_a_child_that_ended_by_itself_has_its_code_or_its_signal() {
-    let sandbox = with(&[
+    let sandbox = Sandbox::knowing(&[
         ("code", "command: sh -c 'exit 9'\n"),
         ("signal", "command: sh -c 'kill -9 $$'\n"),
     ]);
@@ -128,7 +115,7 @@ fn a_row_of_a_child_that_ended_by_itself_has_its_code_or_its_signal() {
 fn a_row_of_a_child_in_backoff_says_what_is_next() {
     let yaml =
         "command: 'false'\nrestart: {when: always, delay: 1h, max_delay: 1h, reset_after: 1h}\n";
-    let sandbox = with(&[("web", yaml)]);
+    let sandbox = Sandbox::knowing(&[("web", yaml)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     sandbox.wait_state("web", "backoff");
     let places = places("web", "current");
@@ -140,7 +127,7 @@ fn a_row_of_a_child_in_backoff_says_what_is_next() {
 
 #[test]
 fn a_row_of_a_child_that_failed_says_why() {
-    let sandbox = with(&[("web", "command: /nowhere/web\n")]);
+    let sandbox = Sandbox::knowing(&[("web", "command: /nowhere/web\n")]);
     let refused = line(&sandbox, &["start", "web"]);
     let head = r#"{"host":"ADDRESS","ok":false,"op":"start","child":"web","error":{"code":"spawn_failed","message":""#;
     let message = refused
@@ -160,7 +147,10 @@ fn a_row_of_a_child_that_waits_for_its_prehook_says_so() {
     let sandbox = Sandbox::start("");
     let wait = sandbox.gate("hook");
     let hook = format!("run sh -c '{wait}'");
-    sandbox.write("web.yml", &format!("{SLEEP}hooks: [prehook: \"{hook}\"]\n"));
+    sandbox.write(
+        "web.yml",
+        &format!("{SLEEPER}hooks: [prehook: \"{hook}\"]\n"),
+    );
     sandbox.wait_state("web", "stopped");
     let mut wire = sandbox.wire();
     wire.ask(1, r#"{"op":"start","child":"web"}"#);
@@ -196,7 +186,7 @@ fn a_row_of_a_child_that_is_stopping_says_what_was_sent() {
 
 #[test]
 fn a_row_of_a_bad_file_has_its_faults_and_the_last_good_run() {
-    let sandbox = with(&[("web", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     sandbox.write("web.yml", "commnd: x\n");
     wait_for("the fault", PATIENCE, || {
@@ -214,8 +204,8 @@ fn a_row_of_a_bad_file_has_its_faults_and_the_last_good_run() {
 
 #[test]
 fn a_row_of_a_conflict_has_all_paths() {
-    let sandbox = with(&[("web", SLEEP)]);
-    sandbox.write("web.yaml", SLEEP);
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
+    sandbox.write("web.yaml", SLEEPER);
     wait_for("the conflict", PATIENCE, || {
         sandbox.row("web").unwrap()["config"]["status"] == "conflict"
     });
@@ -226,8 +216,8 @@ fn a_row_of_a_conflict_has_all_paths() {
 
 #[test]
 fn a_row_of_a_child_with_a_repeat_says_what_is_next_and_inherited_output_is_named() {
-    let yaml = format!("{SLEEP}output: inherit\nrepeat: {{action: trystart, seconds: 3600}}\n");
-    let sandbox = with(&[("web", &yaml)]);
+    let yaml = format!("{SLEEPER}output: inherit\nrepeat: {{action: trystart, seconds: 3600}}\n");
+    let sandbox = Sandbox::knowing(&[("web", &yaml)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let row = row(&sandbox, "web");
     let output = r#""output":{"stdout":"inherit","stderr":"inherit"},"exit":null,"next":{"action":"trystart","at":"TIME"},"details":{"command":"sleep 300","repeat":"trystart every 1h","workdir":"ROOT/load"}}"#;
@@ -236,7 +226,7 @@ fn a_row_of_a_child_with_a_repeat_says_what_is_next_and_inherited_output_is_name
 
 #[test]
 fn check_lists_who_lives_counts_the_others_and_with_all_lists_them() {
-    let sandbox = with(&[("a", SLEEP), ("b", SLEEP)]);
+    let sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "a"]).code, 0);
     let a = format!(
         r#"{{"name":"a","state":"running","pid":PID,"run":1,"started_at":"TIME","uptime_ms":MS,"restarts":0,"hold":false,{},"exit":null}}"#,
@@ -273,8 +263,8 @@ fn a_missing_loadpath_is_a_note() {
 
 #[test]
 fn stop_all_and_start_all_have_an_object_a_child() {
-    let posthook = format!("{SLEEP}hooks: [posthook: start c]\n");
-    let sandbox = with(&[("a", SLEEP), ("b", &posthook), ("c", SLEEP)]);
+    let posthook = format!("{SLEEPER}hooks: [posthook: start c]\n");
+    let sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", &posthook), ("c", SLEEPER)]);
     for name in ["a", "b"] {
         assert_eq!(sandbox.client(&["start", name]).code, 0);
     }
@@ -289,8 +279,8 @@ fn stop_all_and_start_all_have_an_object_a_child() {
 #[test]
 fn a_child_that_start_all_cannot_start_has_its_error_which_is_the_exit_code() {
     let mut sandbox = Sandbox::new("mode: full");
-    sandbox.write("a.yml", SLEEP);
-    sandbox.write("b.yml", SLEEP);
+    sandbox.write("a.yml", SLEEPER);
+    sandbox.write("b.yml", SLEEPER);
     sandbox.start_server();
     sandbox.wait_state("b", "running");
     assert_eq!(sandbox.client(&["stop", "--all"]).code, 0);
@@ -306,7 +296,7 @@ fn a_child_that_start_all_cannot_start_has_its_error_which_is_the_exit_code() {
 
 #[test]
 fn kill_has_an_object_for_each_child_that_runs_on() {
-    let mut sandbox = with(&[("a", SLEEP), ("b", SLEEP)]);
+    let mut sandbox = Sandbox::knowing(&[("a", SLEEPER), ("b", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "a"]).code, 0);
     let words = r#"{"host":"ADDRESS","ok":true,"op":"kill","children":[{"name":"a","pid":PID,"run":1}],"message":"the server ends; 1 child runs on, and the next start takes it back"}"#;
     assert_eq!(line(&sandbox, &["kill"]), words);
@@ -322,8 +312,8 @@ fn kill_has_an_object_for_each_child_that_runs_on() {
 fn info_has_all_its_fields_in_their_order() {
     let mut sandbox =
         Sandbox::new("name: front\nmode: half\nstartup: [web]\nloadpaths: [load, missing]");
-    sandbox.write("web.yml", SLEEP);
-    sandbox.write("all.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
+    sandbox.write("all.yml", SLEEPER);
     sandbox.start_server();
     sandbox.wait_state("web", "running");
     let line = line(&sandbox, &["info"]);
@@ -351,19 +341,19 @@ fn info_has_all_its_fields_in_their_order() {
 
 #[test]
 fn every_refusal_has_its_code_its_message_and_its_exit_code() {
-    let hook = |other: &str| format!("{SLEEP}hooks: [prehook: start {other}]\n");
-    let failing = format!("{SLEEP}hooks: [prehook: run false]\n");
-    let sandbox = with(&[
-        ("web", SLEEP),
+    let hook = |other: &str| format!("{SLEEPER}hooks: [prehook: start {other}]\n");
+    let failing = format!("{SLEEPER}hooks: [prehook: run false]\n");
+    let sandbox = Sandbox::knowing(&[
+        ("web", SLEEPER),
         ("bad", "command: 7: 8\n"),
         ("a", &hook("b")),
         ("b", &hook("a")),
         ("hooked", &failing),
         ("lost", &hook("nobody")),
         ("missing", "command: ./nothing\n"),
-        ("twice", SLEEP),
+        ("twice", SLEEPER),
     ]);
-    sandbox.write("twice.yaml", SLEEP);
+    sandbox.write("twice.yaml", SLEEPER);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let mut met = BTreeSet::new();
     for (verb, child, code, exit) in [
@@ -412,7 +402,7 @@ fn an_answer_may_be_much_longer_than_a_request() {
     let mut sandbox = Sandbox::new("");
     for n in 0..CHILDREN {
         let path = sandbox.loadpath().join(format!("child-{n:04}.yml"));
-        std::fs::write(path, SLEEP).unwrap();
+        std::fs::write(path, SLEEPER).unwrap();
     }
     sandbox.start_server();
     wait_for("all children", PATIENCE, || {

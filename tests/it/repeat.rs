@@ -4,9 +4,7 @@ use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, Sandbox, script, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, millis, script, wait_for, wait_lines};
 
 /// A child with a repeat of this action; nothing at all for the action leaves it out.
 fn repeating(command: &str, action: &str, seconds: u32) -> String {
@@ -15,22 +13,6 @@ fn repeating(command: &str, action: &str, seconds: u32) -> String {
         action => format!("  action: {action}\n"),
     };
     format!("{command}repeat:\n{action}  seconds: {seconds}\n")
-}
-
-/// Waits until the child's latest run has at least this number; returns its row.
-fn wait_run(sandbox: &Sandbox, name: &str, run: u64) -> Value {
-    let mut row = Value::Null;
-    wait_for(&format!("run {run} of `{name}`"), PATIENCE, || {
-        row = sandbox.row(name).unwrap_or_default();
-        row["run"].as_u64().is_some_and(|latest| latest >= run)
-    });
-    row
-}
-
-fn millis(stamp: &Value) -> i64 {
-    let time = humantime::parse_rfc3339(stamp.as_str().unwrap()).unwrap();
-    let span = time.duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(span.as_millis()).unwrap()
 }
 
 /// Waits until the log holds a text so often.
@@ -46,7 +28,7 @@ fn let_fire(sandbox: &Sandbox, times: u64) {
     sandbox.write("clock.yml", &repeating(&script("exit 0"), "trystart", 1));
     sandbox.done(&["trystart", "clock"]);
     let first = sandbox.row("clock").unwrap()["run"].as_u64().unwrap();
-    wait_run(sandbox, "clock", first + times);
+    sandbox.wait_run("clock", first + times);
     sandbox.done(&["stop", "clock"]);
 }
 
@@ -92,7 +74,7 @@ fn the_action_is_restart_when_it_is_not_said() {
         assert_eq!(sandbox.row(name).unwrap()["next"]["action"], "restart");
     }
     for name in ["one", "two"] {
-        let row = wait_run(&sandbox, name, 3);
+        let row = sandbox.wait_run(name, 3);
         assert_eq!(row["next"]["action"], "restart");
     }
     assert_eq!(sandbox.processes().len(), 2);
@@ -113,7 +95,7 @@ fn a_timer_is_armed_whatever_began_the_run() {
         "hooking.yml",
         &format!("{SLEEPER}hooks: [prehook: restart hooked]\n"),
     );
-    wait_run(&sandbox, "hooked", 2);
+    sandbox.wait_run("hooked", 2);
     assert_eq!(next("hooked")["action"], "stop");
     let crash = format!(
         "{}restart: {{when: always, delay: 10ms}}\n",
@@ -123,7 +105,7 @@ fn a_timer_is_armed_whatever_began_the_run() {
         ))
     );
     sandbox.write("crash.yml", &repeating(&crash, "trystart", 60));
-    let row = wait_run(&sandbox, "crash", 2);
+    let row = sandbox.wait_run("crash", 2);
     assert_eq!(row["restarts"], 1);
     assert_eq!(next("crash")["action"], "trystart");
     let mut before = millis(&next("file")["at"]);
@@ -192,7 +174,7 @@ fn start_runs_a_child_again_that_ended_meanwhile() {
     let sandbox = Sandbox::start("mode: quiet");
     sandbox.write("job.yml", &repeating(&script("sleep 1.2"), "start", 1));
     sandbox.done(&["start", "job"]);
-    wait_run(&sandbox, "job", 2);
+    sandbox.wait_run("job", 2);
     sandbox.done(&["stop", "job"]);
 }
 
@@ -267,7 +249,7 @@ fn a_repeat_that_was_deleted_fires_once_more_and_is_not_armed_again() {
     sandbox.done(&["start", "up"]);
     sandbox.write("web.yml", SLEEPER);
     sandbox.write("up.yml", SLEEPER);
-    let row = wait_run(&sandbox, "web", 2);
+    let row = sandbox.wait_run("web", 2);
     assert_eq!(row["next"], json!(null));
     assert_eq!(
         row["config"]["status"], "current",
@@ -293,7 +275,7 @@ fn a_changed_interval_counts_from_the_next_arming() {
         sandbox.row("web").unwrap()["config"]["status"] == "changed"
             || sandbox.row("web").unwrap()["run"] == 2
     });
-    let row = wait_run(&sandbox, "web", 2);
+    let row = sandbox.wait_run("web", 2);
     assert!(
         millis(&row["started_at"]) >= millis(&armed) - 100,
         "not before its time"
@@ -352,7 +334,7 @@ fn a_firing_that_meets_a_fault_changes_nothing_and_arms_again() {
     }
     for (name, ..) in &faults {
         let run = sandbox.row(name).unwrap()["run"].as_u64().unwrap();
-        wait_run(&sandbox, name, run + 1);
+        sandbox.wait_run(name, run + 1);
     }
     sandbox.done(&["stop", "--all"]);
 }
@@ -391,7 +373,7 @@ fn an_armed_timer_survives_a_crash_of_the_server() {
         "{before:?} became {after:?}"
     );
     for (name, before) in ["web", "job"].into_iter().zip(before) {
-        let row = wait_run(&sandbox, name, 2);
+        let row = sandbox.wait_run(name, 2);
         let late = Duration::from_millis((millis(&row["started_at"]) - before).unsigned_abs());
         assert!(late < Duration::from_secs(1), "{name}: {late:?}");
     }

@@ -4,30 +4,11 @@ use std::{fs, time::Duration};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, Sandbox, script, wait_for, wait_lines};
+use crate::sandbox::{PATIENCE, Sandbox, millis, millis_of, script, wait_for, wait_lines};
 
 /// A child of this script with this policy.
 fn child(text: &str, policy: &str) -> String {
     format!("{}restart: {policy}\n", script(text))
-}
-
-fn wait_run(sandbox: &Sandbox, name: &str, run: u64) -> Value {
-    let mut row = Value::Null;
-    wait_for(&format!("run {run} of `{name}`"), PATIENCE, || {
-        row = sandbox.row(name).unwrap_or_default();
-        row["run"].as_u64().is_some_and(|latest| latest >= run)
-    });
-    row
-}
-
-fn millis(stamp: &Value) -> i64 {
-    millis_of(stamp.as_str().unwrap())
-}
-
-fn millis_of(stamp: &str) -> i64 {
-    let time = humantime::parse_rfc3339(stamp).unwrap();
-    let span = time.duration_since(std::time::UNIX_EPOCH).unwrap();
-    i64::try_from(span.as_millis()).unwrap()
 }
 
 /// The delays that the server announced, as its log tells them.
@@ -101,7 +82,7 @@ fn what_ended_by_itself_is_not_started_again_unless_its_policy_says_so() {
 fn the_policy_may_be_one_word() {
     let sandbox = Sandbox::start("mode: sync");
     sandbox.write("web.yml", &child("exit 1", "on-failure"));
-    let row = wait_run(&sandbox, "web", 2);
+    let row = sandbox.wait_run("web", 2);
     assert_eq!(row["restarts"], 1);
     sandbox.done(&["stop", "web"]);
     let first = &delays(&sandbox)[0];
@@ -118,7 +99,7 @@ fn the_delay_grows_to_its_cap() {
     let sandbox = Sandbox::start("mode: sync");
     let policy = "{when: always, delay: 20ms, factor: 2, max_delay: 100ms, jitter: 0}";
     sandbox.write("web.yml", &child("exit 1", policy));
-    wait_run(&sandbox, "web", 7);
+    sandbox.wait_run("web", 7);
     sandbox.done(&["stop", "web"]);
     assert_eq!(
         delays(&sandbox)[..6],
@@ -143,7 +124,7 @@ fn a_run_that_lived_long_is_restarted_at_once_and_forgives() {
     let policy =
         "{when: always, delay: 100ms, factor: 100, max_delay: 1h, jitter: 0, reset_after: 1s}";
     sandbox.write("web.yml", &child(&text, policy));
-    wait_run(&sandbox, "web", 4);
+    sandbox.wait_run("web", 4);
     let ended = logged_at(&sandbox, "web", 2, "ended");
     let begun = logged_at(&sandbox, "web", 3, "started");
     assert!(
@@ -179,7 +160,7 @@ fn giving_up_is_failed_and_says_why() {
     );
     // An order begins anew.
     assert_eq!(sandbox.done(&["start", "web"])["run"], 5);
-    let row = wait_run(&sandbox, "web", 8);
+    let row = sandbox.wait_run("web", 8);
     assert!(row["restarts"].as_u64().unwrap() <= 3);
     assert_eq!(sandbox.wait_state("web", "failed")["run"], 8);
     // So does another file.
@@ -196,7 +177,7 @@ fn more_restarts_than_max_over_a_longer_time_are_no_reason_to_give_up() {
     let sandbox = Sandbox::start("mode: sync");
     let policy = "{when: always, delay: 200ms, factor: 1, jitter: 0, max: 2 in 150ms}";
     sandbox.write("web.yml", &child("exit 1", policy));
-    let row = wait_run(&sandbox, "web", 6);
+    let row = sandbox.wait_run("web", 6);
     assert_ne!(row["state"], "failed");
     sandbox.done(&["stop", "web"]);
 }
@@ -308,7 +289,7 @@ fn a_stop_cancels_a_backoff_and_holds() {
     assert_eq!(row["next"], json!(null));
     // Another one with the same delay comes and goes meanwhile.
     sandbox.write("other.yml", &child("exit 1", policy));
-    wait_run(&sandbox, "other", 3);
+    sandbox.wait_run("other", 3);
     assert_eq!(sandbox.row("web").unwrap()["run"], row["run"]);
     sandbox.done(&["stop", "other"]);
 }
@@ -321,7 +302,7 @@ fn a_stop_is_no_failure_and_nothing_follows_it() {
     sandbox.wait_state("web", "running");
     sandbox.done(&["stop", "web"]);
     sandbox.write("other.yml", &child("exit 1", policy));
-    wait_run(&sandbox, "other", 4);
+    sandbox.wait_run("other", 4);
     sandbox.done(&["stop", "other"]);
     let row = sandbox.row("web").unwrap();
     assert_eq!((&row["state"], &row["run"]), (&json!("stopped"), &json!(1)));
@@ -335,10 +316,10 @@ fn a_file_that_goes_ends_the_restarts_in_sync_and_not_in_quiet() {
         let policy = "{when: always, delay: 100ms, factor: 1, jitter: 0}";
         sandbox.write("web.yml", &child("exit 1", policy));
         sandbox.client(&["start", "web"]);
-        let run = wait_run(&sandbox, "web", 2)["run"].as_u64().unwrap();
+        let run = sandbox.wait_run("web", 2)["run"].as_u64().unwrap();
         sandbox.remove("web.yml");
         if goes_on {
-            wait_run(&sandbox, "web", run + 12);
+            sandbox.wait_run("web", run + 12);
             sandbox.done(&["stop", "web"]);
         } else {
             // It may be met while it runs, and then is `stopped`.
@@ -361,12 +342,12 @@ fn a_bad_file_does_not_end_the_restarts() {
     let sandbox = Sandbox::start("mode: sync");
     let good = child("exit 1", "{when: always, delay: 50ms, factor: 1}");
     sandbox.write("web.yml", &good);
-    let run = wait_run(&sandbox, "web", 2)["run"].as_u64().unwrap();
+    let run = sandbox.wait_run("web", 2)["run"].as_u64().unwrap();
     sandbox.write("web.yml", "comand: exit\n");
     wait_for("the fault", PATIENCE, || {
         sandbox.row("web").unwrap()["config"]["status"] == "invalid"
     });
-    wait_run(&sandbox, "web", run + 5);
+    sandbox.wait_run("web", run + 5);
     sandbox.done(&["stop", "web"]);
 }
 
@@ -434,7 +415,7 @@ fn a_backoff_outlives_a_crash_of_the_server() {
     sandbox.done(&["start", "web"]);
     sandbox.wait_state("web", "backoff");
     sandbox.restart_server();
-    let row = wait_run(&sandbox, "web", 2);
+    let row = sandbox.wait_run("web", 2);
     assert!(row["restarts"].as_u64().unwrap() >= 1);
     // An end that came while no server was there is followed by a restart too.
     sandbox.write(
@@ -448,7 +429,7 @@ fn a_backoff_outlives_a_crash_of_the_server() {
     sandbox.kill_server();
     wait_for("its end", PATIENCE, || sandbox.processes().is_empty());
     sandbox.start_server();
-    let row = wait_run(&sandbox, "late", 2);
+    let row = sandbox.wait_run("late", 2);
     assert!(row["restarts"].as_u64().unwrap() >= 1, "{row}");
     sandbox.done(&["stop", "--all"]);
 }

@@ -102,6 +102,19 @@ impl Sandbox {
         sandbox
     }
 
+    /// One that runs in `quiet` mode, where nothing happens that nobody ordered, and has seen
+    /// these children's files.
+    pub(crate) fn knowing(children: &[(&str, &str)]) -> Self {
+        let sandbox = Self::start("");
+        for (name, yaml) in children {
+            sandbox.write(&format!("{name}.yml"), yaml);
+        }
+        for (name, _) in children {
+            wait_for(name, PATIENCE, || sandbox.row(name).is_some());
+        }
+        sandbox
+    }
+
     /// A sandbox whose server answers.
     pub(crate) fn start(settings: &str) -> Self {
         let mut sandbox = Self::new(settings);
@@ -305,6 +318,16 @@ impl Sandbox {
         let answer = self.json(&["check", "--all"]);
         let rows = answer["children"].as_array()?.iter();
         rows.clone().find(|row| row["name"] == name).cloned()
+    }
+
+    /// Waits until a child's latest run has at least this number, and returns its row.
+    pub(crate) fn wait_run(&self, name: &str, run: u64) -> Value {
+        let mut row = Value::Null;
+        wait_for(&format!("run {run} of `{name}`"), PATIENCE, || {
+            row = self.row(name).unwrap_or_default();
+            row["run"].as_u64().is_some_and(|latest| latest >= run)
+        });
+        row
     }
 
     /// Waits until a child is in a state, and returns its row.
@@ -573,6 +596,28 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
         assert!(!late, "waited {within:?} in vain for {what}");
         thread::sleep(LOOK);
     }
+}
+
+/// A child that does nothing, for long.
+pub(crate) const SLEEPER: &str = "command: [sleep, '300']\n";
+
+/// The process of a row.
+pub(crate) fn pid_of(row: &Value) -> i32 {
+    i32::try_from(row["pid"].as_i64().expect("it lives")).expect("a pid")
+}
+
+/// A time of an answer, in milliseconds since 1970.
+pub(crate) fn millis(stamp: &Value) -> i64 {
+    millis_of(stamp.as_str().expect("a time"))
+}
+
+/// As [`millis`], of a text.
+pub(crate) fn millis_of(stamp: &str) -> i64 {
+    let time = humantime::parse_rfc3339(stamp).expect("RFC 3339");
+    let span = time
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("after 1970");
+    i64::try_from(span.as_millis()).expect("not that late")
 }
 
 /// The `command` line of a child that is a shell script.

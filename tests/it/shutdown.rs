@@ -11,19 +11,15 @@ use rustix::{
     process::Signal,
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use supervisor_rs::clock;
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, lives, script, skip, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{
+    PATIENCE, SLEEPER, Sandbox, Wire, lives, pid_of, script, skip, wait_for, wait_lines,
+};
 
 /// Far less than the grace: what ends within this did not wait for KILL.
 const SOON: Duration = Duration::from_secs(5);
-
-fn pid_of(row: &Value) -> i32 {
-    i32::try_from(row["pid"].as_i64().unwrap()).unwrap()
-}
 
 /// A server in `quiet` mode, with further settings, that runs these sleepers.
 fn running(settings: &str, names: &[&str]) -> (Sandbox, Vec<i32>) {

@@ -7,9 +7,7 @@
 
 use serde_json::Value;
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, Wire, wait_for};
 
 /// A server with `web` in this state. In `quiet` mode nothing happens that nobody ordered.
 fn with(yaml: &str) -> Sandbox {
@@ -20,7 +18,7 @@ fn with(yaml: &str) -> Sandbox {
 }
 
 fn stopped() -> Sandbox {
-    with(SLEEP)
+    with(SLEEPER)
 }
 
 fn held() -> Sandbox {
@@ -63,7 +61,7 @@ fn pending() -> (Sandbox, Wire) {
     let sandbox = Sandbox::start("");
     let wait = sandbox.gate("hook");
     let hook = format!("hooks:\n  - prehook: run sh -c '{wait}'\n");
-    sandbox.write("web.yml", &format!("{SLEEP}{hook}"));
+    sandbox.write("web.yml", &format!("{SLEEPER}{hook}"));
     sandbox.wait_state("web", "stopped");
     let mut first = sandbox.wire();
     first.ask(1, START);
@@ -86,7 +84,7 @@ fn backoff() -> Sandbox {
 }
 
 fn running() -> Sandbox {
-    let sandbox = with(SLEEP);
+    let sandbox = with(SLEEPER);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     sandbox.wait_state("web", "running");
     sandbox
@@ -523,7 +521,7 @@ fn commands_for_one_child_are_carried_out_in_order_each_on_the_state_it_finds() 
 fn the_line_of_a_child_is_bounded_and_then_it_is_busy_while_others_are_not() {
     const QUEUE: u64 = supervisor_rs::reconcile::QUEUE_LEN_MAX as u64;
     let sandbox = slow();
-    sandbox.write("other.yml", SLEEP);
+    sandbox.write("other.yml", SLEEPER);
     sandbox.wait_state("other", "stopped");
     let mut wire = sandbox.wire();
     wire.ask(1, RESTART);
@@ -638,7 +636,7 @@ fn many_clients_at_once_are_all_answered_and_never_run_two() {
 fn an_answered_stop_survives_the_death_of_the_server_at_that_very_moment() {
     const ROUNDS: u32 = 5;
     let mut sandbox = Sandbox::start("mode: sync");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     for run in 1..=ROUNDS {
         sandbox.wait_state("web", "running");
         assert_eq!(give(&sandbox, "stop"), ended(run));
@@ -659,7 +657,7 @@ fn an_operators_start_joins_one_that_the_server_began_by_itself() {
     let sandbox = Sandbox::start("mode: sync");
     let wait = sandbox.gate("hook");
     let hook = format!("hooks:\n  - prehook: run sh -c '{wait}'\n");
-    sandbox.write("web.yml", &format!("{SLEEP}{hook}"));
+    sandbox.write("web.yml", &format!("{SLEEPER}{hook}"));
     sandbox.wait_prehook("web");
     let mut wire = sandbox.wire();
     wire.ask(1, START);
@@ -675,7 +673,7 @@ fn an_operators_start_joins_one_that_the_server_began_by_itself() {
 #[test]
 fn a_child_that_waits_for_one_that_is_missing_starts_with_it_unless_it_is_stopped() {
     let sandbox = Sandbox::start("mode: sync");
-    let yaml = format!("{SLEEP}hooks: [prehook: start db]\n");
+    let yaml = format!("{SLEEPER}hooks: [prehook: start db]\n");
     sandbox.write("web.yml", &yaml);
     sandbox.wait_state("web", "pending");
     // There is no start under way that could be joined: an operator is told at once.
@@ -685,7 +683,7 @@ fn a_child_that_waits_for_one_that_is_missing_starts_with_it_unless_it_is_stoppe
         assert_eq!(sandbox.row("web").unwrap()["state"], "pending");
     }
     assert_eq!(give(&sandbox, "restart"), restart_refused());
-    sandbox.write("db.yml", SLEEP);
+    sandbox.write("db.yml", SLEEPER);
     sandbox.wait_state("web", "running");
     assert_eq!(sandbox.row("db").unwrap()["state"], "running");
 
@@ -693,7 +691,7 @@ fn a_child_that_waits_for_one_that_is_missing_starts_with_it_unless_it_is_stoppe
     other.write("web.yml", &yaml);
     other.wait_state("web", "pending");
     assert_eq!(give(&other, "stop"), cancelled());
-    other.write("db.yml", SLEEP);
+    other.write("db.yml", SLEEPER);
     other.wait_state("db", "running");
     then_of(&other, "web", "stopped", Held);
 }

@@ -6,9 +6,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 use supervisor_rs::clock;
 
-use crate::sandbox::{PATIENCE, Sandbox, lives, script, status_of, wait_for, wait_lines};
-
-const SLEEPER: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, lives, script, status_of, wait_for, wait_lines};
 
 /// How long a child has between TERM and KILL.
 const GRACE: Duration = Duration::from_secs(10);

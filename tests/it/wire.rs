@@ -15,9 +15,7 @@ use supervisor_rs::{
     control::limits::{CONNECTIONS_PER_PEER_MAX, FIRST_REQUEST_TIME_MAX, IN_FLIGHT_MAX},
 };
 
-use crate::sandbox::{PATIENCE, Sandbox, Wire, mask, run, skip, wait_for};
-
-const SLEEP: &str = "command: [sleep, '300']\n";
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, Wire, mask, run, skip, wait_for};
 
 /// The longest request line, its line feed not counted.
 const LINE_BYTES_MAX: usize = 65_536;
@@ -25,7 +23,7 @@ const LINE_BYTES_MAX: usize = 65_536;
 /// A server with `web` running, for whoever would like to end it.
 fn target() -> Sandbox {
     let sandbox = Sandbox::start("");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.wait_state("web", "stopped");
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     sandbox
@@ -287,7 +285,7 @@ fn a_line_may_have_65536_bytes_and_one_more_is_too_large() {
 #[test]
 fn requests_are_pipelined_and_answered_as_they_are_done() {
     let sandbox = slow();
-    sandbox.write("other.yml", SLEEP);
+    sandbox.write("other.yml", SLEEPER);
     sandbox.wait_state("other", "stopped");
     let mut wire = sandbox.wire();
     wire.send(format!(
@@ -406,7 +404,7 @@ const UNAUTHORIZED: &str = r#""error":{"code":"unauthorized","message":"the comm
 fn with_encrypt_on_no_unsigned_command_is_taken_and_the_client_says_what_is_missing() {
     let mut sandbox = Sandbox::new("encrypt: on\npub_keys_path: [keys]\nmode: sync");
     fs::create_dir(sandbox.root().join("keys")).unwrap();
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.start_server();
     wait_for("the child", PATIENCE, || !sandbox.processes().is_empty());
     let mut wire = sandbox.wire();
@@ -456,7 +454,7 @@ fn a_peer_that_does_not_come_over_loopback_is_told_protected_mode() {
         return skip("this machine has no address but loopback");
     };
     let sandbox = Sandbox::start("listener_addr: 0.0.0.0");
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.wait_state("web", "stopped");
     let outer = SocketAddr::new(address, sandbox.address().port());
     let mut wire = Wire::connect(outer);
@@ -480,7 +478,7 @@ fn a_peer_that_does_not_come_over_loopback_is_told_protected_mode() {
 #[test]
 fn while_the_server_ends_commands_are_told_shutting_down_and_looks_are_still_answered() {
     let mut sandbox = slow();
-    sandbox.write("other.yml", SLEEP);
+    sandbox.write("other.yml", SLEEPER);
     sandbox.wait_state("other", "stopped");
     let mut killer = sandbox.wire();
     killer.ask(1, r#"{"op":"kill","stop_children":true}"#);
@@ -523,7 +521,7 @@ fn a_start_that_waits_when_the_server_ends_is_told_shutting_down() {
     let wait = sandbox.gate("hook");
     sandbox.write(
         "web.yml",
-        &format!("{SLEEP}hooks:\n  - prehook: run sh -c '{wait}'\n"),
+        &format!("{SLEEPER}hooks:\n  - prehook: run sh -c '{wait}'\n"),
     );
     sandbox.wait_state("web", "stopped");
     let mut wire = sandbox.wire();
@@ -779,7 +777,7 @@ fn what_cannot_be_written_down_is_answered_internal_and_works_again_later() {
     }
     let mut sandbox = sandbox.within(&wrapper);
     sandbox.start_server();
-    sandbox.write("web.yml", SLEEP);
+    sandbox.write("web.yml", SLEEPER);
     sandbox.wait_state("web", "stopped");
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
 

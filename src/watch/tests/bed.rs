@@ -173,6 +173,18 @@ pub(super) fn as_root(what: &str) -> bool {
     root
 }
 
+/// What a watch on such a directory as [`sandbox`] makes is told to do.
+pub(super) fn config(root: &Path, parses: &Arc<AtomicUsize>) -> WatchConfig {
+    WatchConfig {
+        loadpaths: vec![root.join("conf")],
+        parse: parser(parses, ""),
+        owners: Owners::new(&[]).unwrap(),
+        rescan: None,
+        server_file: root.join("server.yml"),
+        server_owners: Owners::new(&[]).unwrap(),
+    }
+}
+
 /// Makes the bed's directory with the loadpath `conf` in it.
 pub(super) fn sandbox(on: Disk) -> (TempDir, PathBuf) {
     let keep = match on {
@@ -205,11 +217,8 @@ impl Bed {
         let parses = Arc::new(AtomicUsize::new(0));
         let config = WatchConfig {
             loadpaths: plan.loadpaths.iter().map(|path| root.join(path)).collect(),
-            parse: parser(&parses, ""),
-            owners: Owners::new(&[]).unwrap(),
             rescan: plan.rescan,
-            server_file: root.join("server.yml"),
-            server_owners: Owners::new(&[]).unwrap(),
+            ..config(&root, &parses)
         };
         let (watch, first, seen) = Watch::start_with(config.clone(), plan.being_written, plan.open);
         assert_eq!(first.scope, Scope::Whole);

@@ -186,14 +186,7 @@ impl ByHand {
     fn with(being_written: BeingWritten, open: Open, prepare: impl FnOnce(&Path)) -> Self {
         let (keep, root) = sandbox(Disk::Usual);
         prepare(&root);
-        let config = WatchConfig {
-            loadpaths: vec![root.join("conf")],
-            parse: parser(&Arc::default(), ""),
-            owners: Owners::new(&[]).unwrap(),
-            rescan: None,
-            server_file: root.join("server.yml"),
-            server_owners: Owners::new(&[]).unwrap(),
-        };
+        let config = config(&root, &Arc::default());
         let (seen, told) = channel(SEEN_MAX);
         let inbox = Arc::new(Inbox::default());
         let lookout = Lookout::new(config, being_written, open, &inbox, seen);

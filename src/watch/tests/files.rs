@@ -458,14 +458,7 @@ fn more_files_than_are_ever_listed_are_a_fault_and_not_an_empty_loadpath() {
     for n in 0..5 {
         fs::write(root.join(format!("conf/{n}.yml")), child("a")).unwrap();
     }
-    let config = WatchConfig {
-        loadpaths: vec![root.join("conf")],
-        parse: parser(&Arc::default(), ""),
-        owners: Owners::new(&[]).unwrap(),
-        rescan: None,
-        server_file: root.join("server.yml"),
-        server_owners: Owners::new(&[]).unwrap(),
-    };
+    let config = config(&root, &Arc::default());
     let mut scanner = Scanner::new(&config, never_known);
     scanner.set_files_max(5);
     assert_eq!(
