@@ -15,7 +15,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{PidfdFlags, WaitId, WaitIdOptions, getsid, pidfd_open, waitid},
+    process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
 use super::{
@@ -129,8 +129,8 @@ pub fn find_run(server_id: &str, child: &ChildName, run: RunId) -> Option<Starte
         .filter(|pid| identity::is_own(*pid) && identity::belongs(*pid, &tag))
         .filter_map(|pid| {
             let stat = identity::stat(pid).ok()?;
-            let number = identity::number(pid)?;
-            let leads = stat.group == pid && getsid(Some(number)).ok()? != number;
+            identity::number(pid)?;
+            let leads = stat.group == pid && stat.session != pid;
             leads.then_some(Started {
                 pid,
                 start_ticks: stat.start_ticks,

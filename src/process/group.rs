@@ -5,7 +5,7 @@
 //! reaped. Before, kill(2) is used, and only while somebody holds the number: our unreaped
 //! leader, or for an adopted run a leader that was seen alive just before.
 //!
-//! Sources: pidfd_send_signal(2), kill(2).
+//! Sources: pidfd_send_signal(2), kill(2), getpgid(2).
 
 #![allow(unsafe_code)]
 
@@ -110,6 +110,21 @@ pub(super) fn signal_number(group: i32, signal: i32) -> io::Result<()> {
     let result = unsafe { libc::kill(-group.as_raw_nonzero().get(), signal) };
     if result == 0 {
         Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The group that a process is in: 0 for one that is led from outside our PID namespace, for
+/// which a safe wrapper's number, that is never 0, has no room.
+///
+/// # Errors
+/// What getpgid(2) says: `ESRCH` when there is no such process.
+pub(super) fn of(pid: i32) -> io::Result<i32> {
+    // SAFETY: getpgid(2) takes and returns a number and touches no memory of ours.
+    let group = unsafe { libc::getpgid(pid) };
+    if group >= 0 {
+        Ok(group)
     } else {
         Err(io::Error::last_os_error())
     }

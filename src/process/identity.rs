@@ -32,8 +32,10 @@ const PASSES_MAX: usize = 8;
 pub(super) struct Stat {
     /// Field 4: its parent.
     pub(super) parent: i32,
-    /// Field 5: its process group.
+    /// Field 5: its process group; 0 for one that is led from outside our PID namespace.
     pub(super) group: i32,
+    /// Field 6: its session; 0 likewise.
+    pub(super) session: i32,
     /// Field 22: when it started, in clock ticks since boot.
     pub(super) start_ticks: u64,
     /// Field 52: how it ended, as wait(2) has it; 0 also when we may not know.
@@ -60,6 +62,7 @@ fn parse(text: &[u8]) -> Option<Stat> {
     Some(Stat {
         parent: field(4)?.parse().ok()?,
         group: field(5)?.parse().ok()?,
+        session: field(6)?.parse().ok()?,
         start_ticks: field(22)?.parse().ok()?,
         status: field(52)?.parse().ok()?,
     })
@@ -177,6 +180,7 @@ mod tests {
         fields[0] = "S";
         fields[1] = "7";
         fields[2] = "8";
+        fields[3] = "9";
         fields[19] = "12345";
         fields[49] = "256";
         for name in ["sh", "a b", ") S 1 1 1", "x) (y", "\n)\n"] {
@@ -187,6 +191,7 @@ mod tests {
                 Stat {
                     parent: 7,
                     group: 8,
+                    session: 9,
                     start_ticks: 12345,
                     status: 256
                 },

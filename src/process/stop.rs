@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, WaitId, WaitIdOptions, getpgid, waitid};
+use rustix::process::{WaitId, WaitIdOptions, waitid};
 
 use super::{
     Owner, Parent, Phase, Process, Processes, StraysDue,
@@ -59,7 +59,10 @@ impl Processes {
         };
         for number in numbers {
             if let Err(error) = self.send(process, *number) {
-                tracing::warn!(%child, %run, ?signal, %error, "signal not sent");
+                // An adopted run may be gone, and reaped by its parent, by the time of CONT.
+                if *number != libc::SIGCONT || error.raw_os_error() != Some(libc::ESRCH) {
+                    tracing::warn!(%child, %run, ?signal, %error, "signal not sent");
+                }
             }
         }
     }
@@ -67,12 +70,11 @@ impl Processes {
     /// To the group, and to its leader by itself if that has moved to another group.
     pub(super) fn send(&self, process: &Process, signal: i32) -> io::Result<()> {
         let group = self.send_to_group(process, signal);
-        let leader = Pid::from_raw(process.pid);
-        if leader.is_none() || getpgid(leader).ok() == leader {
+        if group::of(process.pid).is_ok_and(|group| group == process.pid) {
             return group;
         }
         match signal_process(&process.pidfd, signal) {
-            // It is gone, which is what getpgid said too.
+            // It is gone, which is what getpgid(2) said too.
             Err(error) if error.raw_os_error() == Some(libc::ESRCH) => group,
             Err(error) => Err(error),
             Ok(()) => Ok(()),

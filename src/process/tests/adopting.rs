@@ -209,3 +209,43 @@ async fn a_run_is_found_by_its_environment_and_what_it_started_is_not_taken_for_
     assert_eq!(find_run(&id, &named("we"), ONE), None);
     assert_eq!(find_run("another", &web(), ONE), None);
 }
+
+/// As in a container that a process entered from outside: its session, and perhaps its group,
+/// is led by a process that has no number here, so that both read as 0.
+#[test]
+fn sessions_and_groups_that_are_led_from_outside_the_namespace_are_no_obstacle() {
+    let mut script = String::from("set -e\n");
+    for test in [
+        "adopting::a_run_is_found_by_its_environment_and_what_it_started_is_not_taken_for_it",
+        "adopting::a_live_child_of_ours_is_taken_back_with_its_exit",
+        "stopping::a_leader_that_left_its_group_is_reached_all_the_same",
+    ] {
+        script += &format!("\"$0\" --exact process::tests::{test} --test-threads=1\n");
+    }
+    let namespaces: &[&str] = if rustix::process::geteuid().is_root() {
+        &["--pid", "--fork", "--mount-proc"]
+    } else {
+        &[
+            "--user",
+            "--map-root-user",
+            "--pid",
+            "--fork",
+            "--mount-proc",
+        ]
+    };
+    let output = Command::new("unshare")
+        .args(namespaces)
+        .args(["sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    // Not asked for by REQUIRE_ALL: within some containers not even root may do this.
+    if errors.starts_with("unshare:") {
+        eprintln!("skipped: no namespaces can be made here: {errors}");
+        return;
+    }
+    assert!(output.status.success(), "{text}\n{errors}");
+    assert_eq!(text.matches("1 passed").count(), 3, "{text}");
+}

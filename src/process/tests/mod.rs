@@ -159,7 +159,7 @@ fn reap_group(group: i32) {
 /// start is in the group of the tests or leads its own.
 fn reap_members() {
     let own = std::process::id().cast_signed();
-    let tests = rustix::process::getpgrp().as_raw_nonzero().get();
+    let tests = group::of(own).unwrap();
     let end = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
     for pid in identity::pids() {
         let is_member =
@@ -258,18 +258,22 @@ fn actor(name: &str) -> String {
     reason = "the `parent` leaves one on purpose"
 )]
 fn act() {
+    use std::os::unix::process::CommandExt;
     match std::env::var(ACTOR).as_deref() {
-        // Leaves its process group for that of its parent.
+        // Leaves its process group for that of a child, which ends with it.
         Ok("deserter") => {
-            let parent = rustix::process::getppid();
-            let group = rustix::process::getpgid(parent).unwrap();
+            let child = Command::new("cat")
+                .stdin(std::process::Stdio::piped())
+                .process_group(0)
+                .spawn()
+                .unwrap();
+            let group = rustix::process::Pid::from_child(&child);
             rustix::process::setpgid(None, Some(group)).unwrap();
             fs::write("deserted", "yes").unwrap();
             std::thread::sleep(PATIENCE);
         }
         // Has a child that leads a group, which it does not reap.
         Ok("parent") => {
-            use std::os::unix::process::CommandExt;
             let script = fs::read_to_string("script").unwrap();
             let child = Command::new("/bin/sh")
                 .args(["-c", &script])
