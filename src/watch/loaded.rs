@@ -37,6 +37,10 @@ const GHOSTS_MAX: usize = 1024;
 /// The most faulty names that are shown of one loadpath; the others are counted.
 const FAULTS_MAX: usize = 100;
 
+/// How often links are looked at in a row that are led elsewhere meanwhile. Another look follows
+/// in any case, since each swap is told of.
+const SWAPS_MAX: usize = 4;
+
 /// A loadpath and what is known of its files.
 pub(super) struct Loaded {
     pub(super) path: PathBuf,
@@ -117,6 +121,23 @@ impl Loaded {
         self.awaited.hurry(clock::mono());
         for name in &names {
             self.look(reader, dir, name, respect);
+        }
+        self.look_through_links(reader, dir);
+    }
+
+    /// Looks at all files that are links, and again when what they lead to changed meanwhile: links
+    /// through one directory are swapped with it, as those of a ConfigMap are, and a look that is
+    /// half from before the swap would tell of what never stood there.
+    pub(super) fn look_through_links(&mut self, reader: &Reader, dir: &TrustedDir) {
+        for _ in 0..SWAPS_MAX {
+            let linked = self.linked();
+            let before = prints(dir, &linked);
+            for file in &linked {
+                self.look(reader, dir, file, Respect::Hints);
+            }
+            if prints(dir, &linked) == before {
+                return;
+            }
         }
     }
 
@@ -323,6 +344,12 @@ impl Loaded {
         }
         faults
     }
+}
+
+/// What stands there under these names, as far as that can be told.
+fn prints(dir: &TrustedDir, files: &[OsString]) -> Vec<Option<Print>> {
+    let print = |file: &OsString| Print::of(dir, file).ok().flatten();
+    files.iter().map(print).collect()
 }
 
 fn is_regular(stat: &Stat) -> bool {

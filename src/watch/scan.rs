@@ -158,6 +158,7 @@ impl Scanner {
     pub(super) fn touch(&mut self, hints: BTreeMap<(usize, OsString), Option<Writing>>) -> Partial {
         let mut dirs: BTreeMap<usize, Option<TrustedDir>> = BTreeMap::new();
         let mut files = BTreeSet::new();
+        let mut swapped = BTreeSet::new();
         for ((index, file), writing) in hints {
             let Some(loaded) = self.loadpaths.get_mut(index) else {
                 continue;
@@ -181,6 +182,7 @@ impl Scanner {
                 Meaning::Nothing if leads_further(dir, &file) => {
                     let linked = self.loadpaths[index].linked();
                     files.extend(linked.into_iter().map(|file| (index, file)));
+                    swapped.insert(index);
                 }
                 Meaning::Nothing => {}
                 Meaning::Child(_) | Meaning::Odd(_) => {
@@ -196,13 +198,15 @@ impl Scanner {
             .into_iter()
             .filter_map(|(index, dir)| Some((index, dir?)))
             .collect();
-        self.read(&dirs, &files)
+        self.read(&dirs, &files, &swapped)
     }
 
+    /// Reads these files; `swapped` are the loadpaths whose links are among them, all of them.
     fn read(
         &mut self,
         dirs: &BTreeMap<usize, TrustedDir>,
         files: &BTreeSet<(usize, OsString)>,
+        swapped: &BTreeSet<usize>,
     ) -> Partial {
         let names: BTreeSet<ChildName> = files
             .iter()
@@ -215,6 +219,11 @@ impl Scanner {
         for (index, file) in files {
             if let Some(dir) = dirs.get(index) {
                 self.loadpaths[*index].look(&self.reader, dir, file, Respect::Hints);
+            }
+        }
+        for index in swapped {
+            if let Some(dir) = dirs.get(index) {
+                self.loadpaths[*index].look_through_links(&self.reader, dir);
             }
         }
         let (mut entries, loadpaths) = (self.entries(&names), self.states());

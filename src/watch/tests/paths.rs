@@ -3,7 +3,7 @@
 use std::{fs, io::Write, os::unix::fs::symlink, process::Command};
 
 use super::{super::*, bed::*};
-use crate::reconcile::listing::LoadpathState;
+use crate::reconcile::listing::{Content, Entry, LoadpathState};
 
 fn plan(loadpath: &'static str) -> Plan {
     Plan {
@@ -121,21 +121,77 @@ fn a_link_in_the_middle_of_the_way_is_followed_when_it_is_swapped() {
     alive(&mut bed, "one/two/conf");
 }
 
+/// A directory as a ConfigMap is mounted, in `conf`: two versions, and links through `..data`.
+fn config_map(root: &Path) {
+    for (version, command) in [("..2024_01", "one"), ("..2024_02", "two")] {
+        let dir = root.join("conf").join(version);
+        make(&dir, command);
+        fs::write(dir.join("api.yml"), child(command)).unwrap();
+    }
+    symlink("..2024_01", root.join("conf/..data")).unwrap();
+    symlink("..data/web.yml", root.join("conf/web.yml")).unwrap();
+    symlink("..data/api.yml", root.join("conf/api.yml")).unwrap();
+}
+
+/// As the kubelet swaps it.
+fn swap(conf: &Path, version: &str) {
+    let _ = fs::remove_file(conf.join("..data_tmp"));
+    symlink(version, conf.join("..data_tmp")).unwrap();
+    fs::rename(conf.join("..data_tmp"), conf.join("..data")).unwrap();
+}
+
+#[test]
+fn a_look_that_a_swap_of_links_cuts_in_two_is_taken_again() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (_keep, root) = sandbox(Disk::Usual);
+    config_map(&root);
+    let conf = root.join("conf");
+    let torn = Arc::new(AtomicBool::new(true));
+    let mut config = config(&root, &Arc::default());
+    config.parse = {
+        let (torn, conf) = (Arc::clone(&torn), conf.clone());
+        Arc::new(move |name, path, bytes| {
+            // `api` is read first; what leads to `web` is swapped before that is read.
+            if name.as_str() == "api" && torn.swap(false, Ordering::SeqCst) {
+                let one = bytes == child("one").as_bytes();
+                swap(&conf, if one { "..2024_02" } else { "..2024_01" });
+            }
+            parse(path, bytes, "")
+        })
+    };
+    let commands = |update: &Update| -> Vec<String> {
+        let content = |entry: &Option<Entry>| match &entry.as_ref().unwrap().content {
+            Content::Good(spec) => spec.command[0].clone(),
+            other => panic!("{other:?}"),
+        };
+        let entries = update.entries.iter();
+        entries.map(|(_, entry)| content(entry)).collect()
+    };
+    let mut scanner = Scanner::new(&config, never_known);
+    let update = scanner.whole(Scope::Whole, Respect::Nothing);
+    assert_eq!(commands(&update), ["two", "two"]);
+    // And a look that a hint about `..data` leads to: the second swap falls into it.
+    swap(&conf, "..2024_01");
+    torn.store(true, Ordering::SeqCst);
+    let hint = [((0, "..data".into()), None)].into();
+    let _same_as_before = scanner.touch(hint);
+    assert!(!torn.load(Ordering::SeqCst), "the swap took place");
+    let names = [name("api"), name("web")].into();
+    assert_eq!(commands(&scanner.recall(&names)), ["two", "two"]);
+}
+
 #[test]
 fn the_swap_of_a_config_map_is_seen_whole() {
     // As the kubelet does it: links through `..data`, which is renamed over.
     let mut bed = Bed::with(plan("conf"), |root| {
-        make(&root.join("conf/..2024_01"), "one");
-        fs::write(root.join("conf/..2024_01/api.yml"), child("one")).unwrap();
-        symlink("..2024_01", root.join("conf/..data")).unwrap();
-        symlink("..data/web.yml", root.join("conf/web.yml")).unwrap();
-        symlink("..data/api.yml", root.join("conf/api.yml")).unwrap();
+        config_map(root);
+        fs::rename(root.join("conf/..2024_02"), root.join("next")).unwrap();
     });
     assert_eq!(bed.command("web"), Some("one"));
-    make(&bed.path("conf/..2024_02"), "two");
-    bed.write("conf/..2024_02/api.yml", &child("two"));
-    symlink("..2024_02", bed.path("conf/..data_tmp")).unwrap();
-    bed.rename("conf/..data_tmp", "conf/..data");
+    fs::create_dir(bed.path("conf/..2024_02")).unwrap();
+    bed.rename("next/web.yml", "conf/..2024_02/web.yml");
+    bed.rename("next/api.yml", "conf/..2024_02/api.yml");
+    swap(&bed.path("conf"), "..2024_02");
     fs::remove_dir_all(bed.path("conf/..2024_01")).unwrap();
     bed.until_runs("web", "two");
     bed.until_runs("api", "two");
