@@ -119,21 +119,26 @@ impl Loaded {
         }
         self.awaited.retain(&names);
         self.awaited.hurry(clock::mono());
-        for name in &names {
+        for name in names.difference(&self.linked.clone()) {
             self.look(reader, dir, name, respect);
         }
-        self.look_through_links(reader, dir);
+        self.look_through_links(reader, dir, respect);
     }
 
     /// Looks at all files that are links, and again when what they lead to changed meanwhile: links
     /// through one directory are swapped with it, as those of a ConfigMap are, and a look that is
     /// half from before the swap would tell of what never stood there.
-    pub(super) fn look_through_links(&mut self, reader: &Reader, dir: &TrustedDir) {
+    pub(super) fn look_through_links(
+        &mut self,
+        reader: &Reader,
+        dir: &TrustedDir,
+        respect: Respect,
+    ) {
         for _ in 0..SWAPS_MAX {
             let linked = self.linked();
             let before = prints(dir, &linked);
             for file in &linked {
-                self.look(reader, dir, file, Respect::Hints);
+                self.look(reader, dir, file, respect);
             }
             if prints(dir, &linked) == before {
                 return;

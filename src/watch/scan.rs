@@ -180,8 +180,6 @@ impl Scanner {
             };
             match Meaning::of(&file) {
                 Meaning::Nothing if leads_further(dir, &file) => {
-                    let linked = self.loadpaths[index].linked();
-                    files.extend(linked.into_iter().map(|file| (index, file)));
                     swapped.insert(index);
                 }
                 Meaning::Nothing => {}
@@ -201,20 +199,21 @@ impl Scanner {
         self.read(&dirs, &files, &swapped)
     }
 
-    /// Reads these files; `swapped` are the loadpaths whose links are among them, all of them.
+    /// Reads these files, and all links of the loadpaths in which links may have been swapped.
     fn read(
         &mut self,
         dirs: &BTreeMap<usize, TrustedDir>,
         files: &BTreeSet<(usize, OsString)>,
         swapped: &BTreeSet<usize>,
     ) -> Partial {
-        let names: BTreeSet<ChildName> = files
-            .iter()
-            .filter_map(|(_, file)| match Meaning::of(file) {
-                Meaning::Child(child) => Some(child),
-                Meaning::Odd(_) | Meaning::Nothing => None,
-            })
-            .collect();
+        let child_of = |file: &OsString| match Meaning::of(file) {
+            Meaning::Child(child) => Some(child),
+            Meaning::Odd(_) | Meaning::Nothing => None,
+        };
+        let linked = swapped.iter().map(|index| self.loadpaths[*index].linked());
+        let linked: BTreeSet<OsString> = linked.flatten().collect();
+        let files_read = files.iter().map(|(_, file)| file);
+        let names: BTreeSet<ChildName> = files_read.chain(&linked).filter_map(child_of).collect();
         let before = (self.entries(&names), self.states());
         for (index, file) in files {
             if let Some(dir) = dirs.get(index) {
@@ -223,7 +222,7 @@ impl Scanner {
         }
         for index in swapped {
             if let Some(dir) = dirs.get(index) {
-                self.loadpaths[*index].look_through_links(&self.reader, dir);
+                self.loadpaths[*index].look_through_links(&self.reader, dir, Respect::Hints);
             }
         }
         let (mut entries, loadpaths) = (self.entries(&names), self.states());

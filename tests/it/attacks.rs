@@ -16,7 +16,7 @@ use supervisor_rs::{
     control::limits::{CONNECTIONS_PER_PEER_MAX, Limits, SERVER_FILES_MAX},
 };
 
-use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, hello, skip, wait_for};
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, Wire, hello, skip, wait_for};
 
 /// For how long nothing may happen.
 const WATCHED: Duration = Duration::from_secs(2);
@@ -165,16 +165,22 @@ fn hundreds_of_silent_connections_keep_nobody_out() {
 const TOO_MANY: &str =
     r#"{"id":null,"error":{"code":"busy","message":"too many connections, try again later"}}"#;
 
-#[test]
-fn connections_that_gave_one_command_and_fell_silent_keep_nobody_out() {
-    let sandbox = Sandbox::start("mode: sync");
-    let mut idle: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
+/// As many connections as one peer may have, each with one command behind it.
+fn idle_wires(sandbox: &Sandbox) -> Vec<Wire> {
+    let mut wires: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
         .map(|_| sandbox.wire())
         .collect();
-    for wire in &mut idle {
+    for wire in &mut wires {
         wire.ask(1, r#"{"op":"check"}"#);
         assert_eq!(wire.answer().0, Some(1));
     }
+    wires
+}
+
+#[test]
+fn connections_that_gave_one_command_and_fell_silent_keep_nobody_out() {
+    let sandbox = Sandbox::start("mode: sync");
+    let mut idle = idle_wires(&sandbox);
     for _ in 0..3 {
         let output = sandbox.client(&["info"]);
         assert_eq!(output.code, 0, "{output:?}");
@@ -195,12 +201,8 @@ fn connections_that_wait_for_an_answer_keep_their_slots() {
     sandbox.write("web.yml", &child);
     sandbox.start_server();
     sandbox.wait_output("web", "up");
-    let mut waiting: Vec<_> = (0..CONNECTIONS_PER_PEER_MAX)
-        .map(|_| sandbox.wire())
-        .collect();
+    let mut waiting = idle_wires(&sandbox);
     for wire in &mut waiting {
-        wire.ask(1, r#"{"op":"check"}"#);
-        assert_eq!(wire.answer().0, Some(1));
         wire.ask(2, r#"{"op":"stop","child":"web"}"#);
     }
     let mut refused = sandbox.wire();

@@ -242,15 +242,22 @@ fn ends(sandbox: &Sandbox) -> Vec<Value> {
     ends
 }
 
-#[test]
-fn a_full_disk_says_which_file_could_not_be_written_and_loses_no_exit_code() {
+/// A server-to-be with a small disk for one of its directories; `None` where that cannot be.
+fn with_small_disk(dir: &str) -> Option<(SmallDisk, Sandbox)> {
     let sandbox = Sandbox::new("mode: quiet");
-    let run = sandbox.root().join("run");
-    let Some(disk) = SmallDisk::mount(&run) else {
-        return skip("no right to mount, or no `unshare`");
+    let Some(disk) = SmallDisk::mount(&sandbox.root().join(dir)) else {
+        skip("no right to mount, or no `unshare`");
+        return None;
     };
     let namespace = disk.namespace();
-    let mut sandbox = sandbox.within(&["nsenter", &namespace]);
+    Some((disk, sandbox.within(&["nsenter", &namespace])))
+}
+
+#[test]
+fn a_full_disk_says_which_file_could_not_be_written_and_loses_no_exit_code() {
+    let Some((disk, mut sandbox)) = with_small_disk("run") else {
+        return;
+    };
     let go = sandbox.root().join("go");
     let wait = format!("until [ -e {} ]; do sleep 0.2; done; exit 7", go.display());
     for number in 0..ENDS {
@@ -275,7 +282,7 @@ fn a_full_disk_says_which_file_could_not_be_written_and_loses_no_exit_code() {
         "`late` was not started, for it could not be recorded: cannot write \
          `{}/runtime.journal`: No space left on device (os error 28); \
          hint: free some space there (`df -h`, `df -i`) and try again",
-        run.display()
+        disk.at.display()
     );
     assert_eq!(refused["error"]["code"], "internal", "{refused}");
     assert_eq!(refused["error"]["message"], json!(expected));
@@ -293,13 +300,9 @@ fn a_full_disk_says_which_file_could_not_be_written_and_loses_no_exit_code() {
 
 #[test]
 fn a_full_disk_of_outputs_says_which_one_cannot_be_opened() {
-    let sandbox = Sandbox::new("mode: quiet");
-    let logs = sandbox.root().join("logs");
-    let Some(disk) = SmallDisk::mount(&logs) else {
-        return skip("no right to mount, or no `unshare`");
+    let Some((disk, mut sandbox)) = with_small_disk("logs") else {
+        return;
     };
-    let namespace = disk.namespace();
-    let mut sandbox = sandbox.within(&["nsenter", &namespace]);
     sandbox.write("web.yml", SLEEPER);
     sandbox.start_server();
     disk.fill();
@@ -307,13 +310,17 @@ fn a_full_disk_of_outputs_says_which_one_cannot_be_opened() {
     let mut names = 0;
     while fs::File::create(disk.file(&format!("empty-{names}"))).is_ok() {
         names += 1;
-        assert!(names < FILL_KIB_MAX, "{logs:?} takes any number of files");
+        assert!(
+            names < FILL_KIB_MAX,
+            "{:?} takes any number of files",
+            disk.at
+        );
     }
     let told = sandbox.refused(&["start", "web"], "spawn_failed", 1);
     let expected = format!(
         "output `{}/web.out` cannot be opened: No space left on device (os error 28); \
          hint: free some space there (`df -h`, `df -i`)",
-        logs.display()
+        disk.at.display()
     );
     assert!(told.ends_with(&expected), "{told}");
 }

@@ -122,15 +122,16 @@ fn replaced(op: &str, run: u32) -> (i32, String) {
 }
 
 fn ended(run: u32) -> (i32, String) {
-    let rest = format!(
-        r#""exit":{{"signal":"SIGTERM","at":"TIME"}},"message":"`web` stopped: run {run}, pid PID, SIGTERM""#
-    );
-    ok("stop", run, &rest)
+    ended_by(run, r#""signal":"SIGTERM""#, "SIGTERM")
 }
 
 fn ended_unseen(run: u32) -> (i32, String) {
+    ended_by(run, r#""unknown":true"#, "unknown exit")
+}
+
+fn ended_by(run: u32, exit: &str, words: &str) -> (i32, String) {
     let rest = format!(
-        r#""exit":{{"unknown":true,"at":"TIME"}},"message":"`web` stopped: run {run}, pid PID, unknown exit""#
+        r#""exit":{{{exit},"at":"TIME"}},"message":"`web` stopped: run {run}, pid PID, {words}""#
     );
     ok("stop", run, &rest)
 }

@@ -222,19 +222,13 @@ fn sessions_and_groups_that_are_led_from_outside_the_namespace_are_no_obstacle()
     ] {
         script += &format!("\"$0\" --exact process::tests::{test} --test-threads=1\n");
     }
-    let namespaces: &[&str] = if rustix::process::geteuid().is_root() {
-        &["--pid", "--fork", "--mount-proc"]
-    } else {
-        &[
-            "--user",
-            "--map-root-user",
-            "--pid",
-            "--fork",
-            "--mount-proc",
-        ]
+    let user: &[&str] = match rustix::process::geteuid().is_root() {
+        true => &[],
+        false => &["--user", "--map-root-user"],
     };
     let output = Command::new("unshare")
-        .args(namespaces)
+        .args(user)
+        .args(["--pid", "--fork", "--mount-proc"])
         .args(["sh", "-c", &script])
         .arg(std::env::current_exe().unwrap())
         .output()
