@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::sync::mpsc;
 
+use super::keys::{Fingerprint, KeyName};
 use crate::command::{Answer, Command, ErrorCode, Failure};
 
 /// A command whose sender may give it.
@@ -11,10 +12,53 @@ use crate::command::{Answer, Command, ErrorCode, Failure};
 pub struct Asked {
     /// What is to be done.
     pub command: Command,
-    /// Who asked.
-    pub peer: SocketAddr,
+    /// Who gave it.
+    pub issuer: Issuer,
     /// Where the answer goes.
     pub reply: Reply,
+}
+
+/// Who gave a command, and why it was taken from him.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuer {
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// Why it was taken.
+    pub credential: Credential,
+}
+
+/// What entitles a peer to give commands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// A signature made with the private half of this key.
+    Key {
+        /// What it is called.
+        name: KeyName,
+        /// Which it is.
+        fingerprint: Fingerprint,
+    },
+    /// The peer's socket belongs to this user of this host, by its number.
+    User(u32),
+    /// `allow_unsigned_remote`: nothing but being able to connect.
+    Reach,
+}
+
+/// A request that was refused because its sender may not give it, or did not show that he may.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Where it came from.
+    pub peer: SocketAddr,
+    /// What was shown: a key that is not allowed this, or a user that is not let in. `None` when
+    /// nothing was shown that could be believed.
+    pub credential: Option<Credential>,
+    /// The key name that a token claimed, whether or not it was believed.
+    pub claimed: Option<KeyName>,
+    /// What was asked, if that was read.
+    pub command: Option<Command>,
+    /// What the peer was answered.
+    pub code: ErrorCode,
+    /// The reason, for the log and not for the peer.
+    pub why: String,
 }
 
 /// The one answer to one request. Dropped without one, it sends `internal`.

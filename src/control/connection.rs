@@ -25,7 +25,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
-    asked::{Answered, Asked, Reply},
+    asked::{Answered, Asked, Credential, Issuer, Reply},
     authority::{Unsigned, authorise},
     limits::Limits,
     nonce,
@@ -363,7 +363,10 @@ impl Life {
                 self.in_flight.push(Waiting { id, size });
                 slot.send(Asked {
                     command,
-                    peer: self.peer,
+                    issuer: Issuer {
+                        peer: self.peer,
+                        credential: Credential::Reach,
+                    },
                     reply: Reply::new(id, self.answers_in.clone()),
                 });
             }

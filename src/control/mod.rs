@@ -16,6 +16,7 @@ mod authority;
 pub mod client;
 mod connection;
 pub mod host;
+pub mod keys;
 pub mod limits;
 mod nonce;
 pub mod protocol;
