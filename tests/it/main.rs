@@ -21,6 +21,7 @@ mod json;
 mod life;
 mod live_edits;
 mod modes;
+mod network;
 mod original;
 mod readme;
 mod removal;
