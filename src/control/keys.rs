@@ -6,8 +6,10 @@
 
 mod fingerprint;
 mod name;
+mod scope;
 
 pub use self::{
     fingerprint::Fingerprint,
     name::{KEY_NAME_CHARS_MAX, KeyName, KeyNameError},
+    scope::{Forbidden, Scope},
 };
