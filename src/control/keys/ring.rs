@@ -35,7 +35,10 @@ use std::{
 };
 
 pub use self::{file::BeingWritten, folder::KEY_DIR_FILES_MAX};
-use self::{folder::Folder, look::Known};
+use self::{
+    folder::{Bounds, Folder},
+    look::Known,
+};
 use super::{KeyName, PublicKey, Scope};
 use crate::{
     clock,
@@ -167,7 +170,7 @@ pub struct Ring {
 struct Inner {
     owners: Owners,
     being_written: Option<BeingWritten>,
-    files_max: usize,
+    bounds: Bounds,
     folders: Vec<Folder>,
     /// That there are more directories than are looked into.
     crowded: Option<String>,
@@ -196,7 +199,7 @@ impl Ring {
         let mut inner = Inner {
             owners,
             being_written: None,
-            files_max: KEY_DIR_FILES_MAX,
+            bounds: Bounds::default(),
             folders: Vec::new(),
             crowded: None,
             known: BTreeMap::new(),
@@ -309,9 +312,9 @@ impl Inner {
         for path in dirs {
             let known = old.iter().position(|folder| folder.path == path);
             let folder = known.map(|at| old.swap_remove(at));
-            let files_max = self.files_max;
+            let bounds = self.bounds;
             self.folders
-                .push(folder.unwrap_or_else(|| Folder::new(path, files_max)));
+                .push(folder.unwrap_or_else(|| Folder::new(path, bounds)));
         }
     }
 

@@ -19,7 +19,7 @@ use crate::{
 
 /// How long after its last change what is read of a file is sure to be told from a later change:
 /// more than a tick of the coarsest file system we know of (FAT, 2 s).
-const SURE_AFTER_MS: i64 = 2_500;
+pub(super) const SURE_AFTER_MS: i64 = 2_500;
 
 /// How often a file that changes meanwhile is read in a row.
 const READ_ATTEMPTS_MAX: usize = 4;
@@ -43,6 +43,8 @@ pub(super) struct Reading<'a, T> {
     pub(super) owners: &'a Owners,
     pub(super) being_written: Option<BeingWritten>,
     pub(super) bytes_max: u64,
+    /// [`SURE_AFTER_MS`].
+    pub(super) sure_after_ms: i64,
     pub(super) parse: Parse<T>,
 }
 
@@ -73,9 +75,9 @@ pub(super) enum Unreadable {
 
 /// Whether what is read at this moment (milliseconds since 1970), under this identity, is sure to
 /// be told from a later change.
-pub(super) fn is_sure(identity: &Identity, now_ms: i64) -> bool {
+pub(super) fn is_sure(identity: &Identity, now_ms: i64, sure_after_ms: i64) -> bool {
     let changed_ms = i64::try_from(identity.ctime_ns / 1_000_000).unwrap_or(i64::MAX);
-    now_ms.saturating_sub(changed_ms) > SURE_AFTER_MS
+    now_ms.saturating_sub(changed_ms) > sure_after_ms
 }
 
 impl<T> Reading<'_, T> {
@@ -119,7 +121,7 @@ impl<T> Reading<'_, T> {
             return Ok(Remembered {
                 path: place.path.clone(),
                 identity,
-                sure: is_sure(&identity, now_ms),
+                sure: is_sure(&identity, now_ms, self.sure_after_ms),
                 digest,
                 value,
             });
@@ -140,11 +142,11 @@ mod tests {
             mtime_ns: 0,
             ctime_ns: i128::from(ctime_ms) * 1_000_000,
         };
-        assert!(!is_sure(&identity(10_000), 10_000));
-        assert!(!is_sure(&identity(10_000), 12_000));
-        assert!(is_sure(&identity(10_000), 13_000));
+        assert!(!is_sure(&identity(10_000), 10_000, SURE_AFTER_MS));
+        assert!(!is_sure(&identity(10_000), 12_000, SURE_AFTER_MS));
+        assert!(is_sure(&identity(10_000), 13_000, SURE_AFTER_MS));
         // The clock was set back, or the file is another machine's.
-        assert!(!is_sure(&identity(50_000), 10_000));
-        assert!(!is_sure(&identity(i64::MAX), 10_000));
+        assert!(!is_sure(&identity(50_000), 10_000, SURE_AFTER_MS));
+        assert!(!is_sure(&identity(i64::MAX), 10_000, SURE_AFTER_MS));
     }
 }

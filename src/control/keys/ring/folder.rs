@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::file::is_sure;
+use super::file::{SURE_AFTER_MS, is_sure};
 use crate::{
     control::keys::{KeyName, KeyNameError},
     trust::{self, Identity, Inode, Links, Owners, Shown, TrustError, TrustedDir},
@@ -30,11 +30,29 @@ const LIST_ATTEMPTS_MAX: usize = 4;
 /// How scopes end.
 const SCOPE_ENDINGS: [&str; 2] = [".yml", ".yaml"];
 
+/// What a directory may hold, and when a look at it is sure.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    /// [`KEY_DIR_FILES_MAX`].
+    pub(super) files_max: usize,
+    /// [`SURE_AFTER_MS`].
+    pub(super) sure_after_ms: i64,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            files_max: KEY_DIR_FILES_MAX,
+            sure_after_ms: SURE_AFTER_MS,
+        }
+    }
+}
+
 /// A directory and what was last seen in it.
 #[derive(Debug)]
 pub(super) struct Folder {
     pub(super) path: PathBuf,
-    files_max: usize,
+    bounds: Bounds,
     listed: Option<Listed>,
 }
 
@@ -108,10 +126,10 @@ impl Meaning {
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf, files_max: usize) -> Self {
+    pub(super) fn new(path: PathBuf, bounds: Bounds) -> Self {
         Self {
             path,
-            files_max,
+            bounds,
             listed: None,
         }
     }
@@ -146,7 +164,9 @@ impl Folder {
                     path: dir.path().to_owned(),
                 };
                 attempts.next().ok_or_else(changing)?;
-                let names = dir.names(self.files_max, |_| true)?.ok_or_else(missing)?;
+                let names = dir
+                    .names(self.bounds.files_max, |_| true)?
+                    .ok_or_else(missing)?;
                 let after = identity_of(&dir)?;
                 // Else a file that was renamed meanwhile may stand nowhere in the list.
                 if after == identity {
@@ -189,7 +209,7 @@ impl Folder {
         }
         Listed {
             identity,
-            sure: is_sure(&identity, now_ms),
+            sure: is_sure(&identity, now_ms, self.bounds.sure_after_ms),
             files,
             faults,
         }
@@ -198,6 +218,11 @@ impl Folder {
     /// Forgets what stands in it.
     pub(super) fn forget(&mut self) {
         self.listed = None;
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_sure(&self) -> bool {
+        self.listed.as_ref().is_some_and(|listed| listed.sure)
     }
 
     /// The files of a key name, as of the last look.

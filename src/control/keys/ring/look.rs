@@ -264,6 +264,7 @@ impl Inner {
         let reading = Reading {
             owners: &self.owners,
             being_written: self.being_written,
+            sure_after_ms: self.bounds.sure_after_ms,
             bytes_max: PUBLIC_KEY_BYTES_MAX,
             parse: parse_key,
         };
@@ -315,6 +316,7 @@ impl Inner {
         let reading = Reading {
             owners: &self.owners,
             being_written: self.being_written,
+            sure_after_ms: self.bounds.sure_after_ms,
             bytes_max: u64::try_from(KEY_SCOPE_BYTES_MAX).unwrap_or(u64::MAX),
             parse: parse_scope,
         };

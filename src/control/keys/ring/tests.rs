@@ -3,6 +3,7 @@
 mod changes;
 mod dirs;
 mod files;
+mod memory;
 mod scopes;
 
 use std::{
@@ -118,9 +119,10 @@ impl Bed {
         faults.remove(0)
     }
 
-    fn set_files_max(&self, files_max: usize) {
+    /// Has the ring forget what it knows, and look with these bounds from now on.
+    fn set(&self, bounds: Bounds) {
         let mut inner = self.ring.lock();
-        inner.files_max = files_max;
+        inner.bounds = bounds;
         inner.folders.clear();
         drop(inner);
         self.ring.configure(vec![self.dir.clone()], us());

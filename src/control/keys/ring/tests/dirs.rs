@@ -190,7 +190,10 @@ fn one_directory_under_two_paths_is_taken_once() {
 #[test]
 fn a_directory_with_too_many_files_gives_no_key() {
     let bed = Bed::new();
-    bed.set_files_max(3);
+    bed.set(Bounds {
+        files_max: 3,
+        ..Bounds::default()
+    });
     for file in ["a.pem", "b.pem", "README"] {
         bed.put(file, pem());
     }
