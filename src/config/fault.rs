@@ -206,6 +206,32 @@ pub(super) enum Fault {
     #[error("there is no place for state: neither `XDG_STATE_HOME` nor `HOME` names a directory")]
     NoHome,
 
+    // Of a key's scope.
+    #[error("`{field}` has no value")]
+    NoList { field: &'static str },
+    #[error("`{field}` has more than {max} entries")]
+    TooManyEntries { field: &'static str, max: usize },
+    #[error("`{field}` takes patterns over names of children, not {found}: {why}")]
+    Pattern {
+        field: &'static str,
+        found: Quoted,
+        why: String,
+        help: &'static str,
+    },
+    #[error("`{field}` takes an address or a network, not {found}")]
+    Network {
+        field: &'static str,
+        found: Quoted,
+        help: &'static str,
+    },
+    #[error("`{field}`: {found} {why}")]
+    NotTheNetwork {
+        field: &'static str,
+        found: Quoted,
+        why: &'static str,
+        corrected: String,
+    },
+
     #[error("{count} more faults are not shown")]
     More { count: usize },
 }
@@ -235,12 +261,15 @@ impl Fault {
             }
             Self::Whole { help, .. } => return help.clone(),
             Self::Duration { help, .. } => return Some(help.clone()),
+            Self::NotTheNetwork { corrected, .. } => return Some(format!("write `{corrected}`")),
             Self::DuplicateKey { first_line, .. } => return Some(duplicate_key_help(*first_line)),
             Self::NoValue { .. } => "write a value, or remove the line",
             Self::EmptyFile { help, .. }
             | Self::Missing { help, .. }
             | Self::Second { help, .. }
-            | Self::Address { help, .. } => help,
+            | Self::Address { help, .. }
+            | Self::Pattern { help, .. }
+            | Self::Network { help, .. } => help,
             Self::TooLarge { .. } => "is this the file you meant?",
             Self::PathNotUtf8 => "answers and records are text: rename the file or its folder",
             Self::NotUtf8 { .. } => "save the file as UTF-8",
@@ -274,6 +303,10 @@ impl Fault {
             Self::ListedTwice { .. } => "keep one of the two",
             Self::SameDirectory { .. } => "give each a directory of its own",
             Self::NoHome => "set `state_dir`",
+            Self::NoList { .. } => {
+                "write `[]` to allow nothing, or remove the line to allow everything"
+            }
+            Self::TooManyEntries { .. } => "use fewer, wider ones",
             Self::TooDeep { .. }
             | Self::NotAMapping { .. }
             | Self::AliasInItself

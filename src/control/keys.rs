@@ -14,6 +14,8 @@ mod name;
 mod pem;
 mod private;
 mod public;
+mod ring;
+mod scope;
 
 pub use self::{
     components::{BITS_MAX, BITS_MIN, UnfitKey},
@@ -23,6 +25,11 @@ pub use self::{
     pem::PemError,
     private::{PRIVATE_KEY_BYTES_MAX, PrivateKey, PrivateKeyError},
     public::{PUBLIC_KEY_BYTES_MAX, PublicKey, PublicKeyError},
+    ring::{
+        BeingWritten, Changes, FAULTS_TOLD_MAX, KEY_DIR_FILES_MAX, KEY_DIRS_MAX, Key, Missing,
+        Ring, RingSurvey, UNTOLD_MAX,
+    },
+    scope::{Forbidden, Scope},
 };
 
 /// The text of a key file that was made for tests.
