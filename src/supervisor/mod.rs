@@ -7,6 +7,7 @@
 //! Absent on purpose: policy of any kind (`reconcile`), parsing (`config`), sockets (`control`).
 
 mod inbox;
+mod keys;
 mod perform;
 mod server_file;
 mod start;
@@ -183,6 +184,7 @@ impl Supervisor {
                 });
             }
             Seen::ServerFile => self.look_at_server_file(),
+            Seen::Keys => self.look_at_keys(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
         }
     }
