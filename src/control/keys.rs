@@ -32,3 +32,17 @@ pub use self::{
     },
     scope::{Forbidden, Scope},
 };
+
+/// The text of a key file that was made for tests.
+#[cfg(test)]
+macro_rules! fixture {
+    ($name:literal) => {
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/fixtures/keys/",
+            $name
+        ))
+    };
+}
+#[cfg(test)]
+pub(in crate::control) use fixture;
