@@ -207,8 +207,6 @@ pub(super) enum Fault {
     NoHome,
 
     // Of a key's scope.
-    #[error("`{field}` has no value")]
-    NoList { field: &'static str },
     #[error("`{field}` has more than {max} entries")]
     TooManyEntries { field: &'static str, max: usize },
     #[error("`{field}` takes patterns over names of children, not {found}: {why}")]
@@ -256,9 +254,7 @@ impl Fault {
                 belongs,
                 ..
             } => return Some(unknown_key_help(*near, known, *belongs)),
-            Self::Word { words, found, .. } => {
-                return nearest(&found.0, words).map(|near| format!("did you mean `{near}`?"));
-            }
+            Self::Word { words, found, .. } => return word_help(words, found),
             Self::Whole { help, .. } => return help.clone(),
             Self::Duration { help, .. } => return Some(help.clone()),
             Self::NotTheNetwork { corrected, .. } => return Some(format!("write `{corrected}`")),
@@ -303,9 +299,6 @@ impl Fault {
             Self::ListedTwice { .. } => "keep one of the two",
             Self::SameDirectory { .. } => "give each a directory of its own",
             Self::NoHome => "set `state_dir`",
-            Self::NoList { .. } => {
-                "write `[]` to allow nothing, or remove the line to allow everything"
-            }
             Self::TooManyEntries { .. } => "use fewer, wider ones",
             Self::TooDeep { .. }
             | Self::NotAMapping { .. }
@@ -321,6 +314,10 @@ impl Fault {
         };
         Some(fixed.to_owned())
     }
+}
+
+fn word_help(words: Words, found: &Quoted) -> Option<String> {
+    nearest(&found.0, words).map(|near| format!("did you mean `{near}`?"))
 }
 
 fn duplicate_key_help(first_line: usize) -> String {

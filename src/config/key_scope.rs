@@ -126,7 +126,13 @@ fn entries<T>(
     written: fn(&T) -> String,
 ) -> Option<Vec<T>> {
     if field.is_nothing() {
-        checker.fault(field.span(), Fault::NoList { field: field.name });
+        let fault = Fault::Form {
+            field: field.name,
+            wanted: "a list",
+            found: field.node.kind(),
+            help: Some("write `[]` to allow nothing, or remove the line to allow everything"),
+        };
+        checker.fault(field.span(), fault);
         return None;
     }
     let mut seen = BTreeSet::new();

@@ -3,7 +3,8 @@
 //! A key has a name, which is its file's ([`KeyName`]), and a [`Fingerprint`], which is its own.
 //!
 //! Who commands has a [`PrivateKey`], the server the [`PublicKey`] to it; [`generate()`] and
-//! [`write_pair`] make both.
+//! [`write_pair`] make both. Which keys the server knows at any moment says its [`Ring`], and what
+//! each may be used for its [`Scope`].
 //!
 //! Source: DESIGN, section 8; RFC 8017, RFC 5280 and RFC 7468 for what stands in key files.
 

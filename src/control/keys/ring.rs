@@ -32,13 +32,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 pub use self::{file::BeingWritten, folder::KEY_DIR_FILES_MAX};
-use self::{
-    folder::{Bounds, Folder},
-    look::Known,
-};
+use self::{file::SURE_AFTER_MS, folder::Folder, look::Known};
 use super::{KeyName, PublicKey, Scope};
 use crate::{
     clock,
@@ -54,6 +52,30 @@ pub const UNTOLD_MAX: usize = 16_384;
 
 /// The most faults that are told at once; the others are counted.
 pub const FAULTS_TOLD_MAX: usize = 200;
+
+/// How long a scope must have been gone until that is believed: the quiet second.
+const SCOPE_QUIET: Duration = Duration::from_secs(1);
+
+/// What a look goes by; tests have their own.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    /// [`KEY_DIR_FILES_MAX`].
+    files_max: usize,
+    /// [`SURE_AFTER_MS`].
+    sure_after_ms: i64,
+    /// [`SCOPE_QUIET`].
+    scope_quiet: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            files_max: KEY_DIR_FILES_MAX,
+            sure_after_ms: SURE_AFTER_MS,
+            scope_quiet: SCOPE_QUIET,
+        }
+    }
+}
 
 /// A key that the server knows.
 #[derive(Debug)]
@@ -238,9 +260,8 @@ impl Ring {
         if inner.untold.taken_up.len() + inner.untold.dropped.len() >= UNTOLD_MAX {
             return Err(Missing::Untold { name: name.clone() });
         }
-        let now = clock::now();
-        let sights = inner.look_at_folders(now.wall);
-        inner.look_at(name, &sights, now)
+        let sights = inner.look_at_folders(clock::now());
+        inner.look_at(name, &sights)
     }
 
     /// Whether this very key, with this very scope, is there now. Blocks.
@@ -253,13 +274,12 @@ impl Ring {
     /// Looks at everything, and tells what changed since the last refresh. Blocks.
     pub fn refresh(&self) -> Changes {
         let mut inner = self.lock();
-        let now = clock::now();
-        let sights = inner.look_at_folders(now.wall);
+        let sights = inner.look_at_folders(clock::now());
         let listed = inner.folders.iter().flat_map(Folder::names);
         let names: BTreeSet<KeyName> = listed.chain(inner.known.keys()).cloned().collect();
         for name in names {
             // What is wrong with it is told with all faults.
-            let _ = inner.look_at(&name, &sights, now);
+            let _ = inner.look_at(&name, &sights);
         }
         let Untold { taken_up, dropped } = std::mem::take(&mut inner.untold);
         let (faults, notes) = (inner.faults(), inner.dir_notes.clone());

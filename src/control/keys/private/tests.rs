@@ -138,7 +138,8 @@ fn a_key_file_of_another_user_is_refused() {
     let folder = Folder::new();
     let path = folder.file("deploy.pem", PKCS8, 0o600);
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: only root can give files away");
+        assert!(std::env::var_os("REQUIRE_ALL").is_none(), "this needs root");
+        println!("skipped: only root can give files away");
         return;
     }
     std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
@@ -173,14 +174,10 @@ fn a_path_that_is_no_file_is_told_as_what_it_is() {
     );
     let socket = folder.path("s.pem");
     let _listener = UnixListener::bind(&socket).unwrap();
-    for path in [&socket, Path::new("/dev/null")] {
-        let refused = if path.ends_with("null") {
-            let link = folder.path("null.pem");
-            symlink(path, &link).unwrap();
-            PrivateKey::read(&link).unwrap_err()
-        } else {
-            PrivateKey::read(path).unwrap_err()
-        };
+    let device = folder.path("null.pem");
+    symlink("/dev/null", &device).unwrap();
+    for path in [socket, device] {
+        let refused = PrivateKey::read(&path).unwrap_err();
         assert!(
             matches!(refused, PrivateKeyError::NotAFile { .. }),
             "{refused}"

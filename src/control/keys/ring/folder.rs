@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::file::{SURE_AFTER_MS, is_sure};
+use super::{Bounds, file::is_sure};
 use crate::{
     control::keys::{KeyName, KeyNameError},
     trust::{self, Identity, Inode, Links, Owners, Shown, TrustError, TrustedDir},
@@ -29,24 +29,6 @@ const LIST_ATTEMPTS_MAX: usize = 4;
 
 /// How scopes end.
 const SCOPE_ENDINGS: [&str; 2] = [".yml", ".yaml"];
-
-/// What a directory may hold, and when a look at it is sure.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
-    /// [`KEY_DIR_FILES_MAX`].
-    pub(super) files_max: usize,
-    /// [`SURE_AFTER_MS`].
-    pub(super) sure_after_ms: i64,
-}
-
-impl Default for Bounds {
-    fn default() -> Self {
-        Self {
-            files_max: KEY_DIR_FILES_MAX,
-            sure_after_ms: SURE_AFTER_MS,
-        }
-    }
-}
 
 /// A directory and what was last seen in it.
 #[derive(Debug)]

@@ -15,12 +15,9 @@ use super::{
 use crate::{
     config::{self, KEY_SCOPE_BYTES_MAX, KeyScope},
     control::keys::{KeyName, PUBLIC_KEY_BYTES_MAX, PublicKey, Scope},
-    spec::{Mono, Time, Wall},
+    spec::{Mono, Time},
     trust::{Inode, Shown, TrustedDir},
 };
-
-/// How long a scope must have been gone until that is believed: the quiet second.
-pub(super) const SCOPE_QUIET: Duration = Duration::from_secs(1);
 
 /// The most files of one name that a message names.
 const PATHS_SHOWN_MAX: usize = 8;
@@ -53,6 +50,10 @@ pub(super) struct Sights {
     /// When one of them last changed, in milliseconds since 1970; `None` when not all could be
     /// looked into.
     changed_ms: Option<i64>,
+    /// When this look began.
+    now: Time,
+    /// How long a scope must have been gone until that is believed.
+    scope_quiet: Duration,
 }
 
 /// A file in one of the directories.
@@ -91,15 +92,17 @@ impl Known {
     }
 
     /// Whether it may be believed that there is no scope.
-    fn is_without_scope(&mut self, changed_ms: Option<i64>, now: Time) -> bool {
+    fn is_without_scope(&mut self, sights: &Sights) -> bool {
+        let Time { mono, wall } = sights.now;
         let since = match self.scoped {
             None => return true,
-            Some(Scoped::There) => now.mono,
+            Some(Scoped::There) => mono,
             Some(Scoped::GoneSince(since)) => since,
         };
-        let quiet_ms = i64::try_from(SCOPE_QUIET.as_millis()).unwrap_or(i64::MAX);
-        let unchanged = changed_ms.is_some_and(|ms| now.wall.0.saturating_sub(ms) > quiet_ms);
-        let believed = unchanged || now.mono - since >= SCOPE_QUIET;
+        let quiet_ms = i64::try_from(sights.scope_quiet.as_millis()).unwrap_or(i64::MAX);
+        let unchanged = |ms: i64| wall.0.saturating_sub(ms) > quiet_ms;
+        let believed =
+            sights.changed_ms.is_some_and(unchanged) || mono - since >= sights.scope_quiet;
         self.scoped = (!believed).then_some(Scoped::GoneSince(since));
         believed
     }
@@ -107,14 +110,14 @@ impl Known {
 
 impl Inner {
     /// Opens every directory, lists those that changed, and notes what is wrong with them.
-    pub(super) fn look_at_folders(&mut self, now: Wall) -> Sights {
+    pub(super) fn look_at_folders(&mut self, now: Time) -> Sights {
         self.dir_faults = self.crowded.iter().cloned().collect();
         self.dir_notes.clear();
         let mut seen: Vec<(PathBuf, Inode)> = Vec::new();
         let mut dirs = Vec::new();
         let mut changed_ms = Some(i64::MIN);
         for folder in &mut self.folders {
-            let sight = folder.look(&self.owners, now.0);
+            let sight = folder.look(&self.owners, now.wall.0);
             let inode = sight.inode();
             let same = seen.iter().find(|(_, other)| Some(*other) == inode);
             if let Some((other, _)) = same {
@@ -149,20 +152,20 @@ impl Inner {
                 }
             });
         }
-        Sights { dirs, changed_ms }
+        Sights {
+            dirs,
+            changed_ms,
+            now,
+            scope_quiet: self.bounds.scope_quiet,
+        }
     }
 
     /// Looks at one name, and notes what that changes.
-    pub(super) fn look_at(
-        &mut self,
-        name: &KeyName,
-        sights: &Sights,
-        now: Time,
-    ) -> Result<Arc<Key>, Missing> {
+    pub(super) fn look_at(&mut self, name: &KeyName, sights: &Sights) -> Result<Arc<Key>, Missing> {
         let mut known = self.known.remove(name).unwrap_or_default();
         let before = known.key.take();
         known.faults.clear();
-        let found = self.judge(name, sights, now, &mut known);
+        let found = self.judge(name, sights, &mut known);
         let key = match (found, before) {
             (Some(new), Some(old)) if new.is_same(&old) && new.path == old.path => Some(old),
             (Some(new), Some(old)) if new.is_same(&old) => Some(Arc::new(new)),
@@ -192,7 +195,7 @@ impl Inner {
     }
 
     /// The key that the files of a name make, if they make one; what is wrong goes to `known`.
-    fn judge(&self, name: &KeyName, sights: &Sights, now: Time, known: &mut Known) -> Option<Key> {
+    fn judge(&self, name: &KeyName, sights: &Sights, known: &mut Known) -> Option<Key> {
         let (mut keys, mut scopes) = (Vec::new(), Vec::new());
         for (folder, dir) in self.folders.iter().zip(&sights.dirs) {
             let (Some(dir), Some(files)) = (dir, folder.files(name)) else {
@@ -216,7 +219,7 @@ impl Inner {
                 known.key_file = None;
                 if scopes.is_empty() {
                     // Until it is believed, the name is remembered as one that had a scope.
-                    known.is_without_scope(sights.changed_ms, now);
+                    known.is_without_scope(sights);
                 }
                 let orphan = |scope: &Found<'_>| {
                     format!(
@@ -242,7 +245,7 @@ impl Inner {
         // Both are looked at in any case, so that all that is wrong is told at once.
         let public = self.public(name, key, known);
         let scope = self.scope(name, key, &scopes, known);
-        let without = scopes.is_empty() && known.is_without_scope(sights.changed_ms, now);
+        let without = scopes.is_empty() && known.is_without_scope(sights);
         let (public, scope) = (public?, scope?);
         if scopes.is_empty() && !without {
             known.faults.push(format!(

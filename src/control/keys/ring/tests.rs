@@ -119,6 +119,11 @@ impl Bed {
         faults.remove(0)
     }
 
+    /// How long a scope must have been gone until that is believed.
+    fn set_quiet(&self, quiet: Duration) {
+        self.ring.lock().bounds.scope_quiet = quiet;
+    }
+
     /// Has the ring forget what it knows, and look with these bounds from now on.
     fn set(&self, bounds: Bounds) {
         let mut inner = self.ring.lock();
@@ -128,6 +133,9 @@ impl Bed {
         self.ring.configure(vec![self.dir.clone()], us());
     }
 }
+
+/// A span that does not pass during a test.
+const LONG: Duration = Duration::from_secs(3_600);
 
 fn us() -> Owners {
     Owners::new(&[]).unwrap()

@@ -100,8 +100,8 @@ fn a_directory_that_is_missing_is_noted_and_works_as_soon_as_it_is_there() {
         "no key is taken from `{0}`: `{0}` does not exist",
         later.display()
     );
-    assert_eq!(changes.notes, [note.clone()]);
-    assert_eq!(changes.new_notes, [note.clone()]);
+    assert_eq!(changes.notes, std::slice::from_ref(&note));
+    assert_eq!(changes.new_notes, changes.notes);
     assert_eq!(bed.ring.survey().notes, [note]);
     assert!(bed.ring.refresh().new_notes.is_empty());
     fs::create_dir(&later).unwrap();

@@ -28,6 +28,7 @@ fn bed() -> Bed {
     bed.ring = Ring::new(vec![bed.dir.clone()], us()).with_writers_seen(count);
     bed.set(Bounds {
         sure_after_ms: 20,
+        scope_quiet: LONG,
         ..Bounds::default()
     });
     bed.put("deploy.yml", "allow: [check]\n");

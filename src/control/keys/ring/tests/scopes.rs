@@ -245,6 +245,7 @@ fn a_scope_counts_for_the_key_of_its_very_name_alone() {
 #[test]
 fn a_scope_that_vanishes_leaves_its_key_unusable_for_the_quiet_second() {
     let bed = Bed::new();
+    bed.set_quiet(LONG);
     bed.put("deploy.yml", CHECK);
     bed.put("deploy.pem", pem());
     let limited = bed.find("deploy");
@@ -253,6 +254,7 @@ fn a_scope_that_vanishes_leaves_its_key_unusable_for_the_quiet_second() {
     assert!(why.contains("was there until a moment ago"), "{why}");
     assert!(!bed.ring.is_current(&limited));
     assert_eq!(bed.ring.refresh().faults, [why]);
+    bed.set_quiet(SCOPE_QUIET);
     assert!(is_almighty(&wait_for_key(&bed)));
     assert!(bed.ring.refresh().faults.is_empty());
 }
@@ -260,6 +262,7 @@ fn a_scope_that_vanishes_leaves_its_key_unusable_for_the_quiet_second() {
 #[test]
 fn an_editor_that_moves_the_scope_away_before_it_writes_it_anew_opens_nothing() {
     let bed = Bed::new();
+    bed.set_quiet(LONG);
     bed.put("deploy.yml", CHECK);
     bed.put("deploy.pem", pem());
     assert!(!is_almighty(&bed.find("deploy")));
@@ -276,6 +279,7 @@ fn an_editor_that_moves_the_scope_away_before_it_writes_it_anew_opens_nothing() 
 #[test]
 fn a_checkout_that_makes_the_key_anew_before_its_scope_opens_nothing() {
     let bed = Bed::new();
+    bed.set_quiet(LONG);
     bed.put("deploy.yml", CHECK);
     bed.put("deploy.pem", pem());
     assert!(!is_almighty(&bed.find("deploy")));
@@ -321,6 +325,7 @@ fn what_is_remembered_of_a_scope_is_forgotten_with_its_key() {
 #[test]
 fn a_key_whose_scope_is_replaced_all_the_time_is_never_without_one() {
     let bed = Bed::new();
+    bed.set_quiet(LONG);
     bed.put("deploy.yml", CHECK);
     bed.put("deploy.pem", pem());
     bed.find("deploy");
