@@ -113,17 +113,30 @@ impl Host {
     pub fn known_as(&self) -> Option<String> {
         match self {
             Self::ThisHost => None,
-            Self::Tcp(host) => Some(place(&host.name, host.port)),
-            Self::Ssh(host) => {
-                // As whom one logs in makes no difference to who listens there.
-                let login = match host.ssh_port {
-                    Some(port) => place(&host.name, port),
-                    None => place_name(&host.name),
-                };
-                let address = host.address.as_deref().unwrap_or(SSH_ADDRESS);
-                Some(format!("ssh://{login}/{}", place(address, host.port)))
-            }
+            Self::Tcp(host) => Some(host.known_as()),
+            Self::Ssh(host) => Some(host.known_as()),
         }
+    }
+}
+
+impl TcpHost {
+    /// As [`Host::known_as`].
+    #[must_use]
+    pub fn known_as(&self) -> String {
+        place(&self.name, self.port)
+    }
+}
+
+impl SshHost {
+    /// As [`Host::known_as`]. As whom one logs in makes no difference to who listens there.
+    #[must_use]
+    pub fn known_as(&self) -> String {
+        let login = match self.ssh_port {
+            Some(port) => place(&self.name, port),
+            None => place_name(&self.name),
+        };
+        let address = self.address.as_deref().unwrap_or(SSH_ADDRESS);
+        format!("ssh://{login}/{}", place(address, self.port))
     }
 }
 
@@ -491,10 +504,7 @@ mod tests {
                 ],
                 "ssh://web1/localhost:33889",
             ),
-            (
-                &["ssh://me@web1:22/[0::1]:7"],
-                "ssh://web1:22/[::1]:7",
-            ),
+            (&["ssh://me@web1:22/[0::1]:7"], "ssh://web1:22/[::1]:7"),
             (&["ssh://[::1]/7", "ssh://::1/7"], "ssh://[::1]/localhost:7"),
         ] {
             for text in texts {
