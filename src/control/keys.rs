@@ -24,3 +24,17 @@ pub use self::{
     private::{PRIVATE_KEY_BYTES_MAX, PrivateKey, PrivateKeyError},
     public::{PUBLIC_KEY_BYTES_MAX, PublicKey, PublicKeyError},
 };
+
+/// The text of a key file that was made for tests.
+#[cfg(test)]
+macro_rules! fixture {
+    ($name:literal) => {
+        include_str!(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/fixtures/keys/",
+            $name
+        ))
+    };
+}
+#[cfg(test)]
+pub(in crate::control) use fixture;
