@@ -161,9 +161,8 @@ pub enum PrivateKeyError {
     /// Encrypted with a passphrase.
     #[error(
         "the key in {} is encrypted with a passphrase, and keys are used as they are\n\
-         hint: `openssl rsa -in {} -out KEY.pem` asks for it and writes the key without \
-         (`chmod 600` first); or keep the passphrase and go through ssh, whose agent holds such \
-         keys: `on ssh://HOST`",
+         hint: `openssl rsa -in {} -out KEY.pem` asks for it and writes the key without; \
+         or keep such keys in ssh's agent and go through ssh: `on ssh://HOST`",
         Shown(path),
         Pasted(path)
     )]

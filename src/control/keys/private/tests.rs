@@ -99,7 +99,7 @@ fn a_key_file_that_group_or_others_can_use_is_refused_with_the_command_that_mend
     for mode in [
         0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o666, 0o777, 0o444,
     ] {
-        let path = folder.file("deploy.pem", PKCS8, mode);
+        let path = folder.file(&format!("deploy-{mode:o}.pem"), PKCS8, mode);
         let refused = PrivateKey::read(&path).unwrap_err();
         assert!(
             matches!(refused, PrivateKeyError::Mode { mode: told, .. } if told == mode),
@@ -111,7 +111,7 @@ fn a_key_file_that_group_or_others_can_use_is_refused_with_the_command_that_mend
         assert!(message.contains(&command), "{message}");
     }
     for mode in [0o600, 0o400, 0o700] {
-        let path = folder.file("deploy.pem", PKCS8, mode);
+        let path = folder.file(&format!("deploy-{mode:o}.pem"), PKCS8, mode);
         assert!(PrivateKey::read(&path).is_ok(), "{mode:o}");
     }
 }
