@@ -82,21 +82,6 @@ pub enum PrivateKeyError {
         /// As given.
         path: PathBuf,
     },
-    /// It is another user's.
-    #[error(
-        "the key file {} belongs to user {owner}, who could exchange it: it must be yours (user \
-         {euid}) or root's\nhint: as its owner, or as root: `chown {euid} {}`",
-        Shown(path),
-        Pasted(path)
-    )]
-    Owner {
-        /// As given.
-        path: PathBuf,
-        /// Whose it is, by number.
-        owner: u32,
-        /// Who reads it, by number.
-        euid: u32,
-    },
     /// Others can read or change it.
     #[error(
         "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n\

@@ -134,7 +134,7 @@ fn the_file_behind_a_link_is_what_is_looked_at() {
 }
 
 #[test]
-fn a_key_file_of_another_user_is_refused() {
+fn root_may_sign_with_the_key_of_a_user() {
     let folder = Folder::new();
     let path = folder.file("deploy.pem", PKCS8, 0o600);
     if !rustix::process::geteuid().is_root() {
@@ -143,19 +143,7 @@ fn a_key_file_of_another_user_is_refused() {
         return;
     }
     std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
-    let refused = PrivateKey::read(&path).unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            PrivateKeyError::Owner {
-                owner: 65_534,
-                euid: 0,
-                ..
-            }
-        ),
-        "{refused}"
-    );
-    assert!(refused.to_string().contains("`chown 0 "), "{refused}");
+    assert_eq!(PrivateKey::read(&path).unwrap().name().as_str(), "deploy");
 }
 
 #[test]
