@@ -19,6 +19,7 @@ pub mod host;
 pub mod keys;
 pub mod limits;
 mod nonce;
+mod peer;
 pub mod protocol;
 pub mod render;
 mod roster;
