@@ -35,6 +35,9 @@ use std::{
 
 use tokio::{net::TcpStream, task::spawn_blocking};
 
+#[cfg(test)]
+use crate::clock;
+
 mod diag;
 mod table;
 
@@ -249,6 +252,17 @@ fn read_small(path: &str) -> Option<String> {
     let file = File::open(path).ok()?;
     file.take(SMALL_BYTES_MAX).read_to_string(&mut text).ok()?;
     Some(text)
+}
+
+/// Waits until nobody holds the peer's socket. That of a test may be held by another test's child
+/// for the moment between fork and exec.
+#[cfg(test)]
+pub(super) fn wait_until_nobody_holds(peer: SocketAddr, local: SocketAddr) {
+    let deadline = clock::mono() + std::time::Duration::from_secs(20);
+    while let Holder::User(_) = table::holder(&Ends::new(peer, local)) {
+        assert!(clock::mono() < deadline, "somebody holds the socket");
+        std::thread::yield_now();
+    }
 }
 
 #[cfg(test)]

@@ -183,6 +183,7 @@ async fn who_has_closed_before_it_was_taken_in_counts_as_nobody() {
     for mut users in every_source(address) {
         drop(StdStream::connect(address).unwrap());
         let (stream, peer) = accepted(&listener).await;
+        wait_until_nobody_holds(peer, address);
         assert_eq!(users.origin(&stream, peer).await, Origin::UnknownUser);
     }
 }
@@ -196,6 +197,7 @@ async fn who_was_reset_before_it_was_taken_in_counts_as_nobody_though_another_ha
         let port = client.local_addr().unwrap();
         rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
         drop(client);
+        wait_until_nobody_holds(port, address);
         let again = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
         bind(&again, &port).unwrap();
         connect(&again, &address).unwrap();

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use super::*;
+use super::{super::wait_until_nobody_holds, *};
 
 fn ends(peer: &str, local: &str) -> Ends {
     Ends::new(peer.parse().unwrap(), local.parse().unwrap())
@@ -158,9 +158,11 @@ fn a_socket_that_nobody_holds_any_more_is_not_root_s() {
     let Some(mut diag) = diag() else { return };
     let (client, accepted, ends) = connected("127.0.0.1:0");
     drop(client);
+    wait_until_nobody_holds(ends.peer, ends.local);
     // An orphan: FIN-WAIT.
     assert_eq!(diag.holder(&ends), Holder::Nobody);
     drop(accepted);
+    wait_until_nobody_holds(ends.local, ends.peer);
     // TIME-WAIT.
     assert_eq!(diag.holder(&ends), Holder::Nobody);
 }

@@ -2,7 +2,7 @@
 
 use std::net::{TcpListener, TcpStream};
 
-use super::*;
+use super::{super::wait_until_nobody_holds, *};
 
 const HEAD: &str = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   \
                     uid  timeout inode\n";
@@ -127,6 +127,7 @@ fn the_real_table_tells_the_peers_user_until_nobody_holds_its_socket() {
         let ends = Ends::new(peer, accepted.local_addr().unwrap());
         assert_eq!(holder(&ends), Holder::User(own), "{listens}");
         drop(client);
+        wait_until_nobody_holds(ends.peer, ends.local);
         assert_eq!(holder(&ends), Holder::Nobody, "{listens}");
     }
 }
