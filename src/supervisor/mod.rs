@@ -6,6 +6,7 @@
 //!
 //! Absent on purpose: policy of any kind (`reconcile`), parsing (`config`), sockets (`control`).
 
+mod audited;
 mod inbox;
 mod perform;
 mod server_file;
@@ -24,18 +25,20 @@ use tokio::{
     time::sleep,
 };
 
-pub use self::start::{Checked, ServeError, check, serve};
 use self::{
+    audited::Waiting,
     inbox::Inbox,
     server_file::{BEING_WRITTEN, ServerFile},
 };
+pub use self::{
+    audited::verify_audit,
+    start::{Checked, ServeError, check, serve},
+};
 use crate::{
+    audit::Audit,
     clock,
     command::Killed,
-    control::{
-        asked::{Asked, Reply},
-        server::Control,
-    },
+    control::{asked::Asked, server::Control},
     journal::Journal,
     process::{Fact, Processes},
     reconcile::{
@@ -62,8 +65,9 @@ struct Supervisor {
     seen: mpsc::Receiver<Seen>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
+    audit: Audit,
     /// Who waits for which answer.
-    replies: BTreeMap<RequestId, Reply>,
+    waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     server_file: ServerFile,
     fixed: Fixed,
@@ -233,19 +237,14 @@ impl Supervisor {
         }
     }
 
-    fn take_request(&mut self, Asked { command, reply, .. }: Asked) {
-        self.next_request += 1;
-        let id = RequestId(self.next_request);
-        self.replies.insert(id, reply);
-        self.inbox.push_back(Event::Request { id, command });
-    }
-
-    /// Lets answers reach their clients and records the disk, then says goodbye.
+    /// Lets lines and records reach the disk and answers their clients, then says goodbye.
     async fn end(self, words: &Killed, interrupted: bool) {
         for child in &words.children {
             tracing::info!(child = %child.name, pid = child.pid, "runs on");
         }
         tracing::info!(children = words.children.len(), "the server ends");
+        // The last answer is sent when its line is written.
+        self.audit.flush().await;
         self.control.close().await;
         self.journal.close();
         if interrupted && self.fixed.on_terminal {

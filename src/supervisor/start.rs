@@ -21,6 +21,7 @@ use super::{
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
+    audit::{Audit, AuditError},
     clock,
     command::Killed,
     config::Host,
@@ -70,6 +71,9 @@ pub enum ServeError {
     /// Its state cannot be used.
     #[error("{0}")]
     State(JournalError),
+    /// Its audit trail cannot be used or read.
+    #[error("{0}")]
+    Audit(AuditError),
     /// It may open too few files.
     #[error(
         "cannot work with {max} open files, {OPEN_FILES_MIN} are needed at least\nhint: raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`)"
@@ -95,7 +99,7 @@ impl ServeError {
         match self {
             Self::BadConfig(_) => 6,
             Self::Listen { .. } | Self::InUse(_) => 7,
-            Self::State(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
+            Self::State(_) | Self::Audit(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
         }
     }
 
@@ -180,7 +184,7 @@ pub fn check(path: &Path) -> Checked {
     checked
 }
 
-fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
+pub(super) fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     ServerFile::open(absolute, host())
 }
@@ -225,6 +229,7 @@ struct Ready {
     watch: Watch,
     watch_config: WatchConfig,
     seen: mpsc::Receiver<Seen>,
+    audit: Audit,
     control: Control,
     asked: mpsc::Receiver<Asked>,
     fixed: Fixed,
@@ -272,12 +277,15 @@ fn start_with(
         started,
         on_terminal: is_on_terminal(),
     };
+    let version = env!("CARGO_PKG_VERSION");
+    let audit = Audit::open(spec.state_dir.clone(), version, &opened.server_id);
+    let audit = audit.map_err(ServeError::Audit)?;
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
     let control = ControlConfig {
         listeners: vec![listener.try_clone().map_err(listen)?],
         name: fixed.name.clone(),
         id: fixed.id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
+        version: version.to_owned(),
         encrypt: spec.encrypt,
         limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
     };
@@ -292,6 +300,7 @@ fn start_with(
         watch,
         watch_config: config,
         seen,
+        audit,
         control,
         asked,
         fixed,
@@ -307,9 +316,10 @@ impl Ready {
             watching: self.watch.capabilities().to_string(),
             watch: self.watch,
             seen: self.seen,
+            audit: self.audit,
             control: self.control,
             asked: self.asked,
-            replies: BTreeMap::new(),
+            waiting: BTreeMap::new(),
             next_request: 0,
             rereads: BTreeMap::new(),
             watch_config: self.watch_config,
