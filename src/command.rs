@@ -524,6 +524,9 @@ pub struct Info {
     pub on_exit: crate::spec::OnExit,
     /// Whether only signed commands are accepted.
     pub encrypt: bool,
+    /// The public keys that it knows, and that may sign commands.
+    #[serde(default)]
+    pub keys: Vec<InfoKey>,
     /// The address it listens on.
     pub listener: String,
     /// The file it was started with.
@@ -538,7 +541,7 @@ pub struct Info {
     pub runtime_dir: String,
     /// Where children's output goes unless told otherwise.
     pub log_dir: String,
-    /// What is wrong with server.yml, loadpaths and file names, each as a whole diagnostic.
+    /// What is wrong with server.yml, loadpaths, keys and file names, each as a whole diagnostic.
     pub faults: Vec<String>,
     /// Fields of server.yml that were edited and need a restart.
     pub needs_restart: Vec<String>,
@@ -561,6 +564,22 @@ pub struct InfoLoadpath {
     pub state: String,
     /// How many children it declares.
     pub children: usize,
+}
+
+/// A public key in [`Info`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InfoKey {
+    /// Its name, which commands are signed as.
+    pub name: String,
+    /// Its file.
+    pub path: String,
+    /// How long its modulus is.
+    pub bits: u32,
+    /// SHA-256 over its SubjectPublicKeyInfo.
+    pub fingerprint: String,
+    /// The file that says what it may do; absent when it may do all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
 }
 
 /// The answer to `kill`.

@@ -23,3 +23,4 @@ pub mod protocol;
 pub mod render;
 mod roster;
 pub mod server;
+pub mod token;

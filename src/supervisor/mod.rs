@@ -8,6 +8,7 @@
 
 mod audited;
 mod inbox;
+mod keys;
 mod perform;
 mod server_file;
 mod start;
@@ -187,6 +188,7 @@ impl Supervisor {
                 });
             }
             Seen::ServerFile => self.look_at_server_file(),
+            Seen::Keys => self.look_at_keys(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
         }
     }

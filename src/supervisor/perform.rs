@@ -171,6 +171,7 @@ impl Supervisor {
             mode: survey.mode,
             on_exit: survey.on_exit,
             encrypt: spec.encrypt,
+            keys: Vec::new(),
             listener: self.fixed.listener.to_string(),
             config: self.server_file.path().display().to_string(),
             loadpaths: survey.loadpaths,

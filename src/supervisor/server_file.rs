@@ -93,6 +93,7 @@ impl ServerFile {
             loadpaths: self.spec.loadpaths.clone(),
             parse: parser(&self.spec, &self.host),
             owners: owners(&self.spec)?,
+            key_dirs: self.spec.pub_keys_path.clone(),
             rescan: self.spec.rescan,
             server_file: self.path.clone(),
             server_owners: owners_of_server_file()?,

@@ -319,7 +319,7 @@ fn info_has_all_its_fields_in_their_order() {
     let line = line(&sandbox, &["info"]);
     let version = env!("CARGO_PKG_VERSION");
     let head = format!(
-        r#"{{"host":"ADDRESS","ok":true,"op":"info","name":"front","id":"SERVER","version":"{version}","pid":PID,"mode":"half","on_exit":"leave","encrypt":false,"listener":"ADDRESS","config":"ROOT/server.yml","loadpaths":[{{"path":"ROOT/load","state":"ok","children":1}},{{"path":"ROOT/missing","state":""#
+        r#"{{"host":"ADDRESS","ok":true,"op":"info","name":"front","id":"SERVER","version":"{version}","pid":PID,"mode":"half","on_exit":"leave","encrypt":false,"keys":[],"listener":"ADDRESS","config":"ROOT/server.yml","loadpaths":[{{"path":"ROOT/load","state":"ok","children":1}},{{"path":"ROOT/missing","state":""#
     );
     let rest = line.strip_prefix(&head).unwrap_or_else(|| panic!("{line}"));
     let middle = r#"","children":0}],"startup":["web"],"state_dir":"ROOT/state","runtime_dir":"ROOT/run","log_dir":"ROOT/logs","faults":["#;

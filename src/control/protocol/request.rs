@@ -101,7 +101,7 @@ fn id_of(text: &str) -> Option<u64> {
 }
 
 /// A key or a word of the grammar: borrowed from the line unless it was written with escapes.
-struct Word<'de>(Cow<'de, str>);
+pub(in crate::control) struct Word<'de>(pub(in crate::control) Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Word<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for Word<'de> {
 const ECHO_CHARS_MAX: usize = 40;
 
 /// A peer's text, escaped and cut, for a message.
-pub(super) fn echo(text: &str) -> String {
+pub(in crate::control) fn echo(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(ECHO_CHARS_MAX)
@@ -141,7 +141,11 @@ pub(super) fn echo(text: &str) -> String {
     shown
 }
 
-fn once<T, E: serde::de::Error>(slot: &Option<T>, key: &str) -> Result<(), E> {
+/// Refuses a second value for a key.
+pub(in crate::control) fn once<T, E: serde::de::Error>(
+    slot: &Option<T>,
+    key: &str,
+) -> Result<(), E> {
     match slot {
         None => Ok(()),
         Some(_) => Err(E::custom(format_args!("`{key}` stands there twice"))),
@@ -201,7 +205,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
 }
 
 /// Reads a command object; what a token's `cmd` claim holds is read by the same rules.
-struct CommandSeed;
+pub(in crate::control) struct CommandSeed;
 
 impl<'de> DeserializeSeed<'de> for CommandSeed {
     type Value = Command;

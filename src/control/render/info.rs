@@ -20,6 +20,7 @@ pub(super) fn info(fields: &Fields, paint: Paint) -> Option<String> {
     keys.key("started", &started);
     keys.key("listens at", &clean(&info.listener));
     keys.key("encrypt", if info.encrypt { "on" } else { "off" });
+    keys.key("keys", &public_keys(&info));
     keys.key("mode", &info.mode.to_string());
     let on_exit = match info.on_exit {
         crate::spec::OnExit::Leave => "leave",
@@ -52,6 +53,24 @@ pub(super) fn info(fields: &Fields, paint: Paint) -> Option<String> {
         text.push('\n');
     }
     Some(text)
+}
+
+fn public_keys(info: &Info) -> String {
+    let line = |key: &crate::command::InfoKey| {
+        let scope = match &key.scope {
+            Some(file) => format!(", as far as {} lets it", clean(file)),
+            None => String::new(),
+        };
+        format!(
+            "{} ({} bits, {}, {}{scope})",
+            clean(&key.name),
+            key.bits,
+            clean(&key.fingerprint),
+            clean(&key.path)
+        )
+    };
+    let lines: Vec<String> = info.keys.iter().map(line).collect();
+    lines.join("\n")
 }
 
 fn loadpaths(info: &Info) -> String {
