@@ -10,7 +10,7 @@ use std::path::Path;
 
 use super::{ServeError, Supervisor, start::open_server_file};
 use crate::{
-    audit::{self, By, Entry, Given, Hash, Outcome, Room, Verdict},
+    audit::{self, Audit, By, Entry, Given, Hash, Outcome, Room, Verdict},
     clock,
     command::{Answer, Command, ErrorCode, Failure},
     control::asked::{Asked, Credential, Issuer, Reply},
@@ -75,6 +75,13 @@ impl Supervisor {
         self.audit
             .record(audited.room, entry, move || reply.send(answer));
     }
+}
+
+/// Takes up the audit trail of this server.
+pub(super) fn open(state_dir: &Path, server_id: &str) -> Result<Audit, ServeError> {
+    let version = env!("CARGO_PKG_VERSION");
+    let audit = Audit::open(state_dir.to_owned(), version, server_id);
+    audit.map_err(ServeError::Audit)
 }
 
 /// Whether a line is written of a command that is carried out.

@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Fixed, REQUESTS_WAITING_MAX, Signals, Supervisor,
+    Fixed, REQUESTS_WAITING_MAX, Signals, Supervisor, audited,
     inbox::Inbox,
     is_on_terminal,
     server_file::{BEING_WRITTEN, ServerFile},
@@ -39,7 +39,7 @@ use crate::{
         memory::Memory,
         record::Record,
     },
-    spec::{ChildName, Exit, RunId, Time},
+    spec::{ChildName, Exit, RunId, Spec, Time},
     watch::{Seen, Watch, WatchConfig},
 };
 
@@ -252,10 +252,7 @@ fn start_with(
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
-    let remembered = opened.memory.children.values();
-    let ran: Vec<_> = remembered
-        .filter_map(|child| Some(Arc::clone(&child.last.as_ref()?.spec)))
-        .collect();
+    let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
     let boot = Boot {
         start: opened.start,
@@ -277,15 +274,13 @@ fn start_with(
         started,
         on_terminal: is_on_terminal(),
     };
-    let version = env!("CARGO_PKG_VERSION");
-    let audit = Audit::open(spec.state_dir.clone(), version, &opened.server_id);
-    let audit = audit.map_err(ServeError::Audit)?;
+    let audit = audited::open(&spec.state_dir, &opened.server_id)?;
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
     let control = ControlConfig {
         listeners: vec![listener.try_clone().map_err(listen)?],
         name: fixed.name.clone(),
         id: fixed.id.clone(),
-        version: version.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         encrypt: spec.encrypt,
         limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
     };
@@ -344,6 +339,14 @@ fn refused(error: JournalError) -> ServeError {
         | JournalError::Thread(_)
         | JournalError::Random(_) => ServeError::State(error),
     }
+}
+
+/// What the children were that have run.
+fn have_run(memory: &Memory) -> Vec<Arc<Spec>> {
+    let children = memory.children.values();
+    children
+        .filter_map(|child| Some(Arc::clone(&child.last.as_ref()?.spec)))
+        .collect()
 }
 
 /// Finds the processes of runs whose server died before it could write down which they are (I2).
