@@ -59,6 +59,8 @@ pub struct Refused {
     pub code: ErrorCode,
     /// The reason, for the log and not for the peer.
     pub why: String,
+    /// How many more refusals of this peer came just before it and are told by this number alone.
+    pub more: u64,
 }
 
 /// The one answer to one request. Dropped without one, it sends `internal`.

@@ -10,10 +10,10 @@ use std::path::Path;
 
 use super::{ServeError, Supervisor, start::open_server_file};
 use crate::{
-    audit::{self, Audit, By, Entry, Given, Hash, Outcome, Room, Verdict},
+    audit::{self, Audit, By, Entry, Given, Hash, Outcome, Refusal, Room, Verdict},
     clock,
     command::{Answer, Command, ErrorCode, Failure},
-    control::asked::{Asked, Credential, Issuer, Reply},
+    control::asked::{Asked, Credential, Issuer, Refused, Reply},
     reconcile::event::{Event, RequestId},
 };
 
@@ -75,6 +75,12 @@ impl Supervisor {
         self.audit
             .record(audited.room, entry, move || reply.send(answer));
     }
+
+    /// Has a line written of a request that was refused because of who made it.
+    pub(super) fn note_refusal(&self, refused: Refused) {
+        let entry = Entry::refused(clock::wall(), refusal(refused));
+        self.audit.note(entry);
+    }
 }
 
 /// Takes up the audit trail of this server.
@@ -89,6 +95,27 @@ fn changes_something(command: &Command) -> bool {
     match command {
         Command::Child { .. } | Command::StopAll | Command::StartAll | Command::Kill(_) => true,
         Command::CheckOne(_) | Command::Check { .. } | Command::Info => false,
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    let Refused {
+        peer,
+        credential,
+        claimed,
+        command,
+        code,
+        why,
+        more,
+    } = refused;
+    Refusal {
+        by: credential.map(by),
+        claimed: claimed.map(|name| name.to_string()),
+        peer,
+        command,
+        code,
+        why,
+        more,
     }
 }
 
@@ -113,4 +140,65 @@ pub fn verify_audit(path: &Path, noted: Option<Hash>) -> Result<Verdict, ServeEr
     let server_file = open_server_file(path).map_err(ServeError::BadConfig)?;
     let verdict = audit::verify(&server_file.spec().state_dir, noted);
     verdict.map_err(ServeError::Audit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::{CheckScope, KillChildren},
+        control::keys::Fingerprint,
+        spec::Verb,
+    };
+
+    #[test]
+    fn what_changes_something_is_told_and_what_asks_is_not() {
+        let child = || "web".parse().unwrap();
+        let verbs = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
+        for verb in verbs {
+            let child = child();
+            assert!(changes_something(&Command::Child { verb, child }));
+        }
+        for kill in [KillChildren::AsConfigured, KillChildren::Stop] {
+            assert!(changes_something(&Command::Kill(kill)));
+        }
+        assert!(changes_something(&Command::StopAll));
+        assert!(changes_something(&Command::StartAll));
+        let scope = CheckScope::All;
+        assert!(!changes_something(&Command::Check { scope }));
+        assert!(!changes_something(&Command::CheckOne(child())));
+        assert!(!changes_something(&Command::Info));
+    }
+
+    #[test]
+    fn a_refusal_keeps_all_that_is_known_of_it() {
+        let fingerprint = Fingerprint::of_spki(b"");
+        let refused = Refused {
+            peer: "192.0.2.1:4".parse().unwrap(),
+            credential: Some(Credential::Key {
+                name: "deploy".parse().unwrap(),
+                fingerprint: fingerprint.clone(),
+            }),
+            claimed: Some("other".parse().unwrap()),
+            command: Some(Command::StopAll),
+            code: ErrorCode::Forbidden,
+            why: "no".to_owned(),
+            more: 3,
+        };
+        let expected = Refusal {
+            by: Some(By::Key {
+                name: "deploy".to_owned(),
+                fingerprint: fingerprint.to_string(),
+            }),
+            claimed: Some("other".to_owned()),
+            peer: refused.peer,
+            command: refused.command.clone(),
+            code: refused.code,
+            why: "no".to_owned(),
+            more: 3,
+        };
+        assert_eq!(refusal(refused), expected);
+        assert_eq!(by(Credential::User(7)), By::User { uid: 7 });
+        assert_eq!(by(Credential::Reach), By::Reach);
+    }
 }

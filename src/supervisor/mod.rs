@@ -39,7 +39,10 @@ use crate::{
     audit::Audit,
     clock,
     command::Killed,
-    control::{asked::Asked, server::Control},
+    control::{
+        asked::{Asked, Refused},
+        server::Control,
+    },
     journal::Journal,
     process::{Fact, Processes},
     reconcile::{
@@ -52,6 +55,8 @@ use crate::{
 
 /// How many requests may wait for the loop; past that `control` answers `busy`.
 const REQUESTS_WAITING_MAX: usize = 1_024;
+/// How many refusals may wait for the loop; past that `control` counts them.
+const REFUSALS_WAITING_MAX: usize = 256;
 /// How often records that could not be written are tried again; no time runs while none are owed.
 const RECORDS_RETRY: Duration = Duration::from_secs(5);
 /// How many waiting requests are taken in one turn of the loop.
@@ -66,6 +71,8 @@ struct Supervisor {
     seen: mpsc::Receiver<Seen>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
+    /// Requests that were refused because of who made them.
+    refused: mpsc::Receiver<Refused>,
     audit: Audit,
     /// Who waits for which answer.
     waiting: BTreeMap<RequestId, Waiting>,
@@ -139,6 +146,7 @@ impl Supervisor {
                     None => self.watch_again(),
                 },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
+                Some(refused) = self.refused.recv() => self.note_refusal(refused),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 () = sleep_till(retry) => self.catch_up(),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),

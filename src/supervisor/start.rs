@@ -15,7 +15,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Fixed, REQUESTS_WAITING_MAX, Signals, Supervisor, audited,
+    Fixed, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals, Supervisor, audited,
     inbox::Inbox,
     is_on_terminal,
     server_file::{BEING_WRITTEN, ServerFile},
@@ -26,7 +26,7 @@ use crate::{
     command::Killed,
     config::Host,
     control::{
-        asked::Asked,
+        asked::{Asked, Refused},
         limits::Limits,
         server::{Control, ControlConfig},
     },
@@ -232,6 +232,7 @@ struct Ready {
     audit: Audit,
     control: Control,
     asked: mpsc::Receiver<Asked>,
+    refused: mpsc::Receiver<Refused>,
     fixed: Fixed,
 }
 
@@ -276,6 +277,7 @@ fn start_with(
     };
     let audit = audited::open(&spec.state_dir, &opened.server_id)?;
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
+    let (_refusals, refused) = mpsc::channel(REFUSALS_WAITING_MAX);
     let control = ControlConfig {
         listeners: vec![listener.try_clone().map_err(listen)?],
         name: fixed.name.clone(),
@@ -298,6 +300,7 @@ fn start_with(
         audit,
         control,
         asked,
+        refused,
         fixed,
     })
 }
@@ -314,6 +317,7 @@ impl Ready {
             audit: self.audit,
             control: self.control,
             asked: self.asked,
+            refused: self.refused,
             waiting: BTreeMap::new(),
             next_request: 0,
             rereads: BTreeMap::new(),
