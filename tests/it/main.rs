@@ -10,6 +10,7 @@
 
 mod adoption;
 mod attacks;
+mod audit;
 mod bad_input;
 mod commands;
 mod directories;

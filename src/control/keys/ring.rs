@@ -84,6 +84,8 @@ pub struct Key {
     path: PathBuf,
     public: PublicKey,
     scope: Scope,
+    /// The file that says so; `None` when it may be used for everything.
+    scope_path: Option<PathBuf>,
 }
 
 impl Key {
@@ -111,11 +113,24 @@ impl Key {
         &self.scope
     }
 
+    /// The file that limits what it may be used for, under its directory as that was configured.
+    #[must_use]
+    pub fn scope_path(&self) -> Option<&Path> {
+        self.scope_path.as_deref()
+    }
+
     /// Whether it is the same key under the same name with the same scope, wherever its file is.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let of_key = |key: &Self| (key.name.clone(), key.public.fingerprint().clone());
         of_key(self) == of_key(other) && self.scope == other.scope
+    }
+}
+
+impl Key {
+    /// Whether the files of both are the same.
+    fn is_at_home_with(&self, other: &Self) -> bool {
+        (&self.path, &self.scope_path) == (&other.path, &other.scope_path)
     }
 }
 
@@ -274,13 +289,7 @@ impl Ring {
     /// Looks at everything, and tells what changed since the last refresh. Blocks.
     pub fn refresh(&self) -> Changes {
         let mut inner = self.lock();
-        let sights = inner.look_at_folders(clock::now());
-        let listed = inner.folders.iter().flat_map(Folder::names);
-        let names: BTreeSet<KeyName> = listed.chain(inner.known.keys()).cloned().collect();
-        for name in names {
-            // What is wrong with it is told with all faults.
-            let _ = inner.look_at(&name, &sights);
-        }
+        inner.look_at_everything();
         let Untold { taken_up, dropped } = std::mem::take(&mut inner.untold);
         let (faults, notes) = (inner.faults(), inner.dir_notes.clone());
         let new = |all: &[String], told: &BTreeSet<String>| -> Vec<String> {
@@ -299,16 +308,18 @@ impl Ring {
         }
     }
 
+    /// Looks at everything, and tells what there is. Blocks.
+    #[must_use]
+    pub fn look(&self) -> RingSurvey {
+        let mut inner = self.lock();
+        inner.look_at_everything();
+        inner.survey()
+    }
+
     /// What the last looks found. Looks at nothing itself.
     #[must_use]
     pub fn survey(&self) -> RingSurvey {
-        let inner = self.lock();
-        let keys = inner.known.values().filter_map(Known::key);
-        RingSurvey {
-            keys: keys.cloned().collect(),
-            faults: inner.faults(),
-            notes: inner.dir_notes.clone(),
-        }
+        self.lock().survey()
     }
 
     /// What a panic elsewhere may have left is put right by the next look.
@@ -318,6 +329,25 @@ impl Ring {
 }
 
 impl Inner {
+    fn look_at_everything(&mut self) {
+        let sights = self.look_at_folders(clock::now());
+        let listed = self.folders.iter().flat_map(Folder::names);
+        let names: BTreeSet<KeyName> = listed.chain(self.known.keys()).cloned().collect();
+        for name in names {
+            // What is wrong with it is told with all faults.
+            let _ = self.look_at(&name, &sights);
+        }
+    }
+
+    fn survey(&self) -> RingSurvey {
+        let keys = self.known.values().filter_map(Known::key);
+        RingSurvey {
+            keys: keys.cloned().collect(),
+            faults: self.faults(),
+            notes: self.dir_notes.clone(),
+        }
+    }
+
     fn set_folders(&mut self, mut dirs: Vec<PathBuf>) {
         let left_out = dirs.get(KEY_DIRS_MAX).map(|first| {
             format!(

@@ -167,7 +167,7 @@ impl Inner {
         known.faults.clear();
         let found = self.judge(name, sights, &mut known);
         let key = match (found, before) {
-            (Some(new), Some(old)) if new.is_same(&old) && new.path == old.path => Some(old),
+            (Some(new), Some(old)) if new.is_same(&old) && new.is_at_home_with(&old) => Some(old),
             (Some(new), Some(old)) if new.is_same(&old) => Some(Arc::new(new)),
             (new, old) => {
                 let new = new.map(Arc::new);
@@ -259,6 +259,7 @@ impl Inner {
             path: key.path(),
             public,
             scope,
+            scope_path: scopes.first().map(Found::path),
         })
     }
 
