@@ -1,6 +1,7 @@
 //! Whatever server.yml says, it is a whole configuration or its faults are shown in their places.
 //!
-//! - All paths of a configuration are absolute, and with `encrypt` there is a place for keys.
+//! - All paths of a configuration are absolute, there are loadpaths unless it says that there are
+//!   none, and with `encrypt` there is a place for keys.
 //! - It is the same when the file begins with a byte order mark.
 //! - What it gives children as defaults makes whole specs of them.
 //! - Each fault lies within the file and is shown in a few lines.
@@ -16,7 +17,14 @@ pub fn holds(bytes: &[u8]) {
         let read = |bytes: &[u8]| server(path, path, bytes, &host);
         let result = read(bytes);
         match &result {
-            Ok(spec) => is_whole(spec),
+            Ok(spec) => {
+                is_whole(spec);
+                if spec.loadpaths.is_empty() {
+                    // It says so: it does not merely lack them.
+                    let more = [bytes, b"\nloadpaths: [/x]\n"].concat();
+                    assert!(read(&more).is_err());
+                }
+            }
             Err(faults) => super::text::are_diagnostics(bytes, faults),
         }
         if let Some(marked) = super::text::marked(bytes, SERVER_BYTES_MAX) {
