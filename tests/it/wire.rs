@@ -417,7 +417,8 @@ fn with_encrypt_on_no_unsigned_command_is_taken_and_the_client_says_what_is_miss
     assert_eq!(wire.line(), Some(format!(r#"{{"id":9,{UNAUTHORIZED}"#)));
     let output = sandbox.client(&["kill"]);
     let words = "error[unauthorized]: `ADDRESS` takes only signed commands (`encrypt: on`): \
-                 `with KEY.pem` is missing\nhint: this version cannot sign commands yet\n";
+                 `with KEY.pem` is missing\nhint: `SUPERVISOR_RS_KEY` names a key for all \
+                 commands; `supervisor-rs-client keygen NAME` makes one\n";
     assert_eq!(
         (output.code, sandbox.mask(&output.stderr).as_str()),
         (4, words)

@@ -184,6 +184,8 @@ pub struct Changes {
     pub notes: Vec<String>,
     /// Those of `notes` that were not there the last time.
     pub new_notes: Vec<String>,
+    /// That there is no key any more, or from the beginning: told once.
+    pub is_newly_empty: bool,
 }
 
 /// What the last look found.
@@ -219,6 +221,8 @@ struct Inner {
     untold: Untold,
     /// What the last refresh told.
     told: BTreeSet<String>,
+    /// Whether it told that there is no key.
+    told_empty: bool,
 }
 
 /// Changes that no refresh has told yet.
@@ -244,6 +248,7 @@ impl Ring {
             dir_notes: Vec::new(),
             untold: Untold::default(),
             told: BTreeSet::new(),
+            told_empty: false,
         };
         inner.set_folders(dirs);
         Self {
@@ -298,6 +303,8 @@ impl Ring {
         };
         let (new_faults, new_notes) = (new(&faults, &inner.told), new(&notes, &inner.told));
         inner.told = faults.iter().chain(&notes).cloned().collect();
+        let is_empty = inner.known.values().all(|known| known.key().is_none());
+        let told_empty = std::mem::replace(&mut inner.told_empty, is_empty);
         Changes {
             taken_up,
             dropped,
@@ -305,6 +312,7 @@ impl Ring {
             new_faults,
             notes,
             new_notes,
+            is_newly_empty: is_empty && !told_empty,
         }
     }
 

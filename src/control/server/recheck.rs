@@ -96,5 +96,8 @@ impl Shared {
         for note in &changes.new_notes {
             info!(detail = note, "no keys there yet");
         }
+        if changes.is_newly_empty && self.authority.encrypt() {
+            warn!("there is no key, and `encrypt` is on: nobody can command this server");
+        }
     }
 }

@@ -7,6 +7,8 @@ use std::{
     time::Duration,
 };
 
+use tracing::error;
+
 use super::{
     Inner, Key, Missing,
     file::{Place, Reading, Remembered},
@@ -14,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{self, KEY_SCOPE_BYTES_MAX, KeyScope},
-    control::keys::{KeyName, PUBLIC_KEY_BYTES_MAX, PublicKey, Scope},
+    control::keys::{KeyName, PUBLIC_KEY_BYTES_MAX, PublicKey, PublicKeyError, Scope},
     spec::{Mono, Time},
     trust::{Inode, Shown, TrustedDir},
 };
@@ -347,7 +349,12 @@ impl Inner {
 }
 
 fn parse_key(path: &Path, bytes: &[u8]) -> Result<PublicKey, Vec<String>> {
-    PublicKey::from_pem(bytes).map_err(|error| vec![format!("{}: {error}", Shown(path))])
+    let parsed = PublicKey::from_pem(bytes);
+    if let Err(PublicKeyError::PrivateKey) = parsed {
+        // Loudly, and once for each time that it is read: whoever can read it can command.
+        error!(path = %path.display(), "a private key lies where public keys belong");
+    }
+    parsed.map_err(|error| vec![format!("{}: {error}", Shown(path))])
 }
 
 fn parse_scope(path: &Path, bytes: &[u8]) -> Result<KeyScope, Vec<String>> {
