@@ -1,4 +1,5 @@
-//! A request on its way to whoever carries it out, and its one answer on the way back (I5).
+//! A request on its way to whoever carries it out, and its one answer on the way back (I5); and
+//! requests that were refused, on their way to the audit trail.
 
 use std::net::SocketAddr;
 
@@ -41,6 +42,17 @@ pub enum Credential {
     User(u32),
     /// `allow_unsigned_remote`: nothing but being able to connect.
     Reach,
+}
+
+impl Credential {
+    /// The key's name, if it is one.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&KeyName> {
+        match self {
+            Self::Key { name, .. } => Some(name),
+            Self::User(_) | Self::Reach => None,
+        }
+    }
 }
 
 /// A request that was refused because its sender may not give it, or did not show that he may.

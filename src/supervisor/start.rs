@@ -27,8 +27,9 @@ use crate::{
     config::Host,
     control::{
         asked::{Asked, Refused},
+        keys::Ring,
         limits::Limits,
-        server::{Control, ControlConfig},
+        server::{ConfigCheck, Control, ControlConfig, Policy},
     },
     journal::{self, Dirs, Journal, JournalError, Opened},
     process::{self, Adoption, Processes, Started},
@@ -40,6 +41,7 @@ use crate::{
         record::Record,
     },
     spec::{ChildName, Exit, RunId, Spec, Time},
+    trust::Owners,
     watch::{Seen, Watch, WatchConfig},
 };
 
@@ -277,15 +279,9 @@ fn start_with(
     };
     let audit = audited::open(&spec.state_dir, &opened.server_id)?;
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
-    let (_refusals, refused) = mpsc::channel(REFUSALS_WAITING_MAX);
-    let control = ControlConfig {
-        listeners: vec![listener.try_clone().map_err(listen)?],
-        name: fixed.name.clone(),
-        id: fixed.id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        encrypt: spec.encrypt,
-        limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
-    };
+    let (refusals, refused) = mpsc::channel(REFUSALS_WAITING_MAX);
+    let listeners = vec![listener.try_clone().map_err(listen)?];
+    let control = control_config(server_file, &fixed, listeners, refusals)?;
     let control = Control::start(control, requests).map_err(listen)?;
     tracing::info!(
         name = fixed.name, id = fixed.id, listener = %fixed.listener, mode = %spec.mode,
@@ -303,6 +299,46 @@ fn start_with(
         refused,
         fixed,
     })
+}
+
+fn control_config(
+    server_file: &ServerFile,
+    fixed: &Fixed,
+    listeners: Vec<TcpListener>,
+    refusals: mpsc::Sender<Refused>,
+) -> Result<ControlConfig, ServeError> {
+    let spec = server_file.spec();
+    let trusted = owners(&spec.trusted_owners)?;
+    Ok(ControlConfig {
+        listeners,
+        name: fixed.name.clone(),
+        id: fixed.id.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        policy: Policy {
+            encrypt: spec.encrypt,
+            allow_unsigned_remote: spec.allow_unsigned_remote,
+            local_users: owners(&spec.allow_local_users)?,
+        },
+        ring: Arc::new(Ring::new(spec.pub_keys_path.clone(), trusted)),
+        config: Arc::new(NotLookedAt),
+        looks: mpsc::channel(1).0,
+        refusals,
+        limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
+    })
+}
+
+/// server.yml is not looked at before a key is used.
+#[derive(Debug)]
+struct NotLookedAt;
+
+impl ConfigCheck for NotLookedAt {
+    fn is_current(&self) -> bool {
+        true
+    }
+}
+
+fn owners(names: &[String]) -> Result<Owners, ServeError> {
+    Owners::new(names).map_err(|error| ServeError::BadConfig(vec![error.to_string()]))
 }
 
 impl Ready {

@@ -1,7 +1,11 @@
 //! Every form of the client's grammar, and what is no form of it.
 
 use super::*;
-use crate::control::{host::PORT, keys::Bits};
+use crate::{
+    command::{CheckScope, KillChildren},
+    control::{host::PORT, keys::Bits},
+    spec::Verb,
+};
 
 fn task_in(environment: &Environment, line: &str) -> Result<ClientTask, Early> {
     let words = shell_words::split(line).unwrap();

@@ -129,7 +129,7 @@ pub enum KnownServersError {
     },
     /// Somebody has been writing for too long.
     #[error(
-        "cannot write {}: another process has held {} for {LOCK_TIME_MAX:?}",
+        "cannot write {}: another process has held {} for {time:?}",
         Shown(path),
         Shown(lock)
     )]
@@ -138,6 +138,8 @@ pub enum KnownServersError {
         path: PathBuf,
         /// Its lock.
         lock: PathBuf,
+        /// How long that was waited for.
+        time: Duration,
     },
 }
 
@@ -205,7 +207,7 @@ impl KnownServers {
     /// [`KnownServersError`]; the file is as it was.
     pub fn record(&self, place: &str, id: &ServerId) -> Result<Acquaintance, KnownServersError> {
         let path = self.path.as_deref().ok_or(KnownServersError::NoPlace)?;
-        let _held = Lock::take(path)?;
+        let _held = Lock::take(path, LOCK_TIME_MAX)?;
         let mut lines = read_lines(path)?;
         let found = lines.look(place, id);
         if found == Acquaintance::Stranger {
@@ -227,7 +229,7 @@ impl KnownServers {
         if !knows(&read_lines(path)?) {
             return Ok(places.iter().map(|_| Vec::new()).collect());
         }
-        let _held = Lock::take(path)?;
+        let _held = Lock::take(path, LOCK_TIME_MAX)?;
         let mut lines = read_lines(path)?;
         let forgotten = places.iter().map(|place| lines.remove(place)).collect();
         replace(path, lines.bytes())?;
@@ -274,7 +276,7 @@ struct Lock {
 }
 
 impl Lock {
-    fn take(path: &Path) -> Result<Self, KnownServersError> {
+    fn take(path: &Path, time: Duration) -> Result<Self, KnownServersError> {
         let lock = beside(path, ".lock");
         let fault = |path: &Path, source| KnownServersError::Write {
             path: path.to_owned(),
@@ -295,14 +297,14 @@ impl Lock {
             .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
             .open(&lock)
             .map_err(|source| fault(&lock, source))?;
-        let deadline = clock::mono() + LOCK_TIME_MAX;
+        let deadline = clock::mono() + time;
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(Self { _file: file }),
                 Err(TryLockError::Error(source)) => return Err(fault(&lock, source)),
                 Err(TryLockError::WouldBlock) if (deadline - clock::mono()).is_zero() => {
                     let path = path.to_owned();
-                    return Err(KnownServersError::Locked { path, lock });
+                    return Err(KnownServersError::Locked { path, lock, time });
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(LOCK_LOOK),
             }

@@ -226,6 +226,21 @@ fn clients_that_write_at_once_lose_no_line() {
 }
 
 #[test]
+fn a_client_that_never_ends_writing_is_not_waited_for_without_end() {
+    const SHORT: Duration = Duration::from_millis(50);
+    let bed = Bed::new();
+    let held = Lock::take(&bed.path(), SHORT).unwrap();
+    let fault = Lock::take(&bed.path(), SHORT).unwrap_err().to_string();
+    assert!(fault.starts_with("cannot write `"), "{fault}");
+    assert!(
+        fault.ends_with("known_servers.lock` for 50ms"),
+        "it says what to look at: {fault}"
+    );
+    drop(held);
+    assert!(Lock::take(&bed.path(), SHORT).is_ok());
+}
+
+#[test]
 fn what_a_killed_client_left_behind_is_in_nobodys_way() {
     let bed = Bed::with("");
     fs::write(beside(&bed.path(), ".tmp"), "half a li").unwrap();

@@ -99,7 +99,7 @@ fn a_key_file_that_group_or_others_can_use_is_refused_with_the_command_that_mend
     for mode in [
         0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o666, 0o777, 0o444,
     ] {
-        let path = folder.file("deploy.pem", PKCS8, mode);
+        let path = folder.file(&format!("deploy-{mode:o}.pem"), PKCS8, mode);
         let refused = PrivateKey::read(&path).unwrap_err();
         assert!(
             matches!(refused, PrivateKeyError::Mode { mode: told, .. } if told == mode),
@@ -111,7 +111,7 @@ fn a_key_file_that_group_or_others_can_use_is_refused_with_the_command_that_mend
         assert!(message.contains(&command), "{message}");
     }
     for mode in [0o600, 0o400, 0o700] {
-        let path = folder.file("deploy.pem", PKCS8, mode);
+        let path = folder.file(&format!("deploy-{mode:o}.pem"), PKCS8, mode);
         assert!(PrivateKey::read(&path).is_ok(), "{mode:o}");
     }
 }
@@ -134,7 +134,7 @@ fn the_file_behind_a_link_is_what_is_looked_at() {
 }
 
 #[test]
-fn a_key_file_of_another_user_is_refused() {
+fn root_may_sign_with_the_key_of_a_user() {
     let folder = Folder::new();
     let path = folder.file("deploy.pem", PKCS8, 0o600);
     if !rustix::process::geteuid().is_root() {
@@ -143,19 +143,7 @@ fn a_key_file_of_another_user_is_refused() {
         return;
     }
     std::os::unix::fs::chown(&path, Some(65_534), None).unwrap();
-    let refused = PrivateKey::read(&path).unwrap_err();
-    assert!(
-        matches!(
-            refused,
-            PrivateKeyError::Owner {
-                owner: 65_534,
-                euid: 0,
-                ..
-            }
-        ),
-        "{refused}"
-    );
-    assert!(refused.to_string().contains("`chown 0 "), "{refused}");
+    assert_eq!(PrivateKey::read(&path).unwrap().name().as_str(), "deploy");
 }
 
 #[test]
