@@ -75,12 +75,11 @@ impl Supervisor {
         self.audit
             .record(audited.room, entry, move || reply.send(answer));
     }
+}
 
-    /// Has a line written of a request that was refused because of who made it.
-    pub(super) fn note_refusal(&self, refused: Refused) {
-        let entry = Entry::refused(clock::wall(), refusal(refused));
-        self.audit.note(entry);
-    }
+/// Has a line written of a request that was refused because of who made it.
+pub(super) fn note_refusal(audit: &Audit, refused: Refused) {
+    audit.note(Entry::refused(clock::wall(), refusal(refused)));
 }
 
 /// Takes up the audit trail of this server.

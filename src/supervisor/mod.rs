@@ -26,14 +26,14 @@ use tokio::{
     time::sleep,
 };
 
-use self::{
-    audited::Waiting,
-    inbox::Inbox,
-    server_file::{BEING_WRITTEN, ServerFile},
-};
 pub use self::{
     audited::verify_audit,
     start::{Checked, ServeError, check, serve},
+};
+use self::{
+    audited::{Waiting, note_refusal},
+    inbox::Inbox,
+    server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
     audit::Audit,
@@ -146,7 +146,7 @@ impl Supervisor {
                     None => self.watch_again(),
                 },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
-                Some(refused) = self.refused.recv() => self.note_refusal(refused),
+                Some(refused) = self.refused.recv() => note_refusal(&self.audit, refused),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 () = sleep_till(retry) => self.catch_up(),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
@@ -248,7 +248,7 @@ impl Supervisor {
     }
 
     /// Lets lines and records reach the disk and answers their clients, then says goodbye.
-    async fn end(self, words: &Killed, interrupted: bool) {
+    async fn end(mut self, words: &Killed, interrupted: bool) {
         for child in &words.children {
             tracing::info!(child = %child.name, pid = child.pid, "runs on");
         }
@@ -256,6 +256,11 @@ impl Supervisor {
         // The last answer is sent when its line is written.
         self.audit.flush().await;
         self.control.close().await;
+        while let Ok(refused) = self.refused.try_recv() {
+            note_refusal(&self.audit, refused);
+        }
+        // Before the journal's lock goes: the next server writes to the same trail.
+        drop(self.audit);
         self.journal.close();
         if interrupted && self.fixed.on_terminal {
             say_goodbye(words);
