@@ -119,6 +119,16 @@ impl Trail {
         !self.opened.is_empty() || matches!(self.hold, Hold::Unread)
     }
 
+    /// Sees whether the file is as it was left; if not, there is something to be written.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be seen.
+    pub(super) fn look(&mut self) -> Result<(), AuditError> {
+        let dir = Dir::own(&self.dir)?;
+        self.stand(&dir)
+    }
+
     /// Writes the first of these entries, as many as go together, to disk; says how many. All or
     /// nothing: after an error none of them is there.
     ///

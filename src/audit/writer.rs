@@ -301,6 +301,7 @@ fn work(keeper: &mut Keeper, shared: &Shared, batch: &mut Vec<Item>) {
             Next::Close => break,
         }
     }
+    keeper.look();
     keeper.write(shared);
     if keeper.kept() == Kept::Some {
         let lines = keeper.kept.len();
@@ -353,6 +354,14 @@ impl Keeper {
         match self.kept.len() < room {
             true => self.kept.push_back(entry),
             false => Lost::add(&mut self.lost, entry.at),
+        }
+    }
+
+    /// Has it told that the file was moved or deleted since the last line: the next server could
+    /// not know.
+    pub(super) fn look(&mut self) {
+        if let Err(error) = self.trail.look() {
+            tracing::warn!(%error, "the audit trail cannot be looked at");
         }
     }
 

@@ -80,15 +80,10 @@ impl Supervisor {
     pub(super) fn reply_to(&mut self, id: RequestId) -> Option<Reply> {
         self.waiting.remove(&id).map(|waiting| waiting.reply)
     }
-
-    /// Has a line written of a request that was refused because of who made it.
-    pub(super) fn note_refusal(&self, refused: Refused) {
-        note(&self.audit, refused);
-    }
 }
 
-/// As [`Supervisor::note_refusal`].
-pub(super) fn note(audit: &Audit, refused: Refused) {
+/// Has a line written of a request that was refused because of who made it.
+pub(super) fn note_refusal(audit: &Audit, refused: Refused) {
     audit.note(Entry::refused(clock::wall(), refusal(refused)));
 }
 

@@ -13,7 +13,7 @@ use tokio::{sync::mpsc, task::spawn_blocking};
 
 use super::{
     Fixed, Supervisor,
-    server_file::{BEING_WRITTEN, LastRead, ServerFile},
+    server_file::{BEING_WRITTEN, LastLook, ServerFile},
     start::{FILES_PER_CONNECTION, ServeError},
 };
 use crate::{
@@ -27,9 +27,9 @@ use crate::{
     process,
 };
 
-impl ConfigCheck for LastRead {
+impl ConfigCheck for LastLook {
     fn is_current(&self) -> bool {
-        LastRead::is_current(self)
+        LastLook::is_current(self)
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) fn control_config(
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy: policy(server_file).map_err(bad)?,
         ring: Arc::new(ring.with_writers_seen(BEING_WRITTEN)),
-        config: server_file.last_read(),
+        config: server_file.last_look(),
         looks,
         refusals,
         limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),

@@ -27,14 +27,14 @@ use tokio::{
     time::sleep,
 };
 
-use self::{
-    audited::Waiting,
-    inbox::Inbox,
-    server_file::{BEING_WRITTEN, ServerFile},
-};
 pub use self::{
     audited::verify_audit,
     start::{Checked, ServeError, check, serve},
+};
+use self::{
+    audited::{Waiting, note_refusal},
+    inbox::Inbox,
+    server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
     audit::Audit,
@@ -155,7 +155,7 @@ impl Supervisor {
                 },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
                 Some(look) = self.looked_for.recv() => self.look_for(look),
-                Some(refused) = self.refused.recv() => self.note_refusal(refused),
+                Some(refused) = self.refused.recv() => note_refusal(&self.audit, refused),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 () = sleep_till(retry) => self.catch_up(),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
@@ -267,9 +267,10 @@ impl Supervisor {
         self.audit.flush().await;
         self.control.close().await;
         while let Ok(refused) = self.refused.try_recv() {
-            audited::note(&self.audit, refused);
+            note_refusal(&self.audit, refused);
         }
-        self.audit.flush().await;
+        // Before the journal's lock goes: the next server writes to the same trail.
+        drop(self.audit);
         self.journal.close();
         if interrupted && self.fixed.on_terminal {
             say_goodbye(words);

@@ -17,7 +17,7 @@ use crate::{
     reconcile::event::{Event, Settings},
     spec::ChildName,
     telemetry,
-    trust::{self, Identity, Owners, TrustError, Trusted, Way},
+    trust::{self, Identity, Owners, TrustError, Way},
     watch::{self, WatchConfig},
 };
 
@@ -27,20 +27,19 @@ const SERVER_FILE_BYTES_MAX: u64 = config::SERVER_BYTES_MAX as u64;
 /// How often it is read in a row when it changes meanwhile.
 const READ_ATTEMPTS_MAX: usize = 4;
 
-/// Which file was read last, for those who want to know whether it is still the same. Shared with
-/// threads that have nothing else of the server.
+/// Which file was looked at last, be it good or bad, for those who want to know whether it is still
+/// the same. Shared with threads that have nothing else of the server.
 #[derive(Debug)]
-pub(super) struct LastRead {
+pub(super) struct LastLook {
     path: PathBuf,
+    /// `None` when there was none.
     identity: Mutex<Option<Identity>>,
 }
 
-impl LastRead {
-    /// Whether there is nothing new to be read; of a file that could not be read, never.
+impl LastLook {
+    /// Whether there is nothing new to be seen.
     pub(super) fn is_current(&self) -> bool {
-        let now = rustix::fs::stat(&self.path).ok();
-        let now = now.as_ref().map(Identity::from);
-        now.is_some() && now == *self.lock()
+        identity_of(&self.path) == *self.lock()
     }
 
     fn note(&self, identity: Option<Identity>) {
@@ -55,7 +54,7 @@ impl LastRead {
 /// The file, as it was last read and as it is in force.
 pub(super) struct ServerFile {
     path: PathBuf,
-    last_read: Arc<LastRead>,
+    last_look: Arc<LastLook>,
     host: Host,
     /// What is in force: the last good content, with the fixed fields of the start.
     spec: ServerSpec,
@@ -70,16 +69,17 @@ pub(super) struct ServerFile {
 impl ServerFile {
     /// Reads the file for the first time; `Err` holds every fault.
     pub(super) fn open(path: PathBuf, host: Host) -> Result<Self, Vec<String>> {
-        let Trusted { bytes, identity } = read(&path).map_err(|fault| vec![fault])?;
+        let identity = Mutex::new(identity_of(&path));
+        let bytes = read(&path).map_err(|fault| vec![fault])?;
         let spec = parse(&path, &bytes, &host)?;
         check_users(&spec)?;
-        let last_read = Arc::new(LastRead {
+        let last_look = Arc::new(LastLook {
             path: path.clone(),
-            identity: Mutex::new(Some(identity)),
+            identity,
         });
         Ok(Self {
             path,
-            last_read,
+            last_look,
             host,
             spec,
             bytes: Ok(bytes),
@@ -92,8 +92,8 @@ impl ServerFile {
         &self.path
     }
 
-    pub(super) fn last_read(&self) -> Arc<LastRead> {
-        Arc::clone(&self.last_read)
+    pub(super) fn last_look(&self) -> Arc<LastLook> {
+        Arc::clone(&self.last_look)
     }
 
     pub(super) fn spec(&self) -> &ServerSpec {
@@ -148,12 +148,11 @@ impl ServerFile {
     /// Reads it again. Says whether something other than before is in force now.
     /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
-        let Some(read) = read_whole(&self.path) else {
+        // Before it is read, so that what is put in its place meanwhile is another.
+        self.last_look.note(identity_of(&self.path));
+        let Some(bytes) = read_whole(&self.path) else {
             return Refreshed::Same;
         };
-        self.last_read
-            .note(read.as_ref().ok().map(|file| file.identity));
-        let bytes = read.map(|file| file.bytes);
         if bytes == self.bytes {
             return Refreshed::Same;
         }
@@ -252,14 +251,20 @@ fn owners_of_server_file() -> Result<Owners, String> {
     Owners::new(&[]).map_err(|error| error.to_string())
 }
 
-fn read(path: &Path) -> Result<Trusted, String> {
+fn identity_of(path: &Path) -> Option<Identity> {
+    let stat = rustix::fs::stat(path).ok()?;
+    Some(Identity::from(&stat))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
     let owners = owners_of_server_file()?;
     let file = trust::open_file(path, &owners, SERVER_FILE_BYTES_MAX);
-    file.map_err(|error| error.of_server_file())
+    file.map(|file| file.bytes)
+        .map_err(|error| error.of_server_file())
 }
 
 /// As [`read`]; `None` when somebody has the file open for writing, or changes it all the time.
-fn read_whole(path: &Path) -> Option<Result<Trusted, String>> {
+fn read_whole(path: &Path) -> Option<Result<Vec<u8>, String>> {
     let owners = match owners_of_server_file() {
         Ok(owners) => owners,
         Err(fault) => return Some(Err(fault)),
@@ -271,7 +276,7 @@ fn read_whole(path: &Path) -> Option<Result<Trusted, String>> {
             Err(error) => Err(error),
         };
         return match read {
-            Ok(file) => Some(Ok(file)),
+            Ok(file) => Some(Ok(file.bytes)),
             // Be it that its time was set, after which nothing is told any more.
             Err(TrustError::Changing { .. }) => continue,
             // It is known which file it is: there is nothing to be named.

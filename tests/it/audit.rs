@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     thread,
 };
 
@@ -146,6 +147,135 @@ fn who_gave_a_command_and_why_it_failed_is_told() {
         .map(String::as_str)
         .collect();
     assert_eq!(fields.iter().filter(|name| **name == "seq").count(), 1);
+}
+
+// Keys
+
+/// A key, and what was said of it when it was made.
+struct Pair {
+    private: String,
+    public: String,
+    said: String,
+}
+
+/// Made once: that takes its time.
+fn pair() -> &'static Pair {
+    static PAIR: OnceLock<Pair> = OnceLock::new();
+    PAIR.get_or_init(|| {
+        let sandbox = Sandbox::new("");
+        let made = sandbox.client_as_given(&["keygen", "deploy", "--bits", "2048"]);
+        assert_eq!(made.code, 0, "{made:?}");
+        let read = |name: &str| fs::read_to_string(sandbox.root().join(name)).unwrap();
+        Pair {
+            private: read("deploy.pem"),
+            public: read("deploy.pub.pem"),
+            said: made.stdout + &made.stderr,
+        }
+    })
+}
+
+/// A server that takes only signed commands and knows the key `deploy`, and that key's file. With
+/// a scope, its file.
+fn signed(scope: Option<&str>) -> (Sandbox, String) {
+    let mut sandbox = Sandbox::new("encrypt: on\npub_keys_path: [keys]\n");
+    let keys = sandbox.root().join("keys");
+    fs::create_dir(&keys).unwrap();
+    fs::write(keys.join("deploy.pem"), &pair().public).unwrap();
+    let key = sandbox.root().join("deploy.pem");
+    fs::write(&key, &pair().private).unwrap();
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    if let Some(scope) = scope {
+        fs::write(keys.join("deploy.yml"), scope).unwrap();
+    }
+    sandbox.start_server();
+    (sandbox, key.display().to_string())
+}
+
+/// The fields of a line that tell of a peer whose port nobody knows.
+fn peer_of(line: &Value) -> String {
+    let peer = line["peer"].as_str().unwrap().to_owned();
+    peer.rsplit_once(':').unwrap().0.to_owned()
+}
+
+#[test]
+fn a_signed_command_is_told_with_the_key_and_its_fingerprint() {
+    let (sandbox, key) = signed(None);
+    sandbox.client(&["start", "nobody", "with", &key]);
+    let line = commands(&sandbox).pop().unwrap();
+    assert_eq!(
+        (&line["by"], &line["key"]),
+        (&json!("key"), &json!("deploy"))
+    );
+    let fingerprint = line["fingerprint"].as_str().unwrap();
+    assert_eq!(fingerprint.len(), "SHA256:".len() + 43, "{fingerprint}");
+    assert!(pair().said.contains(fingerprint));
+    assert_eq!(peer_of(&line), "127.0.0.1");
+    assert_eq!(line["outcome"], "unknown_child");
+    assert_whole(&sandbox);
+}
+
+/// Waits for the one line of a refusal; a peer is not kept waiting for it.
+fn wait_refused(sandbox: &Sandbox) -> Value {
+    let mut found = Vec::new();
+    wait_for("a refusal", PATIENCE, || {
+        found = lines(&path(sandbox));
+        found.retain(|line| line["event"] == "refused");
+        !found.is_empty()
+    });
+    found.pop().unwrap()
+}
+
+#[test]
+fn an_unsigned_command_that_is_refused_is_told() {
+    let (sandbox, _) = signed(None);
+    let mut wire = sandbox.wire();
+    wire.ask(1, r#"{"op":"stop","all":true}"#);
+    assert_eq!(wire.answer().1["error"]["code"], "unauthorized");
+    let line = wait_refused(&sandbox);
+    assert_eq!((&line["op"], &line["all"]), (&json!("stop"), &json!(true)));
+    assert_eq!(
+        (&line["outcome"], &line["key"]),
+        (&json!("unauthorized"), &Value::Null)
+    );
+    assert_eq!(peer_of(&line), "127.0.0.1");
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn a_command_beyond_the_scope_of_its_key_is_told_with_the_key() {
+    let (sandbox, key) = signed(Some("allow: [check]\n"));
+    let output = sandbox.client(&["stop", "web", "with", &key]);
+    assert_eq!(output.code, 4, "{output:?}");
+    let line = wait_refused(&sandbox);
+    assert_eq!(
+        (&line["by"], &line["key"]),
+        (&json!("key"), &json!("deploy"))
+    );
+    assert_eq!(
+        (&line["op"], &line["child"]),
+        (&json!("stop"), &json!("web"))
+    );
+    assert_eq!(line["outcome"], "forbidden");
+    assert_eq!(commands(&sandbox), [] as [Value; 0]);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn a_flood_of_refusals_fills_no_disk_and_its_number_is_told_at_the_end() {
+    const REFUSALS: u64 = 200;
+    let (mut sandbox, _) = signed(None);
+    let mut wire = sandbox.wire();
+    for id in 1..=REFUSALS {
+        wire.ask(id, r#"{"op":"info"}"#);
+        assert_eq!(wire.answer().1["error"]["code"], "unauthorized");
+    }
+    assert_eq!(sandbox.stop_server(), 0);
+    let mut refused = lines(&path(&sandbox));
+    refused.retain(|line| line["event"] == "refused");
+    assert!(refused.len() < 100, "{} lines", refused.len());
+    let told = |line: &Value| 1 + line["more"].as_u64().unwrap_or(0);
+    assert_eq!(refused.iter().map(told).sum::<u64>(), REFUSALS);
+    assert_whole(&sandbox);
 }
 
 #[test]

@@ -83,6 +83,28 @@ fn a_server_that_starts_is_told_though_nobody_commands() {
 }
 
 #[test]
+fn a_file_moved_after_the_last_line_is_told_at_the_end_so_that_the_chain_goes_on() {
+    for made in [false, true] {
+        let bed = Bed::new();
+        let audit = open(&bed);
+        let (tell, told) = mpsc::channel();
+        record(&audit, 1, &tell);
+        told.recv_timeout(PATIENCE).unwrap();
+        fs::rename(bed.newest(), bed.path("elsewhere")).unwrap();
+        if made {
+            fs::write(bed.newest(), "").unwrap();
+        }
+        drop(audit);
+        drop(open(&bed));
+        let values = bed.values();
+        let seqs: Vec<_> = values.iter().map(|line| line["seq"].as_u64()).collect();
+        assert_eq!(seqs, [Some(3), Some(4)]);
+        let last = hash_of(&lines_of(&bed.path("elsewhere")), 1);
+        assert_eq!(values[0]["prev"], last.to_string());
+    }
+}
+
+#[test]
 fn flushing_waits_for_what_was_handed_over_before() {
     let bed = Bed::new();
     let audit = open(&bed);
