@@ -290,7 +290,9 @@ impl Life {
 
     /// Whether what comes next may be taken up: nothing waits that came before it.
     fn is_reading(&self) -> bool {
-        self.stage == Stage::Reading && self.held.is_none() && self.signed.takes_more()
+        self.stage == Stage::Reading
+            && self.held.is_none()
+            && self.signed.takes_more(self.batch_max())
     }
 
     fn take_lines(&mut self) {

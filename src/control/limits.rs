@@ -60,6 +60,10 @@ pub const FAILING_PEERS_MAX: usize = 1_024;
 /// How many tokens of a connection are checked together at most.
 pub const VERIFY_BATCH_MAX: usize = 16;
 
+/// How many are on a connection that has not given a command yet that it may give: who floods waits
+/// his turn for each, and a newcomer for no more than one of each that came before him.
+pub const VERIFY_FIRST_MAX: usize = 1;
+
 /// Of how many connections tokens are checked at the same time; the others wait their turn.
 pub const VERIFICATIONS_MAX: usize = 4;
 

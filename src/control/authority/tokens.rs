@@ -3,7 +3,10 @@
 //! A connection hands over the tokens that it has read, a [`Batch`], and reads nothing more until
 //! it has been told of each what it is worth. No more than [`VERIFICATIONS_MAX`] batches are
 //! checked at the same time, in the order in which they came; so a flood of bad tokens costs as
-//! many threads, and who comes after it waits for no more than one batch of each connection.
+//! many threads, and who comes after it waits for no more than one batch of each connection, which
+//! is a single token of those that have shown nothing yet ([`VERIFY_FIRST_MAX`]).
+//!
+//! [`VERIFY_FIRST_MAX`]: super::super::limits::VERIFY_FIRST_MAX
 //!
 //! Before a key is used server.yml is looked at: `pub_keys_path` may be another by now. What has
 //! to be looked at again is the supervisor's to look at, and is waited for within

@@ -12,7 +12,7 @@ use crate::{
     control::{
         authority::{self, Batch, Denial, Genuine, Unproven, Verification, Verified},
         guests::SignIn,
-        limits::{KEYS_PER_CONNECTION_MAX, VERIFY_BATCH_MAX},
+        limits::{KEYS_PER_CONNECTION_MAX, VERIFY_BATCH_MAX, VERIFY_FIRST_MAX},
         protocol,
     },
 };
@@ -34,10 +34,10 @@ impl Signed {
         self.gathered.is_empty() && self.checking.is_none() && self.checked.is_empty()
     }
 
-    /// Whether another one may be gathered, or anything else be taken up if there is none.
-    pub(super) fn takes_more(&self) -> bool {
-        let is_full = self.gathered.len() >= VERIFY_BATCH_MAX;
-        !is_full && self.checking.is_none() && self.checked.is_empty()
+    /// Whether another one may be gathered, up to so many, or anything else be taken up if there
+    /// is none.
+    pub(super) fn takes_more(&self, max: usize) -> bool {
+        self.gathered.len() < max && self.checking.is_none() && self.checked.is_empty()
     }
 
     pub(super) fn gather(&mut self, id: u64, token: String) {
@@ -70,6 +70,14 @@ impl Signed {
 }
 
 impl Life {
+    /// How many signed requests are checked together.
+    pub(super) fn batch_max(&self) -> usize {
+        match self.standing.is_silent() {
+            true => VERIFY_FIRST_MAX,
+            false => VERIFY_BATCH_MAX,
+        }
+    }
+
     /// Begins to check what was gathered.
     pub(super) fn check_signed(&mut self) {
         if self.signed.gathered.is_empty() {

@@ -1,7 +1,7 @@
 //! Whom a connection is taken for.
 
 use std::{
-    net::{Ipv6Addr, TcpStream as StdStream},
+    net::{Ipv6Addr, TcpStream as StdStream, UdpSocket},
     os::unix::process::CommandExt,
     process::{Command, Stdio},
     time::Duration,
@@ -188,19 +188,51 @@ async fn who_has_closed_before_it_was_taken_in_counts_as_nobody() {
     }
 }
 
+fn connect_from(own: SocketAddr, address: SocketAddr) -> rustix::io::Result<StdStream> {
+    let client = socket(AddressFamily::INET, SocketType::STREAM, None)?;
+    bind(&client, &own)?;
+    connect(&client, &address)?;
+    Ok(client.into())
+}
+
+/// An address of this machine that is not a loopback one.
+fn outer_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: only a route is chosen.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+#[tokio::test]
+async fn an_address_of_this_host_that_is_not_the_one_it_connects_to_hides_the_user_and_no_more() {
+    let (listener, address) = listener().await;
+    let mut users = Users::new(Some(address));
+    let (Source::Diag(_), Some(outer)) = (&users.source, outer_address()) else {
+        return eprintln!("skipped: no sock_diag, or no address but loopback");
+    };
+    let client = match connect_from(SocketAddr::new(outer, 0), address) {
+        Ok(client) => client,
+        Err(why) => return eprintln!("skipped: not routed: {why}"),
+    };
+    let (stream, peer) = accepted(&listener).await;
+    assert_eq!(peer.ip(), outer);
+    assert_eq!(users.origin(&stream, peer).await, Origin::UnknownUser);
+    drop(client);
+}
+
 /// Its addresses and ports may be anybody's again, and what it wrote can still be read.
 #[tokio::test]
 async fn who_was_reset_before_it_was_taken_in_counts_as_nobody_though_another_has_its_port() {
     let (listener, address) = listener().await;
     for mut users in every_source(address) {
-        let client = StdStream::connect(address).unwrap();
+        // An address of its own, so that no other test is given the port meanwhile.
+        let client = connect_from("127.93.7.1:0".parse().unwrap(), address).unwrap();
         let port = client.local_addr().unwrap();
         rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
         drop(client);
         wait_until_nobody_holds(port, address);
-        let again = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
-        bind(&again, &port).unwrap();
-        connect(&again, &address).unwrap();
+        let _again = connect_from(port, address).unwrap();
         let (stream, peer) = accepted(&listener).await;
         assert_eq!(peer, port);
         assert_eq!(users.origin(&stream, peer).await, Origin::UnknownUser);

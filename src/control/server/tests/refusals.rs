@@ -121,13 +121,18 @@ async fn who_fails_too_often_is_busy_and_closed_and_who_signs_rightly_is_obeyed(
     assert!(id > 4);
     signer.obeyed(1).await;
     Signer::deploy(world.address).await.obeyed(1).await;
-    // Also together with one that fails, and after it.
-    let bad = line_with(2, "a.b.c");
-    let lines = bad + &signer.line_of(3, &Command::Info);
+    // Also together with those that fail, and after them.
+    let bad: String = (2..=9).map(|id| line_with(id, "a.b.c")).collect();
+    let lines = bad + &signer.line_of(10, &Command::Info);
     signer.client.send(lines).await;
-    signer.client.expect_refusal(json!(2), "busy").await;
-    signer.client.expect_ok(3).await;
-    signer.client.expect_end().await;
+    let mut codes = Vec::new();
+    while let Some(line) = signer.client.line().await {
+        let code = line["error"]["code"].as_str().unwrap_or("ok");
+        codes.push((line["id"].as_u64().unwrap(), code.to_owned()));
+    }
+    assert_eq!(codes.len(), 9, "{codes:?}");
+    assert!(codes.contains(&(9, "busy".to_owned())), "{codes:?}");
+    assert!(codes.contains(&(10, "ok".to_owned())), "{codes:?}");
 }
 
 #[tokio::test]
