@@ -149,10 +149,11 @@ impl ServerFile {
     /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
         // Before it is read, so that what is put in its place meanwhile is another.
-        self.last_look.note(identity_of(&self.path));
+        let identity = identity_of(&self.path);
         let Some(bytes) = read_whole(&self.path) else {
             return Refreshed::Same;
         };
+        self.last_look.note(identity);
         if bytes == self.bytes {
             return Refreshed::Same;
         }
