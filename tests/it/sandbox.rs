@@ -324,7 +324,8 @@ impl Sandbox {
 
     /// Runs the client against this server, signing as `deploy` if it must.
     fn look(&self, arguments: &[&str]) -> Output {
-        match self.settings.contains("encrypt: on") {
+        let hello = hello(self.address()).unwrap_or_default();
+        match hello["encrypt"] == true {
             true => self.sign(arguments),
             false => self.client(arguments),
         }

@@ -616,7 +616,11 @@ fn world(transcript: &Transcript) -> Sandbox {
         }
         ("check", 2) => Sandbox::start("loadpaths: [missing]"),
         ("info", 1) => {
-            let mut sandbox = Sandbox::new("name: web1\nmode: sync");
+            let mut sandbox = Sandbox::new("name: web1\nmode: sync\npub_keys_path: [keys]");
+            fs::create_dir(sandbox.key_dir()).unwrap();
+            let key = include_str!("../../fixtures/keys/2048-spki.pem");
+            sandbox.replace(&sandbox.key_dir().join("ci.pem"), key);
+            sandbox.replace(&sandbox.key_dir().join("ci.yml"), "allow: [check]\n");
             for name in ["a", "b"] {
                 sandbox.write(&format!("{name}.yml"), web);
             }
@@ -671,6 +675,7 @@ fn unknowable(line: &str) -> String {
     for (before, after) in [
         ("\"nonce\":\"", "\""),
         ("\"version\":\"", "\""),
+        ("\"fingerprint\":\"", "\""),
         ("\"capabilities\":{", "}"),
     ] {
         if let Some((head, rest)) = line.split_once(before) {
