@@ -20,6 +20,7 @@ mod hooks;
 mod hosts;
 mod json;
 mod keys;
+mod known_servers;
 mod life;
 mod live_edits;
 mod modes;

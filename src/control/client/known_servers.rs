@@ -46,10 +46,6 @@ const FOLDER: &str = "supervisor-rs";
 /// The file's name.
 const FILE: &str = "known_servers";
 
-/// What a file that is made begins with.
-const HEAD: &str = "# The servers that signed commands went to: `host:port id`, a line each.\n\
-                    # `supervisor-rs-client --forget HOST` takes one out.\n";
-
 /// A server's id: a UUID, in lower case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerId(Arc<str>);
@@ -328,8 +324,6 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), KnownServersError> {
             .create_new(true)
             .mode(0o600)
             .open(&written)?;
-        let begin = if target.exists() { "" } else { HEAD };
-        file.write_all(begin.as_bytes())?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&written, &target)
