@@ -13,8 +13,8 @@ mod server;
 use std::ffi::OsString;
 
 pub use self::{
-    client::{Ask, Output, UsageError, client_args},
-    console::carry_out,
+    client::{Ask, ClientTask, Forget, Keygen, Output, ProofArgs, UsageError, client_args},
+    console::{Streams, Surroundings, carry_out, perform},
     server::{CONFIG_DEFAULT, ServerArgs, ServerTask, server_args},
 };
 use crate::control::render::Style;

@@ -10,9 +10,10 @@
 //! |---|---|
 //! | L0 nouns | [`spec`], [`command`] |
 //! | L1 | [`config`], [`reconcile`], `control::protocol`, all pure; beside them [`clock`], [`trust`], [`telemetry`] |
-//! | L2 organs | [`watch`], [`process`], [`journal`], [`control`] |
+//! | L2 organs | [`watch`], [`process`], [`journal`], [`control`], [`audit`] |
 //! | L3 | [`supervisor`], which alone imports all organs; [`cli`] |
 
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod command;

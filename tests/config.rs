@@ -11,7 +11,8 @@ use std::{
 };
 
 use supervisor_rs::{
-    config::{ChildContext, Diagnostic, Host, ServerSpec, child, server},
+    command::Op,
+    config::{ChildContext, Diagnostic, Host, KeyScope, ServerSpec, child, key_scope, server},
     spec::{Hook, Mode, OpenMode, Repeat, RestartPolicy, Sink, Spec, Verb},
 };
 
@@ -47,6 +48,10 @@ fn read_child(bytes: &[u8]) -> Result<Spec, Vec<Diagnostic>> {
     child(&name, Path::new("/tmp/client/web.yml"), bytes, &context())
 }
 
+fn read_scope(bytes: &[u8]) -> Result<KeyScope, Vec<Diagnostic>> {
+    key_scope(Path::new("/tmp/keys/deploy.yml"), bytes)
+}
+
 /// The files of a folder that end in `.yml`, sorted.
 fn files(folder: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(fixtures().join(folder)).expect("the folder of fixtures");
@@ -76,6 +81,8 @@ fn faults_of(path: &Path, bytes: &[u8]) -> Vec<Diagnostic> {
         let shown = Path::new("/etc/children").join(file);
         let web = "web".parse().expect("a name");
         child(&web, &shown, bytes, &context()).expect_err(&name)
+    } else if name.starts_with("scope-") {
+        key_scope(&Path::new("/etc/keys").join(file), bytes).expect_err(&name)
     } else {
         let shown = Path::new("/etc").join(file);
         server(&shown, &shown, bytes, &host()).expect_err(&name)
@@ -110,8 +117,9 @@ fn every_bad_file_is_told_exactly_as_its_snapshot_shows() {
 fn every_snapshot_has_its_file_and_every_file_names_its_kind() {
     let known: BTreeSet<String> = files("bad").iter().map(|path| stem(path)).collect();
     for name in &known {
-        let kind = name.starts_with("child-") || name.starts_with("server-");
-        assert!(kind, "{name} is neither a child nor a server file");
+        let kinds = ["child-", "server-", "scope-"];
+        let kind = kinds.iter().any(|kind| name.starts_with(kind));
+        assert!(kind, "{name} is neither a child, a server nor a scope file");
     }
     for entry in fs::read_dir(fixtures().join("bad")).expect("fixtures") {
         let path = entry.expect("an entry").path();
@@ -176,14 +184,18 @@ fn messages_are_one_line_in_lower_case_without_a_full_stop() {
 /// How long any one file may take; a child's file is read while the core waits for it.
 const SECONDS_MAX: u64 = 5;
 
-/// Reads bytes as both kinds of file: nothing may panic or take long, and what is refused is told.
+/// Reads bytes as each kind of file: nothing may panic or take long, and what is refused is told.
 fn survives(what: &str, bytes: &[u8]) -> Vec<String> {
     let (sender, receiver) = std::sync::mpsc::channel();
     let owned = bytes.to_vec();
     // A small stack, so that recursion that follows the input is found out.
     let reader = std::thread::Builder::new().stack_size(256 << 10);
     let reader = reader.spawn(move || {
-        let faults = [read_child(&owned).err(), read_server(&owned).err()];
+        let faults = [
+            read_child(&owned).err(),
+            read_server(&owned).err(),
+            read_scope(&owned).err(),
+        ];
         let told: Vec<String> = faults
             .into_iter()
             .flatten()
@@ -216,6 +228,7 @@ fn a_file_of_100_mb_is_refused_before_it_is_parsed() {
         [
             "/tmp/client/web.yml: the file has more than 65536 bytes\nhelp: is this the file you meant?\n",
             "/tmp/server.yml: the file has more than 1048576 bytes\nhelp: is this the file you meant?\n",
+            "/tmp/keys/deploy.yml: the file has more than 65536 bytes\nhelp: is this the file you meant?\n",
         ]
     );
 }
@@ -235,9 +248,9 @@ fn a_hundred_thousand_brackets_neither_recurse_nor_linger() {
         "[", "{", "- ", "? ", "[{", "a: [", "&a [", "!!seq [", "{a: ", "\"a\": {", "a:\n  ",
     ] {
         let told = survives(unit, unit.repeat(100_000).as_bytes());
-        assert_eq!(told.len(), 2, "{unit}");
+        assert_eq!(told.len(), 3, "{unit}");
         let told = survives(unit, unit.repeat(30_000 / unit.len()).as_bytes());
-        assert_eq!(told.len(), 2, "{unit}");
+        assert_eq!(told.len(), 3, "{unit}");
     }
 }
 
@@ -345,10 +358,11 @@ impl Random {
     }
 }
 
-/// Reads bytes as both kinds of file; a panic here fails the test with the input shown.
-fn try_both(seed: u64, bytes: &[u8]) {
+/// Reads bytes as each kind of file; a panic here fails the test with the input shown.
+fn try_each(seed: u64, bytes: &[u8]) {
     let tried = std::panic::catch_unwind(|| {
-        for faults in [read_child(bytes).err(), read_server(bytes).err()]
+        let scope = read_scope(bytes).err();
+        for faults in [read_child(bytes).err(), read_server(bytes).err(), scope]
             .into_iter()
             .flatten()
         {
@@ -366,13 +380,23 @@ fn random_bytes_never_panic() {
         let mut random = Random(seed);
         let len = random.below(200);
         let bytes: Vec<u8> = (0..len).map(|_| random.next().to_le_bytes()[7]).collect();
-        try_both(seed, &bytes);
+        try_each(seed, &bytes);
     }
 }
 
 #[test]
 fn random_words_of_yaml_never_panic() {
-    const WORDS: [&str; 56] = [
+    const WORDS: [&str; 66] = [
+        "allow",
+        "children",
+        "from",
+        "check",
+        "*",
+        "[!",
+        "a-",
+        "10.0.0.0",
+        "/8",
+        "::ffff:",
         "command",
         "output",
         "repeat",
@@ -434,7 +458,7 @@ fn random_words_of_yaml_never_panic() {
         let mut random = Random(seed);
         let len = random.below(40);
         let text: String = (0..len).map(|_| random.pick(&WORDS)).collect();
-        try_both(seed, text.as_bytes());
+        try_each(seed, text.as_bytes());
     }
 }
 
@@ -461,7 +485,7 @@ fn good_files_that_were_damaged_never_panic() {
                 }
             }
         }
-        try_both(seed, &bytes);
+        try_each(seed, &bytes);
     }
 }
 
@@ -470,7 +494,7 @@ fn a_file_cut_anywhere_is_a_fault_or_a_shorter_file_but_never_a_panic() {
     for path in files("ok").into_iter().chain(files("ok/original")) {
         let bytes = fs::read(&path).expect("a fixture");
         for len in 0..bytes.len() {
-            try_both(len as u64, &bytes[..len]);
+            try_each(len as u64, &bytes[..len]);
         }
     }
 }
@@ -616,4 +640,18 @@ fn a_file_with_every_field_is_read_as_a_whole() {
     let record = serde_json::to_string(&child).expect("a spec is written into records");
     let back: Spec = serde_json::from_str(&record).expect("and read from them");
     assert_eq!(back, child);
+}
+
+#[test]
+fn a_scope_with_every_field_is_read_as_a_whole() {
+    let bytes = fs::read(fixtures().join("ok/scope-full.yml")).expect("a fixture");
+    let scope = read_scope(&bytes).unwrap_or_else(|faults| panic!("{}", all(&faults)));
+    let ops = vec![Op::Check, Op::Trystart, Op::Info];
+    assert_eq!(scope.allow, Some(ops));
+    let children = scope.children.expect("some");
+    let children: Vec<String> = children.iter().map(ToString::to_string).collect();
+    assert_eq!(children, ["web-*", "api", "db[0-9]"]);
+    let from = scope.from.expect("some");
+    let from: Vec<String> = from.iter().map(ToString::to_string).collect();
+    assert_eq!(from, ["10.0.0.0/8", "192.0.2.7/32", "2001:db8::/32"]);
 }

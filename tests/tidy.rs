@@ -30,7 +30,7 @@ const LAYERS: [&[&str]; 5] = [
         "trust",
         "telemetry",
     ],
-    &["watch", "process", "journal", "control"],
+    &["watch", "process", "journal", "control", "audit"],
     &["supervisor", "cli"],
 ];
 

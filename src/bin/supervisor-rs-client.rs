@@ -6,26 +6,28 @@ use std::{
 };
 
 use supervisor_rs::{
-    cli::{self, Early, Environment, Place, Stream},
-    control::client::Waits,
+    cli::{self, Early, Environment, Place, Stream, Streams, Surroundings},
     telemetry::{self, Unasked},
 };
 
 fn main() -> ExitCode {
     let environment = Environment::of_process();
-    let ask = match cli::client_args(std::env::args_os(), &environment) {
-        Ok(ask) => ask,
+    let task = match cli::client_args(std::env::args_os(), &environment) {
+        Ok(task) => task,
         Err(early) => return early.finish(),
     };
-    let filter = ask.log.filter.as_deref();
-    if let Err(error) = telemetry::init(filter, ask.log.format, Unasked::Nothing) {
+    let filter = task.log().filter.as_deref();
+    if let Err(error) = telemetry::init(filter, task.log().format, Unasked::Nothing) {
         let text = format!("error: {error}\n");
         let (to, code) = (Place::Err, cli::USAGE);
         return Early { text, to, code }.finish();
     }
     let (mut out, mut err) = (stdout(), stderr());
-    let out_style = environment.style(Stream::of(&out));
-    let err_style = environment.style(Stream::of(&err));
-    let waits = Waits::default();
-    cli::carry_out(&ask, waits, &mut out, out_style, &mut err, err_style).into()
+    let streams = Streams {
+        out_style: environment.style(Stream::of(&out)),
+        err_style: environment.style(Stream::of(&err)),
+        out: &mut out,
+        err: &mut err,
+    };
+    cli::perform(&task, Surroundings::of_process(), streams).into()
 }

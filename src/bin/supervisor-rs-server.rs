@@ -3,6 +3,7 @@
 use std::{io::Write, process::ExitCode};
 
 use supervisor_rs::{
+    audit::Hash,
     cli::{self, ServerArgs, ServerTask, USAGE},
     supervisor,
     telemetry::{self, Unasked},
@@ -10,6 +11,8 @@ use supervisor_rs::{
 
 /// Something in the configuration is bad.
 const BAD_CONFIG: u8 = 6;
+/// The audit trail is broken, or cannot be told.
+const AUDIT_BROKEN: u8 = 1;
 
 fn main() -> ExitCode {
     let args = match cli::server_args(std::env::args_os()) {
@@ -23,6 +26,7 @@ fn main() -> ExitCode {
     }
     match args.task {
         ServerTask::Check => check(&args),
+        ServerTask::VerifyAudit { noted } => verify_audit(&args, noted),
         ServerTask::Supervise => supervise(&args),
     }
 }
@@ -39,6 +43,28 @@ fn check(args: &ServerArgs) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         BAD_CONFIG.into()
+    }
+}
+
+fn verify_audit(args: &ServerArgs, noted: Option<Hash>) -> ExitCode {
+    let verdict = match supervisor::verify_audit(&args.config, noted) {
+        Ok(verdict) => verdict,
+        Err(error) => {
+            complain(&error.to_string());
+            return error.exit_code().into();
+        }
+    };
+    for note in &verdict.notes {
+        complain(&format!("note: {note}"));
+    }
+    for fault in &verdict.breaks {
+        complain(&fault.to_string());
+    }
+    let told = writeln!(std::io::stdout().lock(), "{verdict}");
+    match (verdict.breaks.is_empty(), told) {
+        (true, Ok(())) => ExitCode::SUCCESS,
+        // A check whose answer did not get through has found nothing.
+        (true, Err(_)) | (false, _) => AUDIT_BROKEN.into(),
     }
 }
 

@@ -3,26 +3,91 @@
 //! The words of this grammar may be in any case; names of children and hosts are as they are. A
 //! command that ends the server (`kill`) takes no name, so that a slip cannot mean it.
 
+mod command;
+mod keygen;
 mod sentence;
 mod usage;
 
-use std::ffi::{OsStr, OsString};
+use std::{
+    ffi::{OsStr, OsString},
+    path::PathBuf,
+};
 
 use clap::Parser;
 
-pub use self::usage::UsageError;
 use self::{
-    sentence::{Sentence, read_words, split_hosts},
-    usage::nearest_command,
+    command::resolve_command,
+    keygen::resolve_keygen,
+    sentence::{read_words, split_hosts},
+    usage::KEYGEN,
 };
+pub use self::{keygen::Keygen, usage::UsageError};
 use super::{Early, Environment, HELP_COLUMNS_MAX, LogArgs, LogFormat, Place, USAGE};
 use crate::{
-    command::{CheckScope, Command, KillChildren, Op},
-    control::{client::HOSTS_MAX, host::Host},
-    spec::Verb,
+    command::Command,
+    control::{
+        client::{
+            HOSTS_MAX,
+            known_servers::ServerId,
+            proof::{Downgrade, Strangers},
+        },
+        host::Host,
+    },
 };
 
-/// A checked command line.
+/// A checked command line: what the client is to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientTask {
+    /// Give a command to servers.
+    Ask {
+        /// The command.
+        ask: Ask,
+        /// How it is given.
+        proof: ProofArgs,
+    },
+    /// Make a pair of keys.
+    Keygen(Keygen),
+    /// Forget which servers were met.
+    Forget(Forget),
+}
+
+impl ClientTask {
+    /// How the client's own log is written.
+    #[must_use]
+    pub fn log(&self) -> &LogArgs {
+        match self {
+            Self::Ask { ask, .. } => &ask.log,
+            Self::Keygen(keygen) => &keygen.log,
+            Self::Forget(forget) => &forget.log,
+        }
+    }
+}
+
+/// How a command is given.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProofArgs {
+    /// The key file it is signed with; unsigned without.
+    pub key: Option<PathBuf>,
+    /// The only server it is for.
+    pub server_id: Option<ServerId>,
+    /// What becomes of servers that were never met.
+    pub strangers: Strangers,
+    /// What becomes of servers that say they need no signature.
+    pub downgrade: Downgrade,
+}
+
+/// Whom to forget.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forget {
+    /// The hosts, each known as something; never empty, none twice.
+    pub hosts: Vec<Host>,
+    /// How it is told.
+    pub output: Output,
+    /// How the client's own log is written.
+    pub log: LogArgs,
+}
+
+/// A command, and for whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ask {
     /// What is asked.
@@ -58,6 +123,7 @@ Commands (in any case):
   check NAME      everything known about one child
   info            the server itself
   kill            end the server; its children run on unless it is told otherwise
+  keygen NAME     make NAME.pem, which signs commands, and NAME.pub.pem for servers
   help            this text";
 
 const AFTER_HELP: &str = "\
@@ -66,12 +132,23 @@ Hosts:
   Several in one word are separated by commas or spaces, and `on` may be repeated. All are asked
   at once; the answers come in the order given. Without `on`: SUPERVISOR_RS_ON, else 127.0.0.1,
   then ::1. The port is 33889 unless given.
+  ssh://[user@]host[:ssh-port][/[addr:]port] goes through the system's ssh, with its agent, keys
+  and configuration; the server is asked at localhost:33889 there unless addr or port are given.
+
+Keys:
+  A server with `encrypt: on` takes signed commands only. NAME.pem signs; NAME.pub.pem goes into a
+  directory of the server's pub_keys_path. Which server a signed command went to is written down
+  in $XDG_STATE_HOME/supervisor-rs/known_servers, by default below ~/.local/state; another in its
+  place is refused.
 
 Examples:
   supervisor-rs-client check
   supervisor-rs-client restart web on host1,host2
   supervisor-rs-client stop all on \"host1 host2\" --json
   supervisor-rs-client check web on [::1]:4000 || echo 'not running'
+  supervisor-rs-client keygen deploy
+  supervisor-rs-client trystart web on host1,host2 with ~/.keys/deploy.pem
+  supervisor-rs-client check on ssh://ops@host1
 
 Exit codes (of several hosts, the largest):
   0  done
@@ -87,6 +164,7 @@ Exit codes (of several hosts, the largest):
 Environment:
   SUPERVISOR_RS_ON   hosts to ask when `on` is not given
   SUPERVISOR_RS_KEY  the key to sign with when `with` is not given
+  XDG_STATE_HOME     where known_servers is kept; ~/.local/state when not given
   NO_COLOR           no colours, whatever it is set to
   RUST_LOG           what the client logs when --log is not given";
 
@@ -109,9 +187,25 @@ struct Flags {
     #[arg(short, long, value_name = "HOST[,HOST…]")]
     on: Vec<String>,
 
-    /// The private key to sign with, as `with` (not supported by this version)
+    /// The private key to sign with, as `with`
     #[arg(short = 'k', long = "with", value_name = "KEY.pem")]
-    with: Vec<String>,
+    with: Vec<PathBuf>,
+
+    /// Send the command unsigned to a server that says `encrypt: off`, although there is a key
+    #[arg(long)]
+    allow_unsigned: bool,
+
+    /// Ask only the server with this id, whatever known_servers says
+    #[arg(long, value_name = "UUID")]
+    server_id: Option<String>,
+
+    /// Give signed commands only to servers that are known already
+    #[arg(long)]
+    strict: bool,
+
+    /// Forget which server is known there, and ask none
+    #[arg(long, value_name = "HOST[,HOST…]")]
+    forget: Vec<String>,
 
     /// With `start` and `stop`: every child. With `check`: those without a live process too
     #[arg(short = 'A', long)]
@@ -124,6 +218,10 @@ struct Flags {
     /// With `kill`: stop the children first
     #[arg(long)]
     stop_children: bool,
+
+    /// With `keygen`: 2048, 3072 or 4096 (the default)
+    #[arg(long, value_name = "BITS")]
+    bits: Option<String>,
 
     /// Print one JSON object a line and host
     #[arg(long)]
@@ -147,7 +245,7 @@ struct Flags {
 pub fn client_args(
     argv: impl IntoIterator<Item = OsString>,
     environment: &Environment,
-) -> Result<Ask, Early> {
+) -> Result<ClientTask, Early> {
     let flags = Flags::try_parse_from(argv)?;
     let is_help = |word: &String| word.eq_ignore_ascii_case("help");
     if flags.words.first().is_some_and(is_help) {
@@ -167,60 +265,132 @@ pub fn client_args(
     })
 }
 
-fn resolve(flags: Flags, environment: &Environment) -> Result<Ask, UsageError> {
+fn resolve(flags: Flags, environment: &Environment) -> Result<ClientTask, UsageError> {
+    if !flags.forget.is_empty() {
+        return resolve_forget(flags).map(ClientTask::Forget);
+    }
     let mut sentence = read_words(&flags.words)?;
     for hosts in &flags.on {
         sentence.hosts.extend(split_hosts(hosts)?);
     }
+    sentence.keys.extend_from_slice(&flags.with);
+    if sentence.command.eq_ignore_ascii_case(KEYGEN) {
+        return resolve_keygen(&sentence, flags).map(ClientTask::Keygen);
+    }
     let command = resolve_command(&sentence, &flags)?;
-    let keys = sentence.keys + flags.with.len();
-    if keys > 1 {
-        return Err(UsageError::KeyTwice(keys));
+    let mut words = sentence.hosts;
+    if let (true, Some(default)) = (words.is_empty(), environment.on.as_deref()) {
+        let text = default
+            .to_str()
+            .ok_or(UsageError::Environment("SUPERVISOR_RS_ON"))?;
+        words = split_hosts(text)?;
     }
-    if keys == 1 {
-        return Err(UsageError::Key("`with`"));
-    }
-    if environment.key.is_some() {
-        return Err(UsageError::Key("`SUPERVISOR_RS_KEY`"));
-    }
-    Ok(Ask {
+    let hosts = match words.is_empty() {
+        true => vec![Host::ThisHost],
+        false => resolve_hosts(words)?,
+    };
+    let proof = resolve_proof(
+        &flags,
+        &sentence.keys,
+        environment.key.as_deref(),
+        hosts.len(),
+    )?;
+    let ask = Ask {
         command,
-        hosts: resolve_hosts(sentence.hosts, environment.on.as_deref())?,
-        output: if flags.json {
-            Output::Json
-        } else {
-            Output::Text
-        },
-        log: LogArgs {
-            filter: flags.log,
-            format: flags.log_format,
-        },
+        hosts,
+        output: flags.output(),
+        log: flags.into_log(),
+    };
+    Ok(ClientTask::Ask { ask, proof })
+}
+
+impl Flags {
+    /// Those given that only a command for servers takes.
+    fn foreign(&self) -> Vec<&'static str> {
+        let given = [
+            ("--on", !self.on.is_empty()),
+            ("--with", !self.with.is_empty()),
+            ("--allow-unsigned", self.allow_unsigned),
+            ("--server-id", self.server_id.is_some()),
+            ("--strict", self.strict),
+            ("--all", self.all || self.all_rows),
+            ("--stop-children", self.stop_children),
+        ];
+        let given = given.into_iter().filter(|(_, given)| *given);
+        given.map(|(flag, _)| flag).collect()
+    }
+
+    fn output(&self) -> Output {
+        match self.json {
+            true => Output::Json,
+            false => Output::Text,
+        }
+    }
+
+    fn into_log(self) -> LogArgs {
+        LogArgs {
+            filter: self.log,
+            format: self.log_format,
+        }
+    }
+}
+
+fn resolve_proof(
+    flags: &Flags,
+    keys: &[PathBuf],
+    default: Option<&OsStr>,
+    hosts: usize,
+) -> Result<ProofArgs, UsageError> {
+    let key = match keys {
+        [] => default.map(PathBuf::from),
+        [key] => Some(key.clone()),
+        _ => return Err(UsageError::KeyTwice(keys.len())),
+    };
+    let server_id: Option<ServerId> = match &flags.server_id {
+        Some(_) if hosts > 1 => return Err(UsageError::ServerIdOfMany(hosts)),
+        Some(text) => Some(text.parse()?),
+        None => None,
+    };
+    let strangers = match (flags.strict, &key) {
+        (true, None) => return Err(UsageError::StrictUnsigned),
+        (true, Some(_)) => Strangers::Refused,
+        (false, _) => Strangers::Recorded,
+    };
+    let downgrade = match flags.allow_unsigned {
+        true => Downgrade::Allowed,
+        false => Downgrade::Refused,
+    };
+    Ok(ProofArgs {
+        key,
+        server_id,
+        strangers,
+        downgrade,
     })
 }
 
-fn resolve_hosts(given: Vec<String>, default: Option<&OsStr>) -> Result<Vec<Host>, UsageError> {
-    let words = match default {
-        Some(default) if given.is_empty() => {
-            let text = default
-                .to_str()
-                .ok_or(UsageError::Environment("SUPERVISOR_RS_ON"))?;
-            split_hosts(text)?
-        }
-        Some(_) | None => given,
-    };
-    if words.is_empty() {
-        return Ok(vec![Host::ThisHost]);
+fn resolve_forget(flags: Flags) -> Result<Forget, UsageError> {
+    let is_more = !flags.words.is_empty() || flags.bits.is_some() || !flags.foreign().is_empty();
+    if is_more {
+        return Err(UsageError::ForgetAndCommand);
     }
+    let mut words = Vec::new();
+    for hosts in &flags.forget {
+        words.extend(split_hosts(hosts).map_err(|_| UsageError::ForgetMissing)?);
+    }
+    Ok(Forget {
+        hosts: resolve_hosts(words)?,
+        output: flags.output(),
+        log: flags.into_log(),
+    })
+}
+
+fn resolve_hosts(words: Vec<String>) -> Result<Vec<Host>, UsageError> {
     if words.len() > HOSTS_MAX {
         return Err(UsageError::TooManyHosts(words.len()));
     }
     let mut hosts: Vec<Host> = Vec::with_capacity(words.len());
     for word in words {
         let host: Host = word.parse()?;
-        match &host {
-            Host::Ssh(ssh) => return Err(UsageError::Ssh(ssh.text.clone())),
-            Host::ThisHost | Host::Tcp(_) => {}
-        }
         // A command is given to a host once, however often the host is named.
         if !hosts.iter().any(|there| is_same(there, &host)) {
             hosts.push(host);
@@ -229,106 +399,9 @@ fn resolve_hosts(given: Vec<String>, default: Option<&OsStr>) -> Result<Vec<Host
     Ok(hosts)
 }
 
+/// The same place, however it is written.
 fn is_same(one: &Host, other: &Host) -> bool {
-    match (one, other) {
-        (Host::Tcp(one), Host::Tcp(other)) => {
-            one.port == other.port && one.name.eq_ignore_ascii_case(&other.name)
-        }
-        (Host::ThisHost | Host::Tcp(_) | Host::Ssh(_), _) => one == other,
-    }
-}
-
-fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageError> {
-    let word = &sentence.command;
-    let op = Op::ALL
-        .into_iter()
-        .find(|op| op.as_str().eq_ignore_ascii_case(word))
-        .ok_or_else(|| unknown_command(sentence))?;
-    refuse_foreign_flags(op, flags)?;
-    let is_all = |name: &&String| name.eq_ignore_ascii_case("all");
-    let all = flags.all || flags.all_rows || sentence.name.as_ref().is_some_and(|n| is_all(&n));
-    let name = sentence.name.as_ref().filter(|name| !is_all(name));
-    if let (Some(name), true) = (name, all) {
-        return Err(UsageError::NameAndAll {
-            command: op,
-            name: name.clone(),
-        });
-    }
-    let of_child = |verb| match name {
-        Some(name) => Ok(Command::Child {
-            verb,
-            child: name.parse()?,
-        }),
-        None if all => Err(UsageError::NoAll(verb)),
-        None => Err(UsageError::NameMissing(verb)),
-    };
-    let of_server = |command| match &sentence.name {
-        None => Ok(command),
-        Some(name) => Err(UsageError::NameUnwanted {
-            command: op,
-            name: name.clone(),
-        }),
-    };
-    match op {
-        Op::Start if all => Ok(Command::StartAll),
-        Op::Start => of_child(Verb::Start),
-        Op::Restart => of_child(Verb::Restart),
-        Op::Trystart => of_child(Verb::Trystart),
-        Op::Stop if all => Ok(Command::StopAll),
-        Op::Stop => of_child(Verb::Stop),
-        Op::Check => Ok(match name {
-            Some(name) => Command::CheckOne(name.parse()?),
-            None if all => Command::Check {
-                scope: CheckScope::All,
-            },
-            None => Command::Check {
-                scope: CheckScope::Live,
-            },
-        }),
-        Op::Info => of_server(Command::Info),
-        Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
-        Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
-    }
-}
-
-fn unknown_command(sentence: &Sentence) -> UsageError {
-    let word = &sentence.command;
-    let second = sentence.name.as_deref().unwrap_or_default();
-    let turned = Op::ALL
-        .into_iter()
-        .find(|op| op.as_str().eq_ignore_ascii_case(second));
-    match (nearest_command(word), turned) {
-        (None, Some(command)) => UsageError::Turned {
-            command,
-            name: word.clone(),
-        },
-        (nearest, _) => UsageError::UnknownCommand {
-            word: word.clone(),
-            nearest,
-        },
-    }
-}
-
-fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
-    let wrong = |flag, instead| {
-        Err(UsageError::Flag {
-            flag,
-            command: op,
-            instead,
-        })
-    };
-    if flags.stop_children && op != Op::Kill {
-        return wrong("--stop-children", None);
-    }
-    match op {
-        Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
-        Op::Start | Op::Stop | Op::Check => Ok(()),
-        Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
-        Op::Restart | Op::Trystart | Op::Info if flags.all || flags.all_rows => {
-            wrong("--all", None)
-        }
-        Op::Restart | Op::Trystart | Op::Info | Op::Kill => Ok(()),
-    }
+    one.known_as() == other.known_as()
 }
 
 #[cfg(test)]

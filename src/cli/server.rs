@@ -5,6 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Parser;
 
 use super::{Early, HELP_COLUMNS_MAX, LogArgs, LogFormat};
+use crate::audit::Hash;
 
 /// The server file when none is named.
 pub const CONFIG_DEFAULT: &str = "/tmp/server.yml";
@@ -27,12 +28,18 @@ pub enum ServerTask {
     Supervise,
     /// It prints what is wrong with the server file and every child file, and ends.
     Check,
+    /// It checks the audit trail of the server that has this server file, and ends.
+    VerifyAudit {
+        /// A hash that one of its lines must have.
+        noted: Option<Hash>,
+    },
 }
 
 const AFTER_HELP: &str = "\
 Examples:
   supervisor-rs-server /etc/supervisor-rs/server.yml
   supervisor-rs-server --check /etc/supervisor-rs/server.yml
+  supervisor-rs-server --verify-audit /etc/supervisor-rs/server.yml
 
 A first server.yml:
   loadpaths:
@@ -44,7 +51,7 @@ Signals:
   HUP        read the loadpaths again now
 
 Exit codes:
-  0  ended as asked, or nothing wrong with --check
+  0  ended as asked, nothing wrong with --check, or --verify-audit found no break
   2  wrong command line
   6  bad configuration
   7  cannot listen, or its state is in use
@@ -71,6 +78,16 @@ struct Flags {
     #[arg(long)]
     check: bool,
 
+    /// Check the audit trail of the server that has this server file, running or not, and end:
+    /// its extent, its last hash and code 0 when it is whole, each break and code 1 when it is not
+    #[arg(long, conflicts_with = "check")]
+    verify_audit: bool,
+
+    /// A hash noted earlier that --verify-audit must find: lines missing at the end show in no
+    /// other way
+    #[arg(long, value_name = "HASH", requires = "verify_audit")]
+    audit_hash: Option<Hash>,
+
     /// What is logged to standard error, such as `debug` or `warn,supervisor_rs::watch=debug`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -90,10 +107,12 @@ pub fn server_args(argv: impl IntoIterator<Item = OsString>) -> Result<ServerArg
     let flags = Flags::try_parse_from(argv)?;
     Ok(ServerArgs {
         config: flags.config,
-        task: if flags.check {
-            ServerTask::Check
-        } else {
-            ServerTask::Supervise
+        task: match (flags.check, flags.verify_audit) {
+            (true, _) => ServerTask::Check,
+            (false, true) => ServerTask::VerifyAudit {
+                noted: flags.audit_hash,
+            },
+            (false, false) => ServerTask::Supervise,
         },
         log: LogArgs {
             filter: flags.log,

@@ -51,6 +51,28 @@ fn the_server_reads_its_documented_arguments() {
 }
 
 #[test]
+fn the_server_is_told_to_check_its_audit_trail() {
+    let hash = "0123456789abcdef".repeat(4);
+    let task = |words: &[&str]| server(words).unwrap().task;
+    let noted = None;
+    assert_eq!(task(&["--verify-audit"]), ServerTask::VerifyAudit { noted });
+    let noted = Some(hash.parse().unwrap());
+    assert_eq!(
+        task(&["x.yml", "--verify-audit", "--audit-hash", &hash]),
+        ServerTask::VerifyAudit { noted }
+    );
+    for words in [
+        &["--audit-hash", &hash][..],
+        &["--verify-audit", "--audit-hash", "abc"],
+        &["--verify-audit", "--audit-hash"],
+        &["--verify-audit", "--check"],
+    ] {
+        let early = server(words).unwrap_err();
+        assert_eq!((early.code, early.to), (USAGE, Place::Err), "{words:?}");
+    }
+}
+
+#[test]
 fn what_the_server_does_not_know_is_a_usage_error() {
     for words in [
         &["a.yml", "b.yml"][..],

@@ -206,6 +206,30 @@ pub(super) enum Fault {
     #[error("there is no place for state: neither `XDG_STATE_HOME` nor `HOME` names a directory")]
     NoHome,
 
+    // Of a key's scope.
+    #[error("`{field}` has more than {max} entries")]
+    TooManyEntries { field: &'static str, max: usize },
+    #[error("`{field}` takes patterns over names of children, not {found}: {why}")]
+    Pattern {
+        field: &'static str,
+        found: Quoted,
+        why: String,
+        help: &'static str,
+    },
+    #[error("`{field}` takes an address or a network, not {found}")]
+    Network {
+        field: &'static str,
+        found: Quoted,
+        help: &'static str,
+    },
+    #[error("`{field}`: {found} {why}")]
+    NotTheNetwork {
+        field: &'static str,
+        found: Quoted,
+        why: &'static str,
+        corrected: String,
+    },
+
     #[error("{count} more faults are not shown")]
     More { count: usize },
 }
@@ -230,17 +254,18 @@ impl Fault {
                 belongs,
                 ..
             } => return Some(unknown_key_help(*near, known, *belongs)),
-            Self::Word { words, found, .. } => {
-                return nearest(&found.0, words).map(|near| format!("did you mean `{near}`?"));
-            }
+            Self::Word { words, found, .. } => return word_help(words, found),
             Self::Whole { help, .. } => return help.clone(),
             Self::Duration { help, .. } => return Some(help.clone()),
+            Self::NotTheNetwork { corrected, .. } => return Some(format!("write `{corrected}`")),
             Self::DuplicateKey { first_line, .. } => return Some(duplicate_key_help(*first_line)),
             Self::NoValue { .. } => "write a value, or remove the line",
             Self::EmptyFile { help, .. }
             | Self::Missing { help, .. }
             | Self::Second { help, .. }
-            | Self::Address { help, .. } => help,
+            | Self::Address { help, .. }
+            | Self::Pattern { help, .. }
+            | Self::Network { help, .. } => help,
             Self::TooLarge { .. } => "is this the file you meant?",
             Self::PathNotUtf8 => "answers and records are text: rename the file or its folder",
             Self::NotUtf8 { .. } => "save the file as UTF-8",
@@ -274,6 +299,7 @@ impl Fault {
             Self::ListedTwice { .. } => "keep one of the two",
             Self::SameDirectory { .. } => "give each a directory of its own",
             Self::NoHome => "set `state_dir`",
+            Self::TooManyEntries { .. } => "use fewer, wider ones",
             Self::TooDeep { .. }
             | Self::NotAMapping { .. }
             | Self::AliasInItself
@@ -288,6 +314,10 @@ impl Fault {
         };
         Some(fixed.to_owned())
     }
+}
+
+fn word_help(words: Words, found: &Quoted) -> Option<String> {
+    nearest(&found.0, words).map(|near| format!("did you mean `{near}`?"))
 }
 
 fn duplicate_key_help(first_line: usize) -> String {

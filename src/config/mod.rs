@@ -6,7 +6,7 @@
 //!
 //! Reading order: [`Diagnostic`]; `node` and `tree` (bytes to values with places), `rules` and
 //! `values` (what every field's check is made of), `child` with `command`, `output`, `hooks` and
-//! `restart`, `server` with `server_fields`, `digest`; `fault` holds every message, `suggest` and
+//! `restart`, `server` with `server_fields`, `key_scope`, `digest`; `fault` holds every message, `suggest` and
 //! `keys` what they guess.
 //!
 //! Absent on purpose: files, the clock, the environment, users and directories that exist. All
@@ -18,6 +18,7 @@ mod diagnostic;
 mod digest;
 mod fault;
 mod hooks;
+mod key_scope;
 mod keys;
 mod node;
 mod output;
@@ -31,6 +32,7 @@ mod values;
 
 pub use child::{ChildContext, Defaults, child, child_keys};
 pub use diagnostic::{Diagnostic, Place};
+pub use key_scope::{ChildPattern, KeyScope, key_scope, key_scope_keys};
 pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server, server_keys};
 
 use std::path::Path;
@@ -43,6 +45,9 @@ pub const CHILD_BYTES_MAX: usize = 64 << 10;
 
 /// The most bytes `server.yml` may have. A reader need not read more than one byte beyond.
 pub const SERVER_BYTES_MAX: usize = 1 << 20;
+
+/// The most bytes a key's scope may have. A reader need not read more than one byte beyond.
+pub const KEY_SCOPE_BYTES_MAX: usize = 64 << 10;
 
 /// A file's text, less its byte order mark, once its path, size and encoding are known to be good.
 fn text_of<'b>(path: &Path, bytes: &'b [u8], bytes_max: usize) -> Result<&'b str, Vec<Diagnostic>> {

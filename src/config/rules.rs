@@ -261,7 +261,9 @@ impl<'a> Checker<'a> {
 
     /// Tells that a mapping lacks a key, unless a key that resembles it was told of already.
     pub(super) fn require(&mut self, root: &Node, field: &'static str, help: &'static str) {
-        let meant = |entry: &Entry| nearest(&entry.key, &[field]).is_some();
+        // Whose own keys are passed over, such as `x-command`, were not told of.
+        let own = |entry: &Entry| entry.key.starts_with(OWN_KEY_PREFIX);
+        let meant = |entry: &Entry| !own(entry) && nearest(&entry.key, &[field]).is_some();
         if !root.entries().iter().any(meant) {
             self.fault(root.head(), Fault::Missing { field, help });
         }

@@ -1,4 +1,5 @@
-//! A request on its way to whoever carries it out, and its one answer on the way back (I5).
+//! A request on its way to whoever carries it out, and its one answer on the way back (I5); and
+//! requests that were refused, on their way to the audit trail.
 
 use std::net::SocketAddr;
 
@@ -43,6 +44,17 @@ pub enum Credential {
     Reach,
 }
 
+impl Credential {
+    /// The key's name, if it is one.
+    #[must_use]
+    pub fn key_name(&self) -> Option<&KeyName> {
+        match self {
+            Self::Key { name, .. } => Some(name),
+            Self::User(_) | Self::Reach => None,
+        }
+    }
+}
+
 /// A request that was refused because its sender may not give it, or did not show that he may.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -59,6 +71,8 @@ pub struct Refused {
     pub code: ErrorCode,
     /// The reason, for the log and not for the peer.
     pub why: String,
+    /// How many more refusals of this peer came just before it and are told by this number alone.
+    pub more: u64,
 }
 
 /// The one answer to one request. Dropped without one, it sends `internal`.

@@ -6,11 +6,18 @@
 //! and that for no longer than the bounds below.
 //!
 //! A server is not trusted: its lines are bounded, read leniently, and shown only after `render`
-//! has made them harmless.
+//! has made them harmless; it is signed for only after `proof` has looked at it.
 //!
-//! Absent on purpose: keys and ssh, which come with signed commands.
+//! Reading order: this file, `conversation` (hello, request, answer), [`proof`] (who is told a
+//! command, and how it is signed), [`known_servers`], [`ssh`].
+//!
+//! Absent on purpose: a line of text for people (`render`), and the command line (`cli`).
 
 mod conversation;
+pub mod known_servers;
+pub mod proof;
+pub mod ssh;
+mod stream;
 
 use std::{
     collections::BTreeMap,
@@ -23,9 +30,9 @@ use std::{
 
 use tracing::debug;
 
-use self::conversation::Conversation;
+use self::{conversation::Conversation, proof::Proof, ssh::Ssh, stream::Stream};
 use super::{
-    host::{Host, PORT, TcpHost},
+    host::{Host, PORT, TcpHost, known_as_address},
     protocol::{Fields, Refusal},
 };
 use crate::command::{Command, ErrorCode, Failure};
@@ -44,6 +51,15 @@ pub const ADDRESSES_MAX: usize = 3;
 
 /// How long a server may take to greet.
 pub const HELLO_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// How long ssh may take to connect, as its `ConnectTimeout`; whole seconds.
+pub const SSH_CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a server behind ssh may take to greet: ssh logs in first.
+pub const SSH_HELLO_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// The same where ssh may ask somebody for a password.
+pub const SSH_PROMPT_TIME_MAX: Duration = Duration::from_secs(120);
 
 /// How long `check` and `info` may take.
 pub const LOOK_TIME_MAX: Duration = Duration::from_secs(30);
@@ -66,6 +82,12 @@ pub struct Waits {
     pub connect: Duration,
     /// [`HELLO_TIME_MAX`].
     pub hello: Duration,
+    /// [`SSH_CONNECT_TIME_MAX`].
+    pub ssh_connect: Duration,
+    /// [`SSH_HELLO_TIME_MAX`].
+    pub ssh_hello: Duration,
+    /// [`SSH_PROMPT_TIME_MAX`].
+    pub ssh_prompt: Duration,
     /// [`LOOK_TIME_MAX`].
     pub look: Duration,
     /// [`ACT_TIME_MAX`].
@@ -78,9 +100,47 @@ impl Default for Waits {
             resolve: RESOLVE_TIME_MAX,
             connect: CONNECT_TIME_MAX,
             hello: HELLO_TIME_MAX,
+            ssh_connect: SSH_CONNECT_TIME_MAX,
+            ssh_hello: SSH_HELLO_TIME_MAX,
+            ssh_prompt: SSH_PROMPT_TIME_MAX,
             look: LOOK_TIME_MAX,
             act: ACT_TIME_MAX,
         }
+    }
+}
+
+/// How servers are asked.
+#[derive(Debug, Default)]
+pub struct Manner {
+    /// For how long.
+    pub waits: Waits,
+    /// With which key, and which servers.
+    pub proof: Proof,
+    /// Those behind ssh.
+    pub ssh: Ssh,
+}
+
+/// Unsigned, and with the system's ssh.
+impl From<Waits> for Manner {
+    fn from(waits: Waits) -> Self {
+        Self {
+            waits,
+            ..Self::default()
+        }
+    }
+}
+
+impl Manner {
+    /// Several that ask at one terminal would take each other's answers.
+    fn for_hosts(mut self, hosts: &[Host]) -> Self {
+        let is_ssh = |host: &&Host| match host {
+            Host::Ssh(_) => true,
+            Host::ThisHost | Host::Tcp(_) => false,
+        };
+        if hosts.iter().filter(is_ssh).count() > 1 {
+            self.ssh.prompts = ssh::Prompts::Never;
+        }
+        self
     }
 }
 
@@ -93,25 +153,35 @@ pub struct HostAnswer {
     pub outcome: Result<Fields, Refusal>,
 }
 
-/// Asks all hosts at once and hands each answer on in the order of `hosts`.
-pub fn ask_all(hosts: &[Host], command: &Command, waits: Waits, mut each: impl FnMut(HostAnswer)) {
+/// Asks all hosts at once and hands each answer on in the order of `hosts`, with what a person
+/// should be warned of, which is no part of the answer.
+pub fn ask_all(
+    hosts: &[Host],
+    command: &Command,
+    manner: impl Into<Manner>,
+    mut each: impl FnMut(HostAnswer, Vec<String>),
+) {
     let command = Arc::new(command.clone());
+    let manner = Arc::new(manner.into().for_hosts(hosts));
     let (answers_in, answers) = mpsc::channel();
     for (place, host) in hosts.iter().enumerate() {
-        let (host, command, answers_in) = (host.clone(), Arc::clone(&command), answers_in.clone());
+        let (command, manner) = (Arc::clone(&command), Arc::clone(&manner));
+        let (host, answers_in) = (host.clone(), answers_in.clone());
         let named = host.to_string();
         let failed_in = answers_in.clone();
         let thread = thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(move || {
+                let mut warnings = Vec::new();
+                let answer = ask(&host, &command, &manner, &mut warnings);
                 // An error means that nobody wants to know any more.
-                let _ = answers_in.send((place, ask(&host, &command, waits)));
+                let _ = answers_in.send((place, (answer, warnings)));
             });
         if let Err(fault) = thread {
             let message = format!("no thread to ask `{named}`: {fault}");
-            let outcome = Err(Failure::new(ErrorCode::Internal, message).into());
+            let outcome = Err(failure(ErrorCode::Internal, message));
             let host = named;
-            let _ = failed_in.send((place, HostAnswer { host, outcome }));
+            let _ = failed_in.send((place, (HostAnswer { host, outcome }, Vec::new())));
         }
     }
     drop(answers_in);
@@ -120,49 +190,87 @@ pub fn ask_all(hosts: &[Host], command: &Command, waits: Waits, mut each: impl F
     // Ends when every thread has answered; each does within its bounds.
     for (place, answer) in answers {
         early.insert(place, answer);
-        while let Some(answer) = early.remove(&next) {
+        while let Some((answer, warnings)) = early.remove(&next) {
             next += 1;
-            each(answer);
+            each(answer, warnings);
         }
     }
 }
 
 /// Asks one host.
-fn ask(host: &Host, command: &Command, waits: Waits) -> HostAnswer {
-    let mut name = host.to_string();
-    let outcome = connect(host, waits).and_then(|(stream, address)| {
-        debug!(%host, %address, "connected");
-        if *host == Host::ThisHost {
-            name = address.ip().to_string();
+fn ask(host: &Host, command: &Command, manner: &Manner, warnings: &mut Vec<String>) -> HostAnswer {
+    let (host, outcome) = match connect(host, manner) {
+        Ok(Connected {
+            stream,
+            host,
+            place,
+        }) => {
+            let conversation = Conversation::new(stream, &host, &place, manner);
+            let outcome = conversation.run(command, warnings);
+            (host, outcome)
         }
-        Conversation::new(stream, host).run(command, waits)
-    });
-    HostAnswer {
-        host: name,
-        outcome,
-    }
+        Err(refusal) => (host.to_string(), Err(refusal)),
+    };
+    HostAnswer { host, outcome }
 }
 
 fn failure(code: ErrorCode, message: impl Into<String>) -> Refusal {
     Failure::new(code, message).into()
 }
 
-fn connect(host: &Host, waits: Waits) -> Result<(TcpStream, SocketAddr), Refusal> {
-    let addresses = match host {
-        Host::ThisHost => vec![
-            SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
-            SocketAddr::from((Ipv6Addr::LOCALHOST, PORT)),
-        ],
-        Host::Tcp(tcp) => resolve(tcp, waits.resolve)?,
-        Host::Ssh(_) => {
-            let message = "`ssh://` hosts are not supported by this version";
-            return Err(failure(ErrorCode::BadRequest, message));
+/// A connection, and whom with.
+struct Connected {
+    stream: Stream,
+    /// The host as it was given; without one, the address.
+    host: String,
+    /// What the server there is known as.
+    place: String,
+}
+
+fn connect(host: &Host, manner: &Manner) -> Result<Connected, Refusal> {
+    match host {
+        Host::ThisHost => {
+            let addresses = vec![
+                SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
+                SocketAddr::from((Ipv6Addr::LOCALHOST, PORT)),
+            ];
+            let (stream, address) = connect_to_one(host, addresses, manner.waits)?;
+            Ok(Connected {
+                stream: Stream::Tcp(stream),
+                host: address.ip().to_string(),
+                place: known_as_address(address),
+            })
         }
-    };
+        Host::Tcp(tcp) => {
+            let addresses = resolve(tcp, manner.waits.resolve)?;
+            let (stream, _) = connect_to_one(host, addresses, manner.waits)?;
+            Ok(Connected {
+                stream: Stream::Tcp(stream),
+                host: tcp.text.clone(),
+                place: tcp.known_as(),
+            })
+        }
+        Host::Ssh(behind) => Ok(Connected {
+            stream: Stream::Ssh(manner.ssh.connect(behind, manner.waits)?),
+            host: behind.text.clone(),
+            place: behind.known_as(),
+        }),
+    }
+}
+
+/// Connects with the first address that takes the connection.
+fn connect_to_one(
+    host: &Host,
+    addresses: Vec<SocketAddr>,
+    waits: Waits,
+) -> Result<(TcpStream, SocketAddr), Refusal> {
     let mut faults = Vec::new();
     for address in addresses.into_iter().take(ADDRESSES_MAX) {
         match connect_to(address, waits.connect) {
-            Ok(stream) => return Ok((stream, address)),
+            Ok(stream) => {
+                debug!(%host, %address, "connected");
+                return Ok((stream, address));
+            }
             Err(fault) => faults.push(format!("{address}: {fault}")),
         }
     }

@@ -8,6 +8,9 @@
 //! The first line that is not a request is answered and nothing after it is looked at: what a
 //! web page makes a browser send never gets further than its first line.
 //!
+//! Signed requests that are there together are checked together, off this thread (`signed`); while
+//! they are, nothing more is read, and what came after them waits its turn.
+//!
 //! It may be asked to make room for another (`farewell`). It decides that itself, since it alone
 //! knows what has arrived: a command that is here is never thrown away.
 //!
@@ -19,17 +22,21 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
 };
 use tracing::debug;
 
 use super::{
-    asked::{Answered, Asked, Credential, Issuer, Reply},
-    authority::{Unsigned, authorise},
+    asked::{Answered, Asked, Refused},
+    authority::{Authorised, Authority, Denial, Refusal, Refusals, Tokens},
+    failures::Patience,
+    guests::Guests,
     limits::Limits,
     nonce,
-    protocol::{self, Hello, LINE_BYTES_MAX, PROTOCOL, Request},
+    peer::Origin,
+    protocol::{self, BadRequest, Body, Hello, LINE_BYTES_MAX, PROTOCOL, Request},
+    roster::{Arrival, PeerKey},
 };
 use crate::{
     clock,
@@ -37,10 +44,14 @@ use crate::{
 };
 
 mod farewell;
+mod in_flight;
+mod signed;
 mod standing;
 
-use farewell::shutting_down;
-pub(super) use farewell::{Order, Stays, too_many};
+use farewell::key_dropped;
+pub(super) use farewell::{End, MakeRoom, Stays, shutting_down, too_many};
+use in_flight::{Held, Waiting};
+use signed::Signed;
 pub(super) use standing::Standing;
 
 /// How much room for reading there is at least.
@@ -61,18 +72,34 @@ pub(super) struct Shared {
     pub(super) name: String,
     pub(super) id: String,
     pub(super) version: String,
-    pub(super) unsigned: Unsigned,
     pub(super) limits: Limits,
+    pub(super) authority: Authority,
+    pub(super) tokens: Arc<Tokens>,
+    pub(super) refusals: Arc<Refusals>,
+    pub(super) guests: Guests,
     pub(super) requests: mpsc::Sender<Asked>,
 }
 
 /// What ties a connection to the acceptor.
 #[derive(Debug)]
 pub(super) struct Door {
-    /// The orders to go.
-    pub(super) orders: mpsc::Receiver<Order>,
-    /// What the acceptor sees of it.
+    /// Whom it counts for as long as nothing was signed.
+    pub(super) key: PeerKey,
+    /// Its number in the roster.
+    pub(super) arrival: Arrival,
+    /// Where it is asked to make room.
+    pub(super) room: mpsc::Receiver<MakeRoom>,
+    /// Where it is told to end.
+    pub(super) end: watch::Receiver<Option<End>>,
+    /// What others see of it.
     pub(super) standing: Arc<Standing>,
+}
+
+/// Who is at the other end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Peer {
+    pub(super) address: SocketAddr,
+    pub(super) origin: Origin,
 }
 
 /// How far a connection's life is.
@@ -86,56 +113,32 @@ enum Stage {
     Refused,
 }
 
-/// A request that is not answered yet.
-#[derive(Debug, Clone, Copy)]
-struct Waiting {
-    id: u64,
-    size: AnswerSize,
-}
-
-/// How large an answer can get.
+/// What became of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum AnswerSize {
-    /// A few lines.
-    Small,
-    /// It grows with the number of children or of faults, and costs its sender nothing to ask for.
-    Large(Kind),
-}
-
-/// Commands with large answers, as far as they wait for one another: what is answered at once
-/// does not wait for what takes its time, nor a stop for a start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Look,
-    StartAll,
-    StopAll,
-    Kill,
-}
-
-impl AnswerSize {
-    fn of(command: &Command) -> Self {
-        match command {
-            Command::Check { .. } | Command::Info => Self::Large(Kind::Look),
-            Command::StartAll => Self::Large(Kind::StartAll),
-            Command::StopAll => Self::Large(Kind::StopAll),
-            Command::Kill(_) => Self::Large(Kind::Kill),
-            Command::CheckOne(_) | Command::Child { .. } => Self::Small,
-        }
-    }
+enum Line {
+    /// It is dealt with.
+    Taken,
+    /// It waits for those before it.
+    Left,
 }
 
 pub(super) struct Connection {
-    orders: mpsc::Receiver<Order>,
+    room: mpsc::Receiver<MakeRoom>,
+    end: watch::Receiver<Option<End>>,
     life: Life,
 }
 
 /// A connection but for its end by order.
 struct Life {
     stream: TcpStream,
-    peer: SocketAddr,
+    peer: Peer,
+    key: PeerKey,
+    arrival: Arrival,
     shared: Arc<Shared>,
     standing: Arc<Standing>,
     stage: Stage,
+    /// The hello's nonce.
+    nonce: Arc<str>,
     inbox: Vec<u8>,
     /// How much of the inbox is known to hold no line feed.
     scanned: usize,
@@ -146,27 +149,27 @@ struct Life {
     answers: mpsc::Receiver<Answered>,
     batch: Vec<Answered>,
     in_flight: Vec<Waiting>,
-    /// What waits until the answer to another of its kind was taken away; nothing after it is read.
-    held: Option<(u64, Command)>,
+    /// Nothing after it is read.
+    held: Option<Held>,
+    /// Signed requests that were read and are not handed over. Nothing after them is read.
+    signed: Signed,
     last_id: Option<u64>,
     deadline: Instant,
 }
 
 impl Connection {
-    pub(super) fn new(
-        stream: TcpStream,
-        peer: SocketAddr,
-        shared: Arc<Shared>,
-        door: Door,
-    ) -> Self {
+    pub(super) fn new(stream: TcpStream, peer: Peer, shared: Arc<Shared>, door: Door) -> Self {
         let (answers_in, answers) = mpsc::channel(shared.limits.in_flight_max.max(1));
         let life = Life {
             stream,
             peer,
+            key: door.key,
+            arrival: door.arrival,
             deadline: Instant::now() + shared.limits.first_request_time_max,
             shared,
             standing: door.standing,
             stage: Stage::Reading,
+            nonce: Arc::from(""),
             inbox: Vec::new(),
             scanned: 0,
             outbox: Vec::new(),
@@ -176,10 +179,12 @@ impl Connection {
             batch: Vec::new(),
             in_flight: Vec::new(),
             held: None,
+            signed: Signed::default(),
             last_id: None,
         };
         Self {
-            orders: door.orders,
+            room: door.room,
+            end: door.end,
             life,
         }
     }
@@ -190,27 +195,33 @@ impl Connection {
     pub(super) async fn serve(mut self) {
         self.life.greet();
         let done = loop {
-            let order = tokio::select! {
+            let MakeRoom(stays) = tokio::select! {
                 biased;
-                order = self.orders.recv() => order.unwrap_or(Order::Closing),
+                changed = self.end.changed() => {
+                    let end = changed.ok().and_then(|()| *self.end.borrow());
+                    break match end.unwrap_or(End::Closing) {
+                        End::Closing => self.life.close().await,
+                        End::KeyDropped => {
+                            debug!(peer = %self.life.peer.address, "connection ended with its key");
+                            return self.life.hang_up(&key_dropped());
+                        }
+                    };
+                }
+                Some(asked) = self.room.recv() => asked,
                 done = self.life.converse() => break done,
             };
-            match order {
-                Order::Closing => break self.life.close().await,
-                Order::MakeRoom(stays) if self.life.has_work() => {
-                    // An error means that it is not waited for any more.
-                    let _ = stays.send(Stays);
-                }
-                Order::MakeRoom(stays) => {
-                    self.life.make_room();
-                    // The socket first: with `stays` its slot is given to another.
-                    drop(self.life);
-                    return drop(stays);
-                }
+            if self.life.has_work() {
+                // An error means that it is not waited for any more.
+                let _ = stays.send(Stays);
+            } else {
+                self.life.hang_up(&too_many());
+                // The socket first: with `stays` its slot is given to another.
+                drop(self.life);
+                return drop(stays);
             }
         };
         if let Err(fault) = done {
-            debug!(peer = %self.life.peer, %fault, "connection lost");
+            debug!(peer = %self.life.peer.address, %fault, "connection lost");
         }
     }
 }
@@ -223,10 +234,11 @@ impl Life {
             self.flush().await?;
             self.go_on();
             self.flush().await?;
-            if self.stage != Stage::Reading && self.in_flight.is_empty() {
+            let is_quiet = self.in_flight.is_empty() && self.signed.is_empty();
+            if self.stage != Stage::Reading && is_quiet {
                 return self.part().await;
             }
-            if self.in_flight.is_empty() {
+            if is_quiet {
                 self.standing.rest(clock::mono());
             }
             self.inbox.reserve(READ_BYTES_MIN);
@@ -238,12 +250,13 @@ impl Life {
                 biased;
                 _ = self.answers.recv_many(&mut self.batch, BATCH_MAX) => self.take_answers(),
                 read = self.stream.read_buf(&mut self.inbox),
-                    if self.stage == Stage::Reading && self.held.is_none() => match read?
+                    if self.is_reading() => match read?
                 {
                     0 => self.stage = Stage::Ended,
                     _ => self.take_lines(),
                 },
-                () = alarm.as_mut(), if self.in_flight.is_empty() => {
+                verified = self.signed.checked() => self.take_verified(verified),
+                () = alarm.as_mut(), if is_quiet => {
                     if Instant::now() < self.deadline {
                         alarm.as_mut().reset(self.deadline);
                     } else {
@@ -255,44 +268,56 @@ impl Life {
     }
 
     fn greet(&mut self) {
-        let nonce = match nonce::fresh() {
-            Ok(nonce) => nonce,
+        let fresh = match nonce::fresh() {
+            Ok(fresh) => fresh,
             Err(errno) => {
                 let message = format!("no random bytes for a nonce: {errno}");
                 return self.refuse(None, ErrorCode::Internal, message);
             }
         };
+        self.nonce = Arc::from(fresh.as_str());
         let hello = Hello {
             protocol: PROTOCOL,
             server: self.shared.name.clone(),
             id: self.shared.id.clone(),
             version: self.shared.version.clone(),
-            encrypt: self.shared.unsigned == Unsigned::Never,
-            nonce,
+            encrypt: self.shared.authority.encrypt(),
+            nonce: fresh,
             time: clock::wall().0.div_euclid(1_000),
         };
         protocol::write_hello(&mut self.outbox, &hello);
+    }
+
+    /// Whether what comes next may be taken up: nothing waits that came before it.
+    fn is_reading(&self) -> bool {
+        self.stage == Stage::Reading
+            && self.held.is_none()
+            && self.signed.takes_more(self.batch_max())
     }
 
     fn take_lines(&mut self) {
         let mut inbox = std::mem::take(&mut self.inbox);
         let mut start = 0;
         let mut scanned = std::mem::take(&mut self.scanned);
-        while self.stage == Stage::Reading && self.held.is_none() {
+        while self.is_reading() {
             let rest = &inbox[start..];
             let end = rest[scanned..].iter().position(|byte| *byte == b'\n');
             let end = end.map(|offset| scanned + offset);
             if end.unwrap_or(rest.len()) > LINE_BYTES_MAX {
-                let message = format!("a line has at most {LINE_BYTES_MAX} bytes");
-                self.refuse(None, ErrorCode::TooLarge, message);
+                if self.signed.is_empty() {
+                    let message = format!("a line has at most {LINE_BYTES_MAX} bytes");
+                    self.refuse(None, ErrorCode::TooLarge, message);
+                }
                 break;
             }
             let Some(end) = end else {
                 self.scanned = rest.len();
                 break;
             };
-            self.take_line(&rest[..end]);
-            start += end + 1;
+            match self.take_line(&rest[..end]) {
+                Line::Taken => start += end + 1,
+                Line::Left => break,
+            }
             scanned = 0;
         }
         inbox.drain(..start);
@@ -300,94 +325,86 @@ impl Life {
             inbox = Vec::new();
         }
         self.inbox = inbox;
+        self.check_signed();
     }
 
     /// Takes up what was held back, and the lines after it; to be called when the answers that
     /// were there are written.
     fn go_on(&mut self) {
-        if let Some((id, command)) = self.held.take() {
-            self.hand_over(id, command);
+        if let Some(Held { id, authorised }) = self.held.take() {
+            self.hand_over(id, authorised);
+        }
+        self.hand_over_signed();
+        if self.is_reading() {
             self.take_lines();
         }
     }
 
-    fn take_line(&mut self, line: &[u8]) {
-        match protocol::parse_request(line) {
+    /// What is no further signed request waits for those before it.
+    fn take_line(&mut self, line: &[u8]) -> Line {
+        let parsed = protocol::parse_request(line).and_then(|request| match self.last_id {
+            Some(last) if request.id <= last => Err(BadRequest {
+                id: Some(request.id),
+                message: format!("ids increase on a connection: {} after {last}", request.id),
+            }),
+            Some(_) | None => Ok(request),
+        });
+        match parsed {
+            Ok(Request {
+                id,
+                body: Body::Token(token),
+            }) => {
+                self.last_id = Some(id);
+                self.signed.gather(id, token);
+            }
+            Ok(_) | Err(_) if !self.signed.is_empty() => return Line::Left,
+            Ok(Request {
+                id,
+                body: Body::Command(command),
+            }) => {
+                self.last_id = Some(id);
+                self.take_unsigned(id, command);
+            }
             Err(bad) => self.refuse(bad.id, ErrorCode::BadRequest, bad.message),
-            Ok(request) => match self.last_id {
-                Some(last) if request.id <= last => {
-                    let message =
-                        format!("ids increase on a connection: {} after {last}", request.id);
-                    self.refuse(Some(request.id), ErrorCode::BadRequest, message);
-                }
-                Some(_) | None => {
-                    self.last_id = Some(request.id);
-                    self.take_request(request);
-                }
-            },
+        }
+        Line::Taken
+    }
+
+    fn take_unsigned(&mut self, id: u64, command: Command) {
+        match self.shared.authority.unsigned(self.peer.origin, command) {
+            Ok(authorised) => self.take_command(id, authorised),
+            Err(denial) => self.deny(id, *denial),
         }
     }
 
-    fn take_request(&mut self, Request { id, body }: Request) {
-        let command = match authorise(self.shared.unsigned, self.peer, body) {
-            Ok(command) => command,
-            Err(failure) => {
-                debug!(peer = %self.peer, id, code = %failure.code, "request refused");
-                return protocol::write_failure(&mut self.outbox, Some(id), &failure);
-            }
-        };
+    /// Takes a command that its sender may give.
+    fn take_command(&mut self, id: u64, authorised: Authorised) {
         self.standing.begin();
         self.rest(self.shared.limits.idle_time_max);
-        self.hand_over(id, command);
+        self.hand_over(id, authorised);
     }
 
-    /// Hands a command over, or holds it back while too many large answers of its kind are not
-    /// taken away.
-    fn hand_over(&mut self, id: u64, command: Command) {
-        let size = AnswerSize::of(&command);
-        let alike = self.in_flight.iter().filter(|waiting| waiting.size == size);
-        if size != AnswerSize::Small && alike.count() >= self.shared.limits.looks_in_flight_max {
-            self.held = Some((id, command));
-            return;
-        }
-        if self.in_flight.len() >= self.shared.limits.in_flight_max {
-            let message = format!(
-                "more than {} requests of this connection are not answered yet",
-                self.in_flight.len()
-            );
-            let failure = Failure::new(ErrorCode::Busy, message);
-            return protocol::write_failure(&mut self.outbox, Some(id), &failure);
-        }
-        match self.shared.requests.try_reserve() {
-            Ok(slot) => {
-                self.in_flight.push(Waiting { id, size });
-                slot.send(Asked {
-                    command,
-                    issuer: Issuer {
-                        peer: self.peer,
-                        credential: Credential::Reach,
-                    },
-                    reply: Reply::new(id, self.answers_in.clone()),
-                });
+    /// Refuses a command because of who gives it.
+    fn deny(&mut self, id: u64, denial: Denial) {
+        let refused = Refused {
+            peer: self.peer.address,
+            credential: denial.credential,
+            claimed: denial.claimed,
+            command: denial.command,
+            code: denial.failure.code,
+            why: denial.why,
+            more: 0,
+        };
+        let peer = &self.key;
+        match self.shared.refusals.take(Refusal { peer, refused }) {
+            Patience::Left => {
+                protocol::write_failure(&mut self.outbox, Some(id), &denial.failure);
             }
-            Err(mpsc::error::TrySendError::Full(())) => {
-                let failure = Failure::new(ErrorCode::Busy, "too many commands wait, try again");
-                protocol::write_failure(&mut self.outbox, Some(id), &failure);
-            }
-            Err(mpsc::error::TrySendError::Closed(())) => {
-                protocol::write_failure(&mut self.outbox, Some(id), &shutting_down());
+            Patience::Exhausted => {
+                let message = "too many requests were refused, try again later";
+                self.refuse(Some(id), ErrorCode::Busy, message);
             }
         }
-    }
-
-    fn take_answers(&mut self) {
-        for Answered { id, answer } in self.batch.drain(..) {
-            if let Some(index) = self.in_flight.iter().position(|waiting| waiting.id == id) {
-                self.in_flight.swap_remove(index);
-                protocol::write_answer(&mut self.outbox, id, &answer);
-            }
-        }
-        self.rest(self.shared.limits.idle_time_max);
     }
 
     /// From now on it may be quiet for so long.
@@ -397,7 +414,7 @@ impl Life {
 
     /// Tells the peer what was wrong; nothing after it is looked at.
     fn refuse(&mut self, id: Option<u64>, code: ErrorCode, message: impl Into<String>) {
-        debug!(peer = %self.peer, %code, "connection refused");
+        debug!(peer = %self.peer.address, %code, "connection refused");
         self.stage = Stage::Refused;
         protocol::write_failure(&mut self.outbox, id, &Failure::new(code, message));
     }

@@ -7,11 +7,14 @@
 
 use std::{
     fmt,
-    net::{Ipv4Addr, Ipv6Addr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
 };
 
 /// The port a server listens on unless told otherwise.
 pub const PORT: u16 = crate::config::PORT_DEFAULT;
+
+/// Where a server behind ssh listens unless told otherwise, as seen from the host logged in to.
+pub const SSH_ADDRESS: &str = "localhost";
 
 /// The most characters a host name may have.
 const NAME_CHARS_MAX: usize = 253;
@@ -101,6 +104,63 @@ pub enum HostError {
     /// A user that ssh would not take.
     #[error("`{0}` is not a host: the user before `@` is made of letters, digits and `_ . -`")]
     User(String),
+}
+
+impl Host {
+    /// What the server there is known as in `known_servers`: one text for one place, however it
+    /// is written. `None` when nothing was said; see [`known_as_address`].
+    #[must_use]
+    pub fn known_as(&self) -> Option<String> {
+        match self {
+            Self::ThisHost => None,
+            Self::Tcp(host) => Some(host.known_as()),
+            Self::Ssh(host) => Some(host.known_as()),
+        }
+    }
+}
+
+impl TcpHost {
+    /// As [`Host::known_as`].
+    #[must_use]
+    pub fn known_as(&self) -> String {
+        place(&self.name, self.port)
+    }
+}
+
+impl SshHost {
+    /// As [`Host::known_as`]. As whom one logs in makes no difference to who listens there.
+    #[must_use]
+    pub fn known_as(&self) -> String {
+        let login = match self.ssh_port {
+            Some(port) => place(&self.name, port),
+            None => place_name(&self.name),
+        };
+        let address = self.address.as_deref().unwrap_or(SSH_ADDRESS);
+        format!("ssh://{login}/{}", place(address, self.port))
+    }
+}
+
+/// What the server at an address is known as, when no host was given.
+#[must_use]
+pub fn known_as_address(address: SocketAddr) -> String {
+    place(&address.ip().to_string(), address.port())
+}
+
+fn place(name: &str, port: u16) -> String {
+    format!("{}:{port}", place_name(name))
+}
+
+/// A name in lower case, an IPv6 address in brackets and in its shortest form.
+fn place_name(name: &str) -> String {
+    let (address, zone) = match name.split_once('%') {
+        Some((address, zone)) => (address, Some(zone)),
+        None => (name, None),
+    };
+    match (address.parse::<Ipv6Addr>(), zone) {
+        (Ok(address), Some(zone)) => format!("[{address}%{zone}]"),
+        (Ok(address), None) => format!("[{address}]"),
+        (Err(_), _) => name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase(),
+    }
 }
 
 impl fmt::Display for Host {
@@ -415,5 +475,50 @@ mod tests {
         assert_eq!(ssh("ssh://host/").port, PORT);
         assert_eq!(ssh("ssh://host/[::1]:5").address.as_deref(), Some("::1"));
         assert_eq!(ssh("ssh://host/::1").address.as_deref(), Some("::1"));
+    }
+
+    #[test]
+    fn one_place_is_known_by_one_text_however_it_is_written() {
+        let known = |text: &str| text.parse::<Host>().unwrap().known_as().unwrap();
+        for (texts, place) in [
+            (
+                &["web1", "WEB1", "web1.", "web1:33889", "Web1.:33889"][..],
+                "web1:33889",
+            ),
+            (&["web1:4000"], "web1:4000"),
+            (&["127.0.0.1"], "127.0.0.1:33889"),
+            (
+                &["::1", "[::1]", "[::1]:33889", "0:0:0:0:0:0:0:1", "[0::1]"],
+                "[::1]:33889",
+            ),
+            (&["2001:DB8::A"], "[2001:db8::a]:33889"),
+            (&["FE80::1%eth0", "[fe80::1%eth0]"], "[fe80::1%eth0]:33889"),
+            (
+                &[
+                    "ssh://web1",
+                    "SSH://Web1/",
+                    "ssh://me@web1",
+                    "ssh://you@web1/33889",
+                    "ssh://web1/localhost",
+                    "ssh://web1/LOCALHOST:33889",
+                ],
+                "ssh://web1/localhost:33889",
+            ),
+            (&["ssh://me@web1:22/[0::1]:7"], "ssh://web1:22/[::1]:7"),
+            (&["ssh://[::1]/7", "ssh://::1/7"], "ssh://[::1]/localhost:7"),
+        ] {
+            for text in texts {
+                assert_eq!(known(text), place, "{text}");
+                // It is a host again, so that it can be given to `--forget`.
+                assert_eq!(known(&known(text)), place, "{text}");
+            }
+        }
+        assert_eq!(Host::ThisHost.known_as(), None);
+        for (address, place) in [
+            ("127.0.0.1:33889", "127.0.0.1:33889"),
+            ("[::1]:33889", "[::1]:33889"),
+        ] {
+            assert_eq!(known_as_address(address.parse().unwrap()), place);
+        }
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 /// The most connections at one time.
 pub const CONNECTIONS_MAX: usize = 256;
 
-/// The most connections of one peer at one time (this host, an IPv4 address, an IPv6 /64).
+/// The most connections of one peer at one time (a user of this host, an IPv4 address, an IPv6 /64,
+/// and for connections on which a signed command was given, a key).
 pub const CONNECTIONS_PER_PEER_MAX: usize = 128;
 
 /// The most requests of one connection that are not answered yet.
@@ -36,6 +37,42 @@ pub const MAKE_ROOM_TIME_MAX: Duration = Duration::from_secs(1);
 /// How long [`Control::close`](super::server::Control::close) waits for answers to be written.
 pub const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
+/// How many requests of a peer may be refused at once because of who sends them, and be answered
+/// why. Once that is used up, what fails is answered `busy` and its connection closed; what is
+/// rightly signed is taken all the same.
+pub const FAILURES_PER_PEER_MAX: u32 = 256;
+
+/// How many more may be refused each second.
+pub const FAILURES_REFILL_PER_S: u32 = 8;
+
+/// How many refusals of a peer are told at once, each by itself, to the log and the audit trail.
+pub const AUDITED_REFUSALS_PER_PEER_MAX: u32 = 64;
+
+/// How many more are told each second.
+pub const AUDITED_REFUSALS_REFILL_PER_S: u32 = 1;
+
+/// How long refusals are only counted until their number is told.
+pub const LEFT_OUT_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// Of how many peers it is remembered how often they have failed.
+pub const FAILING_PEERS_MAX: usize = 1_024;
+
+/// How many tokens of a connection are checked together at most.
+pub const VERIFY_BATCH_MAX: usize = 16;
+
+/// How many are on a connection that has not given a command yet that it may give: who floods waits
+/// his turn for each, and a newcomer for no more than one of each that came before him.
+pub const VERIFY_FIRST_MAX: usize = 1;
+
+/// Of how many connections tokens are checked at the same time; the others wait their turn.
+pub const VERIFICATIONS_MAX: usize = 4;
+
+/// How long a token waits for an edit of server.yml to be looked at before it is checked.
+pub const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How many keys may sign on one connection.
+pub const KEYS_PER_CONNECTION_MAX: usize = 16;
+
 /// The most descriptors that the server has open for itself at one time, in whatever it does: about
 /// thirty that stay, and those that a start needs for a moment beside them (two outputs, what is
 /// read of `/proc`, the child's file and the directories on the way to it).
@@ -62,6 +99,10 @@ pub struct Limits {
     pub linger_time_max: Duration,
     /// [`CLOSE_TIME_MAX`].
     pub close_time_max: Duration,
+    /// [`FAILURES_PER_PEER_MAX`].
+    pub failures_per_peer_max: u32,
+    /// [`LOOK_TIME_MAX`].
+    pub look_time_max: Duration,
 }
 
 impl Default for Limits {
@@ -76,6 +117,8 @@ impl Default for Limits {
             write_time_max: WRITE_TIME_MAX,
             linger_time_max: LINGER_TIME_MAX,
             close_time_max: CLOSE_TIME_MAX,
+            failures_per_peer_max: FAILURES_PER_PEER_MAX,
+            look_time_max: LOOK_TIME_MAX,
         }
     }
 }

@@ -8,6 +8,11 @@
 //! newcomer is refused. So whoever connects and is quiet only ever costs himself, and nobody is
 //! disturbed at work.
 //!
+//! A connection that was given a signed command counts for its key from then on, and no more for
+//! its address: who shares an address with a flood gets in, be it one connection at a time. A
+//! key has the limit of a peer. Its idle connections make room for its own, and also for anybody
+//! who has fewer than it: who signs is no better than others for holding slots.
+//!
 //! The longest and not the silent first: among a crowd of idle ones the last to come would be the
 //! only silent one, and be pushed out by the next before it can speak.
 //!
@@ -19,24 +24,35 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use super::authority::is_this_host;
+use super::{
+    keys::KeyName,
+    peer::{Origin, is_loopback},
+};
 use crate::spec::Mono;
 
 /// Whom connections are counted for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum PeerKey {
-    /// This host, under whatever address. (By user, once the socket's user is asked for.)
-    ThisHost,
+    /// A user of this host, under whatever address.
+    User(u32),
+    /// Those of this host whose user cannot be told, together.
+    UnknownUser,
     /// Another host.
     V4(Ipv4Addr),
     /// A network of /64: one subscriber has as many addresses in it as it likes.
     V6([u8; 8]),
+    /// Who holds the private half of this key, wherever he is.
+    Key(KeyName),
 }
 
 impl PeerKey {
-    pub(super) fn of(address: IpAddr) -> Self {
-        if is_this_host(address) {
-            return Self::ThisHost;
+    /// Whom a connection counts for as long as nothing in it was signed.
+    pub(super) fn of(origin: Origin, address: IpAddr) -> Self {
+        match origin {
+            Origin::User(uid) => return Self::User(uid),
+            Origin::UnknownUser if is_loopback(address) => return Self::UnknownUser,
+            // Its address tells it from others.
+            Origin::UnknownUser | Origin::Remote => {}
         }
         match address.to_canonical() {
             IpAddr::V4(address) => Self::V4(address),
@@ -44,6 +60,13 @@ impl PeerKey {
                 let [a, b, c, d, e, f, g, h, ..] = address.octets();
                 Self::V6([a, b, c, d, e, f, g, h])
             }
+        }
+    }
+
+    fn is_key(&self) -> bool {
+        match self {
+            Self::Key(_) => true,
+            Self::User(_) | Self::UnknownUser | Self::V4(_) | Self::V6(_) => false,
         }
     }
 }
@@ -63,7 +86,7 @@ pub(super) enum Manner {
     Busy,
 }
 
-/// What is to be done with a newcomer.
+/// What is to be done with a newcomer, or with one that wants to count for another peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Admission {
     /// There is room.
@@ -77,13 +100,22 @@ pub(super) enum Admission {
 /// How many slots of all are kept for peers that have none.
 const RESERVE: usize = 1;
 
+/// A connection in the roster.
+#[derive(Debug)]
+struct Entry<C> {
+    peer: PeerKey,
+    /// It was asked to make room for another of its key, and is not counted for it.
+    asked: bool,
+    connection: C,
+}
+
 /// The connections there are. `C` is what is kept of each.
 #[derive(Debug)]
 pub(super) struct Roster<C> {
     all_max: usize,
     peer_max: usize,
     next: u64,
-    entries: BTreeMap<Arrival, (PeerKey, C)>,
+    entries: BTreeMap<Arrival, Entry<C>>,
 }
 
 impl<C> Roster<C> {
@@ -99,10 +131,15 @@ impl<C> Roster<C> {
     /// Whether a connection of this peer may come in; `manner` says what a connection is doing.
     pub(super) fn admission(
         &self,
-        peer: PeerKey,
+        peer: &PeerKey,
         manner: impl Fn(Arrival, &C) -> Manner,
     ) -> Admission {
-        let own = self.count(peer);
+        let mut counts: BTreeMap<&PeerKey, usize> = BTreeMap::new();
+        for entry in self.entries.values() {
+            *counts.entry(&entry.peer).or_default() += 1;
+        }
+        let count = |key: &PeerKey| counts.get(key).copied().unwrap_or(0);
+        let own = count(peer);
         let room = match own {
             0 => self.all_max,
             _ => self.all_max.saturating_sub(RESERVE),
@@ -110,27 +147,22 @@ impl<C> Roster<C> {
         if own < self.peer_max && self.entries.len() < room {
             return Admission::Welcome;
         }
-        let mut counts: BTreeMap<PeerKey, usize> = BTreeMap::new();
-        for (key, _) in self.entries.values() {
-            *counts.entry(*key).or_default() += 1;
-        }
         // A peer at its limit makes room itself; else the one that has most does, if it has more
         // than the newcomer's.
-        let is_greedier =
-            |key: PeerKey| own < self.peer_max && counts.get(&key).copied().unwrap_or(0) > own;
-        let quiet_since = |arrival: Arrival, key: PeerKey, connection: &C| {
-            let (own, greedier) = (key == peer, is_greedier(key));
-            match manner(arrival, connection) {
-                Manner::Silent(since) => (own || greedier).then_some(since),
-                Manner::Idle(since) => own.then_some(since),
+        let is_greedier = |key: &PeerKey| own < self.peer_max && count(key) > own;
+        let quiet_since = |arrival: Arrival, entry: &Entry<C>| {
+            let (is_own, greedier) = (entry.peer == *peer, is_greedier(&entry.peer));
+            match manner(arrival, &entry.connection) {
+                Manner::Silent(since) => (is_own || greedier).then_some(since),
+                Manner::Idle(since) => (is_own || greedier && entry.peer.is_key()).then_some(since),
                 Manner::Busy => None,
             }
         };
         self.entries
             .iter()
-            .filter_map(|(arrival, (key, connection))| {
-                let since = quiet_since(*arrival, *key, connection)?;
-                Some((Reverse(counts.get(key).copied()), since, *arrival))
+            .filter_map(|(arrival, entry)| {
+                let since = quiet_since(*arrival, entry)?;
+                Some((Reverse(count(&entry.peer)), since, *arrival))
             })
             .min()
             .map_or(Admission::Refused, |(_, _, arrival)| {
@@ -138,179 +170,79 @@ impl<C> Roster<C> {
             })
     }
 
+    /// Has a connection count for this key from now on, unless it is refused or counts for one
+    /// already. One that makes room is not waited for: it takes up no more of the limit.
+    pub(super) fn move_to(
+        &mut self,
+        arrival: Arrival,
+        peer: PeerKey,
+        manner: impl Fn(&C) -> Manner,
+    ) -> Admission {
+        let known = self.entries.get(&arrival);
+        if known.is_some_and(|entry| entry.peer.is_key()) {
+            return Admission::Welcome;
+        }
+        let of_peer = |entry: &&Entry<C>| entry.peer == peer && !entry.asked;
+        let admission = if self.entries.values().filter(of_peer).count() < self.peer_max {
+            Admission::Welcome
+        } else {
+            let of_peer = self.entries.iter().filter(|(_, entry)| of_peer(entry));
+            let idle_since =
+                |(arrival, entry): (&Arrival, &Entry<C>)| match manner(&entry.connection) {
+                    Manner::Silent(since) | Manner::Idle(since) => Some((since, *arrival)),
+                    Manner::Busy => None,
+                };
+            match of_peer.filter_map(idle_since).min() {
+                Some((_, arrival)) => Admission::InPlaceOf(arrival),
+                None => return Admission::Refused,
+            }
+        };
+        if let Admission::InPlaceOf(other) = admission
+            && let Some(entry) = self.entries.get_mut(&other)
+        {
+            entry.asked = true;
+        }
+        if let Some(entry) = self.entries.get_mut(&arrival) {
+            entry.peer = peer;
+        }
+        admission
+    }
+
     pub(super) fn enter(&mut self, peer: PeerKey, connection: C) -> Arrival {
         let arrival = Arrival(self.next);
         self.next += 1;
-        self.entries.insert(arrival, (peer, connection));
+        let entry = Entry {
+            peer,
+            asked: false,
+            connection,
+        };
+        self.entries.insert(arrival, entry);
         arrival
     }
 
     pub(super) fn get(&self, arrival: Arrival) -> Option<&C> {
-        self.entries.get(&arrival).map(|(_, connection)| connection)
+        self.entries.get(&arrival).map(|entry| &entry.connection)
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &C> {
+        self.entries.values().map(|entry| &entry.connection)
     }
 
     pub(super) fn leave(&mut self, arrival: Arrival) -> Option<C> {
-        self.entries
-            .remove(&arrival)
-            .map(|(_, connection)| connection)
+        self.entries.remove(&arrival).map(|entry| entry.connection)
     }
 
     /// Keeps those of which `is_there` says so.
     pub(super) fn retain(&mut self, is_there: impl Fn(&C) -> bool) {
-        self.entries
-            .retain(|_, (_, connection)| is_there(connection));
+        self.entries.retain(|_, entry| is_there(&entry.connection));
     }
 
     pub(super) fn leave_all(&mut self) -> impl Iterator<Item = C> + use<C> {
         std::mem::take(&mut self.entries)
             .into_values()
-            .map(|(_, connection)| connection)
-    }
-
-    fn count(&self, peer: PeerKey) -> usize {
-        let of_peer = |entry: &&(PeerKey, C)| entry.0 == peer;
-        self.entries.values().filter(of_peer).count()
+            .map(|entry| entry.connection)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Quiet since ever, so that the order of arrival decides.
-    const SILENT: Manner = Manner::Silent(Mono(0));
-    const IDLE: Manner = Manner::Idle(Mono(0));
-
-    fn peer(last: u8) -> PeerKey {
-        PeerKey::V4(Ipv4Addr::new(192, 0, 2, last))
-    }
-
-    fn ask(roster: &Roster<Manner>, key: PeerKey) -> Admission {
-        roster.admission(key, |_, manner| *manner)
-    }
-
-    #[test]
-    fn a_newcomer_is_welcome_while_there_is_room() {
-        let mut roster = Roster::new(4, 2);
-        assert_eq!(ask(&roster, peer(1)), Admission::Welcome);
-        roster.enter(peer(1), Manner::Busy);
-        assert_eq!(ask(&roster, peer(1)), Admission::Welcome);
-        roster.enter(peer(1), Manner::Busy);
-        assert_eq!(ask(&roster, peer(1)), Admission::Refused);
-        assert_eq!(ask(&roster, peer(2)), Admission::Welcome);
-    }
-
-    #[test]
-    fn the_oldest_silent_connection_of_a_peer_at_its_limit_makes_room() {
-        let mut roster = Roster::new(10, 3);
-        roster.enter(peer(2), SILENT);
-        roster.enter(peer(1), Manner::Busy);
-        let oldest = roster.enter(peer(1), SILENT);
-        let newer = roster.enter(peer(1), SILENT);
-        assert_eq!(ask(&roster, peer(1)), Admission::InPlaceOf(oldest));
-        roster.leave(oldest);
-        roster.enter(peer(1), Manner::Busy);
-        assert_eq!(ask(&roster, peer(1)), Admission::InPlaceOf(newer));
-    }
-
-    #[test]
-    fn a_slot_is_in_reserve_for_who_has_none() {
-        let mut roster = Roster::new(3, 3);
-        roster.enter(peer(1), Manner::Busy);
-        roster.enter(peer(1), Manner::Busy);
-        assert_eq!(ask(&roster, peer(1)), Admission::Refused);
-        assert_eq!(ask(&roster, peer(2)), Admission::Welcome);
-        roster.enter(peer(2), Manner::Busy);
-        assert_eq!(ask(&roster, peer(3)), Admission::Refused);
-    }
-
-    #[test]
-    fn when_all_is_full_the_greediest_silent_peer_makes_room() {
-        let mut roster = Roster::new(6, 4);
-        roster.enter(peer(1), SILENT);
-        let greedy = roster.enter(peer(2), SILENT);
-        for _ in 0..3 {
-            roster.enter(peer(2), SILENT);
-        }
-        roster.enter(peer(3), Manner::Busy);
-        assert_eq!(ask(&roster, peer(4)), Admission::InPlaceOf(greedy));
-    }
-
-    #[test]
-    fn a_crowd_of_silent_peers_keeps_nobody_out() {
-        let mut roster = Roster::new(3, 2);
-        let oldest = roster.enter(peer(1), SILENT);
-        for last in 2..=3 {
-            roster.enter(peer(last), SILENT);
-        }
-        assert_eq!(ask(&roster, peer(4)), Admission::InPlaceOf(oldest));
-        // Who has one already pushes out his own, not somebody else's.
-        let own = Admission::InPlaceOf(Arrival(1));
-        assert_eq!(ask(&roster, peer(2)), own);
-    }
-
-    #[test]
-    fn the_own_connection_that_has_been_quiet_longest_makes_room() {
-        let mut roster = Roster::new(10, 4);
-        roster.enter(peer(2), Manner::Idle(Mono(1)));
-        roster.enter(peer(1), Manner::Idle(Mono(7)));
-        roster.enter(peer(1), Manner::Busy);
-        let longest = roster.enter(peer(1), Manner::Idle(Mono(5)));
-        let silent = roster.enter(peer(1), Manner::Silent(Mono(6)));
-        assert_eq!(ask(&roster, peer(1)), Admission::InPlaceOf(longest));
-        roster.leave(longest);
-        roster.enter(peer(1), Manner::Busy);
-        assert_eq!(ask(&roster, peer(1)), Admission::InPlaceOf(silent));
-    }
-
-    #[test]
-    fn the_last_to_come_is_not_the_first_to_go_among_idle_ones() {
-        let mut roster = Roster::new(10, 3);
-        let oldest = roster.enter(peer(1), Manner::Idle(Mono(1)));
-        roster.enter(peer(1), Manner::Idle(Mono(2)));
-        roster.enter(peer(1), Manner::Silent(Mono(3)));
-        assert_eq!(ask(&roster, peer(1)), Admission::InPlaceOf(oldest));
-    }
-
-    #[test]
-    fn when_all_is_full_only_the_newcomers_own_idle_one_makes_room() {
-        let mut roster = Roster::new(4, 4);
-        for _ in 0..3 {
-            roster.enter(peer(1), IDLE);
-        }
-        let own = roster.enter(peer(2), IDLE);
-        assert_eq!(ask(&roster, peer(2)), Admission::InPlaceOf(own));
-        assert_eq!(ask(&roster, peer(3)), Admission::Refused);
-    }
-
-    #[test]
-    fn who_is_gone_without_a_word_is_counted_no_more() {
-        let mut roster = Roster::new(4, 2);
-        roster.enter(peer(1), Manner::Busy);
-        roster.enter(peer(1), IDLE);
-        roster.retain(|manner| *manner == IDLE);
-        assert_eq!(ask(&roster, peer(1)), Admission::Welcome);
-    }
-
-    #[test]
-    fn who_is_at_work_is_never_pushed_out() {
-        let mut roster = Roster::new(4, 4);
-        for _ in 0..4 {
-            roster.enter(peer(1), Manner::Busy);
-        }
-        assert_eq!(ask(&roster, peer(1)), Admission::Refused);
-        assert_eq!(ask(&roster, peer(2)), Admission::Refused);
-    }
-
-    #[test]
-    fn a_peer_cannot_multiply_by_its_addresses() {
-        let key = |text: &str| PeerKey::of(text.parse().unwrap());
-        assert_eq!(key("127.0.0.1"), key("127.1.2.3"));
-        assert_eq!(key("127.0.0.1"), key("::1"));
-        assert_eq!(key("127.0.0.1"), key("::ffff:127.0.0.1"));
-        assert_eq!(key("2001:db8:0:1::1"), key("2001:db8:0:1:ffff::2"));
-        assert_ne!(key("2001:db8:0:1::1"), key("2001:db8:0:2::1"));
-        assert_eq!(key("192.0.2.1"), key("::ffff:192.0.2.1"));
-        assert_ne!(key("192.0.2.1"), key("192.0.2.2"));
-    }
-}
+mod tests;

@@ -27,27 +27,36 @@ use std::{
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::{Id, JoinHandle, JoinSet},
     time::{sleep, timeout},
 };
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
+pub use super::authority::{ConfigCheck, Look, Policy};
 use super::{
-    asked::Asked,
-    authority::Unsigned,
-    connection::{Connection, Door, Order, Shared, Standing, Stays, too_many},
+    asked::{Asked, Refused},
+    authority::{Authority, Refusals, Tokens},
+    connection::{Connection, Door, End, MakeRoom, Peer, Shared, Standing, Stays, too_many},
+    guests::{Guest, Guests},
+    keys::{Key, Ring},
     limits::{Limits, MAKE_ROOM_TIME_MAX},
+    peer::Users,
     protocol,
     roster::{Admission, Arrival, Manner, PeerKey, Roster},
 };
 use crate::clock;
 
+mod recheck;
+
+use recheck::Recheck;
+
 /// How long no connection is taken in after the system would not give one, or after a fault.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How many orders wait for a connection at most: one to make room, one to end.
-const ORDERS_MAX: usize = 2;
+/// How often a connection is asked for room at most before it has said whether it stays: for its
+/// peer, and for its key.
+const ASKS_MAX: usize = 2;
 
 /// What a control plane is started with.
 #[derive(Debug)]
@@ -60,8 +69,17 @@ pub struct ControlConfig {
     pub id: String,
     /// Its version.
     pub version: String,
-    /// Whether it accepts only signed commands.
-    pub encrypt: bool,
+    /// Who may command.
+    pub policy: Policy,
+    /// The keys that may sign.
+    pub ring: Arc<Ring>,
+    /// Whether server.yml is as it was last looked at; asked before each use of a key.
+    pub config: Arc<dyn ConfigCheck>,
+    /// Where server.yml is asked to be looked at again. Whoever receives it looks, applies what it
+    /// finds to the ring and the policy, and answers. When it is full, tokens are answered `busy`.
+    pub looks: mpsc::Sender<Look>,
+    /// Where refusals are told for the audit trail. What it does not take is counted in the log.
+    pub refusals: mpsc::Sender<Refused>,
     /// What a peer may use.
     pub limits: Limits,
 }
@@ -72,6 +90,9 @@ pub struct Control {
     closing: oneshot::Sender<()>,
     acceptor: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
+    users_told_by: String,
+    shared: Arc<Shared>,
+    recheck: Recheck,
 }
 
 impl Control {
@@ -90,24 +111,38 @@ impl Control {
             addresses.push(listener.local_addr()?);
             listeners.push(TcpListener::from_std(listener)?);
         }
+        let ControlConfig { limits, ring, .. } = config;
+        let roster = Roster::new(limits.connections_max, limits.connections_per_peer_max);
         let shared = Arc::new(Shared {
             name: config.name,
-            id: config.id,
             version: config.version,
-            unsigned: if config.encrypt {
-                Unsigned::Never
-            } else {
-                Unsigned::Local
-            },
-            limits: config.limits,
+            limits,
+            authority: Authority::new(config.policy),
+            tokens: Arc::new(Tokens {
+                ring: Arc::clone(&ring),
+                audience: config.id.clone(),
+                config: config.config,
+                looks: config.looks,
+                look_time_max: limits.look_time_max,
+                turns: Tokens::turns(),
+            }),
+            id: config.id,
+            refusals: Refusals::new(limits.failures_per_peer_max, config.refusals),
+            guests: Guests::new(roster),
             requests,
         });
+        let users = Users::new(addresses.first().copied());
+        let users_told_by = users.told_by();
         let (closing, closed) = oneshot::channel();
-        let acceptor = tokio::spawn(Acceptor::new(listeners, shared).run(closed));
+        let acceptor = Acceptor::new(listeners, Arc::clone(&shared), users);
+        let acceptor = tokio::spawn(acceptor.run(closed));
         Ok(Self {
             closing,
             acceptor,
             addresses,
+            users_told_by,
+            shared,
+            recheck: Recheck::new(ring),
         })
     }
 
@@ -117,20 +152,42 @@ impl Control {
         &self.addresses
     }
 
+    /// How the users of this host are told apart, for people: `sock_diag`, `/proc/net/tcp`, or
+    /// `none` and why.
+    #[must_use]
+    pub fn users_told_by(&self) -> &str {
+        &self.users_told_by
+    }
+
+    /// From now on these rules say who may command. Connections stay open, and the next command
+    /// on each is judged by them. Hellos that are said already stay said.
+    pub fn configure(&self, policy: Policy) {
+        self.shared.authority.configure(policy);
+    }
+
+    /// Closes at once every connection on which one of these very keys has signed, whether or not
+    /// answers are still due to it; what was asked on it is carried out. To be called with
+    /// whatever [`Ring::refresh`] says was dropped.
+    pub fn drop_keys(&self, keys: &[Arc<Key>]) {
+        self.shared.drop_keys(keys);
+    }
+
+    /// Looks at the ring in the background: keys that were taken up or dropped and new faults are
+    /// logged, and what dropped keys had open is closed. To be called whenever the directories of
+    /// keys, or which they are, may have changed; told once while a look is under way and as often
+    /// as one likes, it looks once more. Must be called within a tokio runtime.
+    pub fn recheck_keys(&self) {
+        self.recheck.ask(&self.shared);
+    }
+
     /// Takes nothing more in, lets answers already given be written, answers what is still in
     /// flight `shutting_down`, and ends all connections; within [`Limits::close_time_max`].
     pub async fn close(self) {
         // An error means that the acceptor is gone already.
         let _ = self.closing.send(());
         let _ = self.acceptor.await;
+        self.shared.refusals.tell_left_out();
     }
-}
-
-/// What the acceptor keeps of a connection.
-#[derive(Debug)]
-struct Guest {
-    orders: mpsc::Sender<Order>,
-    standing: Arc<Standing>,
 }
 
 /// Whether a connection that was asked to make room has done so.
@@ -145,7 +202,7 @@ struct Acceptor {
     /// The listener that is looked at first next time, so that none starves another.
     turn: usize,
     shared: Arc<Shared>,
-    roster: Roster<Guest>,
+    users: Users,
     tasks: JoinSet<()>,
     arrivals: BTreeMap<Id, Arrival>,
     /// Whether the last attempt to take a connection in failed: said once, not each time.
@@ -153,13 +210,12 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    fn new(listeners: Vec<TcpListener>, shared: Arc<Shared>) -> Self {
-        let limits = shared.limits;
+    fn new(listeners: Vec<TcpListener>, shared: Arc<Shared>, users: Users) -> Self {
         Self {
             listeners,
             turn: 0,
             shared,
-            roster: Roster::new(limits.connections_max, limits.connections_per_peer_max),
+            users,
             tasks: JoinSet::new(),
             arrivals: BTreeMap::new(),
             starved: false,
@@ -173,7 +229,8 @@ impl Acceptor {
         while let Err(Panicked) = caught(self.take_in_all(&mut closed)).await {
             error!("taking connections in has panicked and is taken up again");
             // What it was at may have been entered without being there.
-            self.roster.retain(|guest| !guest.orders.is_closed());
+            let is_there = |guest: &Guest| !guest.room.is_closed();
+            self.shared.guests.roster().retain(is_there);
             if self.pause(&mut closed).await == Pause::Ended {
                 break;
             }
@@ -192,7 +249,7 @@ impl Acceptor {
                         Err(fault) => fault.id(),
                     };
                     if let Some(arrival) = self.arrivals.remove(&task) {
-                        self.roster.leave(arrival);
+                        self.shared.guests.roster().leave(arrival);
                     }
                 }
                 accepted = accept_any(&self.listeners, self.turn) => match accepted {
@@ -222,10 +279,13 @@ impl Acceptor {
         }
     }
 
-    async fn take_in(&mut self, stream: TcpStream, peer: SocketAddr) {
+    async fn take_in(&mut self, stream: TcpStream, address: SocketAddr) {
         #[cfg(test)]
         tests::panic_if_planted();
-        let key = PeerKey::of(peer.ip());
+        // Before anything else: whose it is can only be told while the peer is there.
+        let origin = self.users.origin(&stream, address).await;
+        let peer = Peer { address, origin };
+        let key = PeerKey::of(origin, address.ip());
         // Each is asked once, so that this ends.
         let mut stayed = BTreeSet::new();
         loop {
@@ -233,12 +293,13 @@ impl Acceptor {
                 true => Manner::Busy,
                 false => guest.standing.manner(),
             };
-            match self.roster.admission(key, manner) {
+            let admission = self.shared.guests.roster().admission(&key, manner);
+            match admission {
                 Admission::Welcome => break,
                 Admission::InPlaceOf(arrival) => match self.ask_for_room(arrival).await {
                     Reaction::Left => {
-                        debug!(%peer, "a quiet connection makes room");
-                        self.roster.leave(arrival);
+                        debug!(peer = %address, "a quiet connection makes room");
+                        self.shared.guests.roster().leave(arrival);
                         break;
                     }
                     Reaction::Stayed => {
@@ -246,7 +307,7 @@ impl Acceptor {
                     }
                 },
                 Admission::Refused => {
-                    debug!(%peer, "connection refused: too many");
+                    debug!(peer = %address, "connection refused: too many");
                     return refuse(stream);
                 }
             }
@@ -256,11 +317,12 @@ impl Acceptor {
 
     /// Asks a connection to make room. When it has, its descriptor is free.
     async fn ask_for_room(&self, arrival: Arrival) -> Reaction {
-        let Some(guest) = self.roster.get(arrival) else {
-            return Reaction::Left;
-        };
         let (stays, answer) = oneshot::channel();
-        match guest.orders.try_send(Order::MakeRoom(stays)) {
+        let asked = match self.shared.guests.roster().get(arrival) {
+            Some(guest) => guest.room.try_send(MakeRoom(stays)),
+            None => return Reaction::Left,
+        };
+        match asked {
             Ok(()) => {}
             // It was asked before and has not answered.
             Err(mpsc::error::TrySendError::Full(_)) => return Reaction::Stayed,
@@ -272,14 +334,23 @@ impl Acceptor {
         }
     }
 
-    fn enter(&mut self, key: PeerKey, stream: TcpStream, peer: SocketAddr) {
-        let (orders, door) = mpsc::channel(ORDERS_MAX);
+    fn enter(&mut self, key: PeerKey, stream: TcpStream, peer: Peer) {
+        let (room, asked_for_room) = mpsc::channel(ASKS_MAX);
+        let (end, ended) = watch::channel(None);
         let standing = Arc::new(Standing::new(clock::mono()));
-        let door = Door {
-            orders: door,
+        let guest = Guest {
+            room,
+            end,
             standing: Arc::clone(&standing),
         };
-        let arrival = self.roster.enter(key, Guest { orders, standing });
+        let arrival = self.shared.guests.roster().enter(key.clone(), guest);
+        let door = Door {
+            key,
+            arrival,
+            room: asked_for_room,
+            end: ended,
+            standing,
+        };
         let connection = Connection::new(stream, peer, Arc::clone(&self.shared), door);
         let task = self.tasks.spawn(connection.serve());
         self.arrivals.insert(task.id(), arrival);
@@ -287,9 +358,9 @@ impl Acceptor {
 
     async fn end(mut self) {
         drop(self.listeners);
-        for guest in self.roster.leave_all() {
-            // Never full; an error means that it is ending by itself.
-            let _ = guest.orders.try_send(Order::Closing);
+        let all: Vec<Guest> = self.shared.guests.roster().leave_all().collect();
+        for guest in all {
+            guest.end.send_replace(Some(End::Closing));
         }
         let all_gone = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(self.shared.limits.close_time_max, all_gone)
@@ -299,6 +370,16 @@ impl Acceptor {
             debug!(left = self.tasks.len(), "connections cut off at the end");
         }
         self.tasks.shutdown().await;
+    }
+}
+
+impl Shared {
+    /// Ends what these keys have open.
+    fn drop_keys(&self, keys: &[Arc<Key>]) {
+        let closed = self.guests.drop_keys(keys);
+        if closed > 0 {
+            info!(closed, "connections of dropped keys are closed");
+        }
     }
 }
 

@@ -6,6 +6,8 @@
 //!
 //! Absent on purpose: policy of any kind (`reconcile`), parsing (`config`), sockets (`control`).
 
+mod audited;
+mod authority;
 mod inbox;
 mod perform;
 mod server_file;
@@ -15,6 +17,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     net::SocketAddr,
+    sync::Arc,
     time::Duration,
 };
 
@@ -24,17 +27,23 @@ use tokio::{
     time::sleep,
 };
 
-pub use self::start::{Checked, ServeError, check, serve};
+pub use self::{
+    audited::verify_audit,
+    start::{Checked, ServeError, check, serve},
+};
 use self::{
+    audited::{Waiting, note_refusal},
     inbox::Inbox,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
+    audit::Audit,
     clock,
     command::Killed,
     control::{
-        asked::{Asked, Reply},
-        server::Control,
+        asked::{Asked, Refused},
+        keys::Ring,
+        server::{Control, Look},
     },
     journal::Journal,
     process::{Fact, Processes},
@@ -48,6 +57,10 @@ use crate::{
 
 /// How many requests may wait for the loop; past that `control` answers `busy`.
 const REQUESTS_WAITING_MAX: usize = 1_024;
+/// How many connections may wait for a look at server.yml; past that `control` answers `busy`.
+const LOOKS_WAITING_MAX: usize = 256;
+/// How many refusals may wait for the loop; past that `control` counts them.
+const REFUSALS_WAITING_MAX: usize = 256;
 /// How often records that could not be written are tried again; no time runs while none are owed.
 const RECORDS_RETRY: Duration = Duration::from_secs(5);
 /// How many waiting requests are taken in one turn of the loop.
@@ -60,10 +73,17 @@ struct Supervisor {
     journal: Journal,
     watch: Watch,
     seen: mpsc::Receiver<Seen>,
+    /// The public keys; each look at them is off this thread.
+    ring: Arc<Ring>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
+    /// Who waits for a look at server.yml before a key is used.
+    looked_for: mpsc::Receiver<Look>,
+    /// Requests that were refused because of who made them.
+    refused: mpsc::Receiver<Refused>,
+    audit: Audit,
     /// Who waits for which answer.
-    replies: BTreeMap<RequestId, Reply>,
+    waiting: BTreeMap<RequestId, Waiting>,
     next_request: u64,
     server_file: ServerFile,
     fixed: Fixed,
@@ -134,6 +154,8 @@ impl Supervisor {
                     None => self.watch_again(),
                 },
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
+                Some(look) = self.looked_for.recv() => self.look_for(look),
+                Some(refused) = self.refused.recv() => note_refusal(&self.audit, refused),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 () = sleep_till(retry) => self.catch_up(),
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
@@ -144,6 +166,7 @@ impl Supervisor {
                 Some(()) = signals.hangup.recv() => {
                     tracing::info!("asked to look at everything again");
                     self.look_at_server_file();
+                    self.control.recheck_keys();
                     self.watch.rescan();
                 }
             }
@@ -183,6 +206,7 @@ impl Supervisor {
                 });
             }
             Seen::ServerFile => self.look_at_server_file(),
+            Seen::Keys => self.control.recheck_keys(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
         }
     }
@@ -233,20 +257,20 @@ impl Supervisor {
         }
     }
 
-    fn take_request(&mut self, Asked { command, reply, .. }: Asked) {
-        self.next_request += 1;
-        let id = RequestId(self.next_request);
-        self.replies.insert(id, reply);
-        self.inbox.push_back(Event::Request { id, command });
-    }
-
-    /// Lets answers reach their clients and records the disk, then says goodbye.
-    async fn end(self, words: &Killed, interrupted: bool) {
+    /// Lets lines and records reach the disk and answers their clients, then says goodbye.
+    async fn end(mut self, words: &Killed, interrupted: bool) {
         for child in &words.children {
             tracing::info!(child = %child.name, pid = child.pid, "runs on");
         }
         tracing::info!(children = words.children.len(), "the server ends");
+        // The last answer is sent when its line is written.
+        self.audit.flush().await;
         self.control.close().await;
+        while let Ok(refused) = self.refused.try_recv() {
+            note_refusal(&self.audit, refused);
+        }
+        // Before the journal's lock goes: the next server writes to the same trail.
+        drop(self.audit);
         self.journal.close();
         if interrupted && self.fixed.on_terminal {
             say_goodbye(words);

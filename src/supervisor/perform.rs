@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, sync::Arc};
 use super::Supervisor;
 use crate::{
     clock,
-    command::{Answer, Info, Op, Stamp},
+    command::{Info, Op, Stamp},
     journal,
     reconcile::{
         effect::Effect,
@@ -54,11 +54,7 @@ impl Supervisor {
                 }
             }
             Effect::KillHook { job } => self.processes.kill_hook(job),
-            Effect::Reply { id, answer } => {
-                if let Some(reply) = self.replies.remove(&id) {
-                    reply.send(answer);
-                }
-            }
+            Effect::Reply { id, answer } => self.answer(id, answer),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Exit(words) => self.ended = Some(words),
@@ -158,17 +154,20 @@ impl Supervisor {
 
     /// Adds to the core's part of `info` what only the shell knows.
     fn inform(&mut self, id: RequestId, survey: Survey) {
-        let Some(reply) = self.replies.remove(&id) else {
+        let Some(reply) = self.reply_to(id) else {
             return;
         };
         let now = clock::now();
         let spec = self.server_file.spec();
         let mut faults = survey.faults;
         faults.extend(self.server_file.faults().iter().cloned());
+        faults.extend(self.audit.fault());
         let mut capabilities = self.processes.capabilities();
         capabilities.insert("watching".to_owned(), self.watching.clone());
+        let users = self.control.users_told_by();
+        capabilities.insert("peer users".to_owned(), users.to_owned());
         let uptime = now.mono - self.fixed.started.mono;
-        reply.send(Ok(Answer::Info(Box::new(Info {
+        let info = Info {
             op: Op::Info,
             name: self.fixed.name.clone(),
             id: self.fixed.id.clone(),
@@ -191,6 +190,7 @@ impl Supervisor {
             started_at: Stamp(self.fixed.started.wall),
             uptime_ms: u64::try_from(uptime.as_millis()).unwrap_or(u64::MAX),
             counts: survey.counts,
-        }))));
+        };
+        self.inform_of_keys(Box::new(info), reply);
     }
 }

@@ -7,7 +7,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use super::Supervisor;
@@ -17,7 +17,7 @@ use crate::{
     reconcile::event::{Event, Settings},
     spec::ChildName,
     telemetry,
-    trust::{self, Owners, TrustError, Way},
+    trust::{self, Identity, Owners, TrustError, Way},
     watch::{self, WatchConfig},
 };
 
@@ -27,9 +27,34 @@ const SERVER_FILE_BYTES_MAX: u64 = config::SERVER_BYTES_MAX as u64;
 /// How often it is read in a row when it changes meanwhile.
 const READ_ATTEMPTS_MAX: usize = 4;
 
+/// Which file was looked at last, be it good or bad, for those who want to know whether it is still
+/// the same. Shared with threads that have nothing else of the server.
+#[derive(Debug)]
+pub(super) struct LastLook {
+    path: PathBuf,
+    /// `None` when there was none.
+    identity: Mutex<Option<Identity>>,
+}
+
+impl LastLook {
+    /// Whether there is nothing new to be seen.
+    pub(super) fn is_current(&self) -> bool {
+        identity_of(&self.path) == *self.lock()
+    }
+
+    fn note(&self, identity: Option<Identity>) {
+        *self.lock() = identity;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Identity>> {
+        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The file, as it was last read and as it is in force.
 pub(super) struct ServerFile {
     path: PathBuf,
+    last_look: Arc<LastLook>,
     host: Host,
     /// What is in force: the last good content, with the fixed fields of the start.
     spec: ServerSpec,
@@ -44,11 +69,17 @@ pub(super) struct ServerFile {
 impl ServerFile {
     /// Reads the file for the first time; `Err` holds every fault.
     pub(super) fn open(path: PathBuf, host: Host) -> Result<Self, Vec<String>> {
+        let identity = Mutex::new(identity_of(&path));
         let bytes = read(&path).map_err(|fault| vec![fault])?;
         let spec = parse(&path, &bytes, &host)?;
-        owners(&spec).map_err(|fault| vec![fault])?;
+        check_users(&spec)?;
+        let last_look = Arc::new(LastLook {
+            path: path.clone(),
+            identity,
+        });
         Ok(Self {
             path,
+            last_look,
             host,
             spec,
             bytes: Ok(bytes),
@@ -59,6 +90,10 @@ impl ServerFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn last_look(&self) -> Arc<LastLook> {
+        Arc::clone(&self.last_look)
     }
 
     pub(super) fn spec(&self) -> &ServerSpec {
@@ -74,6 +109,16 @@ impl ServerFile {
             .iter()
             .map(|field| (*field).to_owned())
             .collect()
+    }
+
+    /// Who may own what is read of loadpaths and of keys; `Err` when one does not exist (any more).
+    pub(super) fn owners(&self) -> Result<Owners, String> {
+        users("trusted_owners", &self.spec.trusted_owners)
+    }
+
+    /// Who of this host may command without a signature; `Err` when one does not exist (any more).
+    pub(super) fn local_users(&self) -> Result<Owners, String> {
+        users("allow_local_users", &self.spec.allow_local_users)
     }
 
     /// What the core needs of it.
@@ -92,7 +137,8 @@ impl ServerFile {
         Ok(WatchConfig {
             loadpaths: self.spec.loadpaths.clone(),
             parse: parser(&self.spec, &self.host),
-            owners: owners(&self.spec)?,
+            owners: self.owners()?,
+            key_dirs: self.spec.pub_keys_path.clone(),
             rescan: self.spec.rescan,
             server_file: self.path.clone(),
             server_owners: owners_of_server_file()?,
@@ -102,9 +148,12 @@ impl ServerFile {
     /// Reads it again. Says whether something other than before is in force now.
     /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
+        // Before it is read, so that what is put in its place meanwhile is another.
+        let identity = identity_of(&self.path);
         let Some(bytes) = read_whole(&self.path) else {
             return Refreshed::Same;
         };
+        self.last_look.note(identity);
         if bytes == self.bytes {
             return Refreshed::Same;
         }
@@ -113,10 +162,7 @@ impl ServerFile {
             Ok(bytes) => parse(&self.path, bytes, &self.host),
             Err(fault) => Err(vec![fault.clone()]),
         };
-        let parsed = parsed.and_then(|spec| match owners(&spec) {
-            Ok(_) => Ok(spec),
-            Err(fault) => Err(vec![fault]),
-        });
+        let parsed = parsed.and_then(|spec| check_users(&spec).map(|()| spec));
         match parsed {
             Err(faults) => {
                 self.faults = faults;
@@ -166,6 +212,7 @@ impl Supervisor {
                 if !fields.is_empty() {
                     tracing::warn!(fields = fields.join(", "), "needs a restart");
                 }
+                self.apply_authority();
                 match self.server_file.watch_config() {
                     Ok(config) => {
                         self.watch_config = config.clone();
@@ -180,14 +227,34 @@ impl Supervisor {
     }
 }
 
-fn owners(spec: &ServerSpec) -> Result<Owners, String> {
-    Owners::new(&spec.trusted_owners).map_err(|error| error.to_string())
+/// Root, the server's own user, and those whom a field names.
+fn users(field: &str, names: &[String]) -> Result<Owners, String> {
+    Owners::new(names).map_err(|error| format!("`{field}`: {error}"))
+}
+
+/// Whether all users that it names exist.
+fn check_users(spec: &ServerSpec) -> Result<(), Vec<String>> {
+    let owners = users("trusted_owners", &spec.trusted_owners);
+    let local = users("allow_local_users", &spec.allow_local_users);
+    let faults: Vec<String> = [owners, local]
+        .into_iter()
+        .filter_map(Result::err)
+        .collect();
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(faults),
+    }
 }
 
 /// Whom server.yml may belong to: the owners it names itself cannot make it trusted, at a start
 /// and later alike. Else an edit that is in force could be refused at the next start.
 fn owners_of_server_file() -> Result<Owners, String> {
     Owners::new(&[]).map_err(|error| error.to_string())
+}
+
+fn identity_of(path: &Path) -> Option<Identity> {
+    let stat = rustix::fs::stat(path).ok()?;
+    Some(Identity::from(&stat))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

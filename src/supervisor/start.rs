@@ -10,24 +10,27 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::mpsc;
 
 use super::{
-    Fixed, REQUESTS_WAITING_MAX, Signals, Supervisor,
+    Fixed, LOOKS_WAITING_MAX, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals, Supervisor,
+    audited, authority,
     inbox::Inbox,
     is_on_terminal,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
+    audit::{Audit, AuditError},
     clock,
     command::Killed,
     config::Host,
     control::{
-        asked::Asked,
-        limits::Limits,
-        server::{Control, ControlConfig},
+        asked::{Asked, Refused},
+        keys::Ring,
+        server::{Control, Look},
     },
     journal::{self, Dirs, Journal, JournalError, Opened},
     process::{self, Adoption, Processes, Started},
@@ -38,7 +41,7 @@ use crate::{
         memory::Memory,
         record::Record,
     },
-    spec::{ChildName, Exit, RunId, Time},
+    spec::{ChildName, Exit, RunId, Spec, Time},
     watch::{Seen, Watch, WatchConfig},
 };
 
@@ -46,7 +49,13 @@ use crate::{
 const OPEN_FILES_MIN: u64 = 64;
 
 /// Of all files that may be open, connections get one in so many: children need the rest.
-const FILES_PER_CONNECTION: u64 = 4;
+pub(super) const FILES_PER_CONNECTION: u64 = 4;
+
+/// How many threads wait for disks, or check signatures, at one time.
+const BLOCKING_THREADS_MAX: usize = 8;
+
+/// How long they are waited for at the end.
+const BLOCKED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Why the server did not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +79,9 @@ pub enum ServeError {
     /// Its state cannot be used.
     #[error("{0}")]
     State(JournalError),
+    /// Its audit trail cannot be used or read.
+    #[error("{0}")]
+    Audit(AuditError),
     /// It may open too few files.
     #[error(
         "cannot work with {max} open files, {OPEN_FILES_MIN} are needed at least\nhint: raise the hard limit (`ulimit -Hn`, `LimitNOFILE=`)"
@@ -95,7 +107,7 @@ impl ServeError {
         match self {
             Self::BadConfig(_) => 6,
             Self::Listen { .. } | Self::InUse(_) => 7,
-            Self::State(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
+            Self::State(_) | Self::Audit(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
         }
     }
 
@@ -130,13 +142,17 @@ pub fn serve(path: &Path) -> Result<Killed, ServeError> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()
         .map_err(ServeError::system("make the event loop"))?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let signals = Signals::new().map_err(ServeError::system("listen to signals"))?;
         let supervisor = start(path)?;
         Ok(supervisor.run(signals).await)
-    })
+    });
+    // A thread that waits for a disk which does not answer must not keep the server from ending.
+    runtime.shutdown_timeout(BLOCKED_TIME_MAX);
+    served
 }
 
 /// What looking at a configuration found.
@@ -180,7 +196,7 @@ pub fn check(path: &Path) -> Checked {
     checked
 }
 
-fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
+pub(super) fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     ServerFile::open(absolute, host())
 }
@@ -225,8 +241,12 @@ struct Ready {
     watch: Watch,
     watch_config: WatchConfig,
     seen: mpsc::Receiver<Seen>,
+    audit: Audit,
+    ring: Arc<Ring>,
     control: Control,
     asked: mpsc::Receiver<Asked>,
+    looked_for: mpsc::Receiver<Look>,
+    refused: mpsc::Receiver<Refused>,
     fixed: Fixed,
 }
 
@@ -247,10 +267,7 @@ fn start_with(
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
-    let remembered = opened.memory.children.values();
-    let ran: Vec<_> = remembered
-        .filter_map(|child| Some(Arc::clone(&child.last.as_ref()?.spec)))
-        .collect();
+    let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
     let boot = Boot {
         start: opened.start,
@@ -272,16 +289,15 @@ fn start_with(
         started,
         on_terminal: is_on_terminal(),
     };
+    let audit = audited::open(&spec.state_dir, &opened.server_id)?;
     let (requests, asked) = mpsc::channel(REQUESTS_WAITING_MAX);
-    let control = ControlConfig {
-        listeners: vec![listener.try_clone().map_err(listen)?],
-        name: fixed.name.clone(),
-        id: fixed.id.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        encrypt: spec.encrypt,
-        limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
-    };
+    let (looks, looked_for) = mpsc::channel(LOOKS_WAITING_MAX);
+    let (refusals, refused) = mpsc::channel(REFUSALS_WAITING_MAX);
+    let listeners = vec![listener.try_clone().map_err(listen)?];
+    let control = authority::control_config(server_file, &fixed, listeners, looks, refusals)?;
+    let ring = Arc::clone(&control.ring);
     let control = Control::start(control, requests).map_err(listen)?;
+    control.recheck_keys();
     tracing::info!(
         name = fixed.name, id = fixed.id, listener = %fixed.listener, mode = %spec.mode,
         pid = std::process::id(), "the server runs"
@@ -292,8 +308,12 @@ fn start_with(
         watch,
         watch_config: config,
         seen,
+        audit,
+        ring,
         control,
         asked,
+        looked_for,
+        refused,
         fixed,
     })
 }
@@ -307,9 +327,13 @@ impl Ready {
             watching: self.watch.capabilities().to_string(),
             watch: self.watch,
             seen: self.seen,
+            audit: self.audit,
+            ring: self.ring,
             control: self.control,
             asked: self.asked,
-            replies: BTreeMap::new(),
+            looked_for: self.looked_for,
+            refused: self.refused,
+            waiting: BTreeMap::new(),
             next_request: 0,
             rereads: BTreeMap::new(),
             watch_config: self.watch_config,
@@ -334,6 +358,14 @@ fn refused(error: JournalError) -> ServeError {
         | JournalError::Thread(_)
         | JournalError::Random(_) => ServeError::State(error),
     }
+}
+
+/// What the children were that have run.
+fn have_run(memory: &Memory) -> Vec<Arc<Spec>> {
+    let children = memory.children.values();
+    children
+        .filter_map(|child| Some(Arc::clone(&child.last.as_ref()?.spec)))
+        .collect()
 }
 
 /// Finds the processes of runs whose server died before it could write down which they are (I2).

@@ -160,7 +160,7 @@ pub enum TrustError {
     },
     /// `trusted_owners` names nobody.
     #[error(
-        "`trusted_owners`: there is no user `{}` in /etc/passwd\nhelp: name a user that exists, or give its number",
+        "there is no user `{}` in /etc/passwd\nhelp: name a user that exists, or give its number",
         name.escape_debug()
     )]
     UnknownUser {

@@ -1,4 +1,5 @@
-//! Watches the loadpaths and server.yml, and says what stands in them.
+//! Watches the loadpaths, server.yml and the directories of keys, and says what stands in the first
+//! of these.
 //!
 //! One thread owns everything here. It waits for hints (`inbox`, `source`), makes out what they
 //! are about (`settle`), reads that (`scan`), and tells the shell what it found. Hints are never
@@ -13,8 +14,9 @@
 //! is not opened. Gathered hints have a bound (`settle`); what is told waits in a bounded queue,
 //! and while that is full hints go on being gathered.
 //!
-//! Absent on purpose: what a change means (`reconcile`), what a file says (`config`, given as
-//! [`Parse`]), and whether somebody writes a file (`process`, given as [`BeingWritten`]).
+//! Absent on purpose: reading server.yml and keys, which is for those who use them; what a change
+//! means (`reconcile`), what a file says (`config`, given as [`Parse`]), and whether somebody
+//! writes a file (`process`, given as [`BeingWritten`]).
 //! Sources: inotify(7), fcntl(2) on leases.
 
 mod again;
@@ -45,7 +47,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use self::{
     inbox::{Inbox, Mail, Order},
     loaded::Respect,
-    scan::{Partial, Scanner},
+    scan::{Partial, Scanner, find},
     server_file::{Look, ServerFile},
     settle::{Hints, Layout},
     source::{Open, Source},
@@ -87,6 +89,8 @@ pub struct WatchConfig {
     pub parse: Parse,
     /// Who may own what is read of loadpaths.
     pub owners: Owners,
+    /// Directories of keys, absolute; their owners are the loadpaths'. They may not exist yet.
+    pub key_dirs: Vec<PathBuf>,
     /// How often everything is read although nothing was told; `None` is never.
     pub rescan: Option<Duration>,
     /// The path of server.yml, absolute.
@@ -110,6 +114,13 @@ pub enum Seen {
     /// server.yml may have changed since this was last told: read it. Told once at the start too,
     /// since it may have changed before it was watched, and whenever everything was read.
     ServerFile,
+    /// Something in a directory of keys, such a directory itself, or what leads to it may have
+    /// changed since this was last told: look at them. Told once at the start too, whenever
+    /// everything was read, and when the directories are others than before; never when there are
+    /// none. Each change is told when it is made, so a file may be found half written; that it
+    /// was completed is told as well. What a link in such a directory leads to elsewhere is not
+    /// watched.
+    Keys,
     /// Changes are noticed in another way than before.
     Capabilities(Capabilities),
 }
@@ -267,7 +278,7 @@ impl Lookout {
     }
 
     fn run(&mut self) {
-        if self.tell(Seen::ServerFile).is_err() {
+        if self.tell(Seen::ServerFile).is_err() || self.tell_of_keys().is_err() {
             return;
         }
         while let Some(mail) = self.inbox.wait(self.next_timer()) {
@@ -303,6 +314,7 @@ impl Lookout {
             moved,
             lost,
             server,
+            keys,
         } = hints;
         if lost {
             return self.whole(Scope::Whole, Respect::Nothing);
@@ -310,6 +322,9 @@ impl Lookout {
         if moved {
             self.scanner.heed(&files);
             return self.whole(Scope::Whole, Respect::Hints);
+        }
+        if keys {
+            self.tell_of_keys()?;
         }
         if !files.is_empty() {
             match self.scanner.touch(files) {
@@ -351,11 +366,14 @@ impl Lookout {
         if self.config.server_file != config.server_file {
             self.server = ServerFile::new(config.server_file.clone());
         }
-        let rescan = self.config.rescan;
-        self.config = config;
+        let old = std::mem::replace(&mut self.config, config);
         self.whole(Scope::Whole, Respect::Hints)?;
-        if self.config.rescan != rescan {
+        if self.config.rescan != old.rescan {
             self.set_timer();
+        }
+        if self.config.key_dirs.is_empty() && !old.key_dirs.is_empty() {
+            // The last ones were taken out.
+            return self.tell(Seen::Keys);
         }
         Ok(())
     }
@@ -363,6 +381,8 @@ impl Lookout {
     /// Puts up the watches anew, and reads everything after that.
     fn whole(&mut self, scope: Scope, respect: Respect) -> Result<(), Deaf> {
         let now = self.install();
+        // Before what takes longer: a key that is gone may have something open.
+        self.tell_of_keys()?;
         let update = self.scanner.whole(scope, respect);
         self.tell(Seen::Listing(update))?;
         if self.told != now {
@@ -373,6 +393,13 @@ impl Lookout {
         let look = self.look_at_server_file();
         self.plan_install();
         self.tell_of_server_file(look)
+    }
+
+    fn tell_of_keys(&self) -> Result<(), Deaf> {
+        match self.config.key_dirs.as_slice() {
+            [] => Ok(()),
+            [_, ..] => self.tell(Seen::Keys),
+        }
     }
 
     fn look_at_server_file(&mut self) -> Look {
@@ -417,7 +444,9 @@ impl Lookout {
         for _ in 0..INSTALL_ATTEMPTS_MAX {
             self.server.find(&self.config.server_owners);
             self.watched_way.clone_from(self.server.way());
-            let layout = Layout::of(&self.scanner.find(), &self.watched_way);
+            let keys = self.config.key_dirs.iter();
+            let keys: Vec<_> = keys.map(|dir| find(dir, &self.config.owners)).collect();
+            let layout = Layout::of(&self.scanner.find(), &keys, &self.watched_way);
             if installed.as_ref() == Some(&layout) {
                 return self.share(capabilities);
             }

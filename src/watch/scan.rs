@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, btree_map},
     ffi::{OsStr, OsString},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::Duration,
@@ -25,7 +25,7 @@ use super::{
 use crate::{
     reconcile::listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     spec::{ChildName, Mono, Spec},
-    trust::{self, Links, TrustError, TrustedDir, Way},
+    trust::{self, Links, Owners, TrustError, TrustedDir, Way},
 };
 
 /// How long an order waits between its looks at a file that is being written: as long as a
@@ -104,13 +104,8 @@ impl Scanner {
 
     /// Where each loadpath is now.
     pub(super) fn find(&self) -> Vec<Found> {
-        let find = |index| {
-            let mut way = Way::default();
-            let dir = self.open(index, &mut way).ok();
-            let dir = dir.map(|dir| (dir.path().to_owned(), dir.inode()));
-            Found { way, dir }
-        };
-        (0..self.loadpaths.len()).map(find).collect()
+        let paths = self.loadpaths.iter().map(|loaded| &loaded.path);
+        paths.map(|path| find(path, &self.reader.owners)).collect()
     }
 
     fn open(&self, index: usize, way: &mut Way) -> Result<TrustedDir, TrustError> {
@@ -356,6 +351,15 @@ impl Scanner {
     pub(super) fn set_files_max(&mut self, files_max: usize) {
         self.reader.files_max = files_max;
     }
+}
+
+/// Where a directory is now.
+pub(super) fn find(path: &Path, owners: &Owners) -> Found {
+    let mut way = Way::default();
+    // What is wrong with it is told by whoever reads it.
+    let dir = trust::open_dir_along(path, owners, &mut way).ok();
+    let dir = dir.map(|dir| (dir.path().to_owned(), dir.inode()));
+    Found { way, dir }
 }
 
 /// What these files of one name amount to.

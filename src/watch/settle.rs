@@ -61,6 +61,8 @@ struct Watched {
     need: Need,
     /// Which loadpaths it is.
     loadpaths: BTreeSet<usize>,
+    /// Whether keys stand in it.
+    keys: Keys,
     /// Names that lead further.
     ways: BTreeSet<OsString>,
     /// The last name on the way to server.yml.
@@ -69,12 +71,21 @@ struct Watched {
 
 impl Watched {
     fn hear(&self) -> Hear {
-        if self.loadpaths.is_empty() {
-            Hear::Names
-        } else {
-            Hear::Files
+        match (self.loadpaths.is_empty(), self.keys) {
+            (false, _) => Hear::Files,
+            (true, Keys::Here) => Hear::Contents,
+            (true, Keys::Elsewhere) => Hear::Names,
         }
     }
+}
+
+/// Whether a directory is one of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keys {
+    /// Whatever happens to anything in it is news.
+    Here,
+    /// It is not.
+    Elsewhere,
 }
 
 /// How much the watch of a directory matters.
@@ -93,7 +104,10 @@ pub(super) enum Hear {
     /// as `/etc`, on the way or with server.yml in it, files are opened with every program that
     /// starts on this host, and that is to wake nobody (I9).
     Names,
-    /// That, and what is done to files while they are open.
+    /// That, and what is written into files that are still open: a key is to be refused as soon
+    /// as it is overwritten or cut short, closed or not.
+    Contents,
+    /// That, and what else is done to files while they are open.
     Files,
 }
 
@@ -112,7 +126,7 @@ enum Ended {
     Early,
 }
 
-/// One loadpath as it was found.
+/// One loadpath, or directory of keys, as it was found.
 #[derive(Debug, Clone)]
 pub(super) struct Found {
     /// What was looked up, as far as it went.
@@ -122,19 +136,21 @@ pub(super) struct Found {
 }
 
 impl Layout {
-    /// What must be watched to see every change of these loadpaths and of server.yml.
-    pub(super) fn of(loadpaths: &[Found], server: &Way) -> Self {
+    /// What must be watched to see every change of these loadpaths, of these directories of keys
+    /// and of server.yml.
+    pub(super) fn of(loadpaths: &[Found], keys: &[Found], server: &Way) -> Self {
         let mut layout = Self::default();
         // One watch an inode: the kernel has no more, and names its events by the last path.
         let mut paths = BTreeMap::new();
         for (index, found) in loadpaths.iter().enumerate() {
-            let ended = match found.dir {
-                Some(_) => Ended::There,
-                None => Ended::Early,
-            };
-            layout.add_way(&found.way.steps, &mut paths, ended);
-            if let Some((path, inode)) = &found.dir {
-                layout.dir(path, *inode, &mut paths).loadpaths.insert(index);
+            if let Some(dir) = layout.add_found(found, &mut paths) {
+                dir.loadpaths.insert(index);
+            }
+        }
+        for found in keys {
+            if let Some(dir) = layout.add_found(found, &mut paths) {
+                dir.need = Need::Must;
+                dir.keys = Keys::Here;
             }
         }
         if let Some((last, before)) = server.steps.split_last() {
@@ -147,6 +163,21 @@ impl Layout {
             }
         }
         layout
+    }
+
+    /// Adds the way to a directory, and the directory when it is there.
+    fn add_found(
+        &mut self,
+        found: &Found,
+        paths: &mut BTreeMap<Inode, PathBuf>,
+    ) -> Option<&mut Watched> {
+        let ended = match found.dir {
+            Some(_) => Ended::There,
+            None => Ended::Early,
+        };
+        self.add_way(&found.way.steps, paths, ended);
+        let (path, inode) = found.dir.as_ref()?;
+        Some(self.dir(path, *inode, paths))
     }
 
     /// Directories that everybody puts things into are watched only when the way ends there or a
@@ -176,6 +207,7 @@ impl Layout {
             inode,
             need: Need::Extra,
             loadpaths: BTreeSet::new(),
+            keys: Keys::Elsewhere,
             ways: BTreeSet::new(),
             server: BTreeSet::new(),
         })
@@ -202,6 +234,8 @@ pub(super) struct Hints {
     pub(super) lost: bool,
     /// server.yml may have changed.
     pub(super) server: bool,
+    /// Something in a directory of keys changed.
+    pub(super) keys: bool,
 }
 
 impl Hints {
@@ -216,6 +250,7 @@ impl Hints {
         let Some(dir) = layout.dirs.get(parent) else {
             return;
         };
+        self.keys |= news != News::Opened && dir.keys == Keys::Here;
         match news {
             News::Opened => {}
             News::Written => self.moved |= dir.ways.contains(name),
@@ -270,8 +305,9 @@ impl Hints {
             moved,
             lost,
             server,
+            keys,
         } = self;
-        files.is_empty() && !moved && !lost && !server
+        files.is_empty() && !moved && !lost && !server && !keys
     }
 }
 
@@ -305,7 +341,7 @@ mod tests {
         let loadpath = found(srv(), Some(("/srv/conf", 3)));
         let mut server = srv();
         server.push(step("/srv/conf", 3, "server.yml"));
-        Layout::of(&[loadpath], &Way { steps: server })
+        Layout::of(&[loadpath], &[], &Way { steps: server })
     }
 
     fn hints(news: &[(&str, News)]) -> Hints {
@@ -429,12 +465,12 @@ mod tests {
     fn a_shared_directory_is_watched_only_where_a_link_stands_or_the_way_ends() {
         let server = Way::default();
         let way = || vec![step("/tmp", 5, "x")];
-        let there = Layout::of(&[found(way(), Some(("/tmp/x", 6)))], &server);
+        let there = Layout::of(&[found(way(), Some(("/tmp/x", 6)))], &[], &server);
         assert_eq!(dirs(&there), ["/tmp/x"]);
-        let missing = Layout::of(&[found(way(), None)], &server);
+        let missing = Layout::of(&[found(way(), None)], &[], &server);
         assert_eq!(dirs(&missing), ["/tmp"]);
         let link = vec![step("/tmp", 5, "link"), step("/tmp", 5, "x")];
-        let linked = Layout::of(&[found(link, Some(("/tmp/x", 6)))], &server);
+        let linked = Layout::of(&[found(link, Some(("/tmp/x", 6)))], &[], &server);
         assert_eq!(dirs(&linked), ["/tmp", "/tmp/x"]);
         let mut hints = Hints::default();
         hints.add(&linked, Path::new("/tmp/x"), News::Touched);
@@ -446,7 +482,7 @@ mod tests {
     fn one_directory_under_two_paths_is_watched_once_for_both() {
         let one = found(vec![step("/", 1, "a")], Some(("/a", 9)));
         let two = found(vec![step("/", 1, "b")], Some(("/b", 9)));
-        let layout = Layout::of(&[one, two], &Way::default());
+        let layout = Layout::of(&[one, two], &[], &Way::default());
         assert_eq!(dirs(&layout), ["/", "/a"]);
         let mut hints = Hints::default();
         hints.add(&layout, Path::new("/a/web.yml"), News::Closed);
@@ -457,12 +493,102 @@ mod tests {
     #[test]
     fn a_link_that_is_server_yml_leads_further() {
         let steps = vec![step("/etc", 4, "link.yml"), step("/etc", 4, "real.yml")];
-        let layout = Layout::of(&[], &Way { steps });
+        let layout = Layout::of(&[], &[], &Way { steps });
         let mut hints = Hints::default();
         hints.add(&layout, Path::new("/etc/link.yml"), News::Replaced);
         assert!(hints.moved);
         let mut hints = Hints::default();
         hints.add(&layout, Path::new("/etc/real.yml"), News::Replaced);
         assert!(hints.server && !hints.moved);
+    }
+
+    /// Keys in `/etc/keys`, and a loadpath that is a directory of keys too.
+    fn with_keys() -> Layout {
+        let keys = found(
+            vec![step("/", 1, "etc"), step("/etc", 2, "keys")],
+            Some(("/etc/keys", 3)),
+        );
+        let both = found(
+            vec![step("/", 1, "srv"), step("/srv", 4, "both")],
+            Some(("/srv/both", 5)),
+        );
+        let dirs = [keys, both];
+        Layout::of(&dirs[1..], &dirs, &Way::default())
+    }
+
+    fn hear(layout: &Layout, path: &str) -> (Need, Hear) {
+        let dir = layout.dirs().find(|dir| dir.path == Path::new(path));
+        let dir = dir.unwrap();
+        (dir.need, dir.hear)
+    }
+
+    #[test]
+    fn a_directory_of_keys_is_heard_of_when_it_is_written_but_not_when_it_is_read() {
+        let layout = with_keys();
+        assert_eq!(hear(&layout, "/etc/keys"), (Need::Must, Hear::Contents));
+        assert_eq!(hear(&layout, "/srv/both"), (Need::Must, Hear::Files));
+        assert_eq!(hear(&layout, "/etc"), (Need::Extra, Hear::Names));
+        for path in ["/etc/keys/a.pem", "/srv/both/a.pem"] {
+            let mut hints = Hints::default();
+            hints.add(&layout, Path::new(path), News::Opened);
+            assert!(hints.is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn whatever_happens_in_a_directory_of_keys_is_told_once() {
+        let layout = with_keys();
+        for news in [
+            News::Created,
+            News::Written,
+            News::Closed,
+            News::Replaced,
+            News::Touched,
+        ] {
+            let mut hints = Hints::default();
+            for n in 0..HINTS_MAX * 2 {
+                let path = PathBuf::from(format!("/etc/keys/{n}.pem"));
+                hints.add(&layout, &path, news);
+            }
+            let keys = true;
+            let only = Hints {
+                keys,
+                ..Hints::default()
+            };
+            assert_eq!(hints, only, "{news:?}");
+        }
+    }
+
+    #[test]
+    fn a_loadpath_that_holds_keys_is_both() {
+        let mut hints = Hints::default();
+        hints.add(&with_keys(), Path::new("/srv/both/a.pem"), News::Closed);
+        assert!(hints.keys && hints.files.len() == 1 && !hints.moved);
+    }
+
+    #[test]
+    fn what_leads_to_keys_is_found_anew_when_it_changes() {
+        for (path, moved) in [
+            ("/etc", true),
+            ("/etc/keys", true),
+            ("/etc/passwd", false),
+            ("/keys", false),
+        ] {
+            let mut hints = Hints::default();
+            hints.add(&with_keys(), Path::new(path), News::Replaced);
+            assert_eq!(hints.moved, moved, "{path}");
+            assert!(!hints.keys && hints.files.is_empty(), "{path}");
+        }
+    }
+
+    #[test]
+    fn keys_that_are_not_there_yet_are_awaited_where_the_way_ends() {
+        let way = vec![step("/tmp", 5, "keys")];
+        let layout = Layout::of(&[], &[found(way, None)], &Way::default());
+        assert_eq!(dirs(&layout), ["/tmp"]);
+        assert_eq!(hear(&layout, "/tmp"), (Need::Must, Hear::Names));
+        let mut hints = Hints::default();
+        hints.add(&layout, Path::new("/tmp/keys"), News::Created);
+        assert!(hints.moved);
     }
 }

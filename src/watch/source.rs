@@ -117,15 +117,19 @@ pub(super) fn inotify_with(
                 | EventKindMask::MODIFY_META
                 | EventKindMask::ACCESS_CLOSE
         }
+        Hear::Contents => {
+            EventKindMask::ALL - EventKindMask::ACCESS_CLOSE_NOWRITE - EventKindMask::ACCESS_OPEN
+        }
         Hear::Files => EventKindMask::ALL - EventKindMask::ACCESS_CLOSE_NOWRITE,
     };
     RecommendedWatcher::new(handler, Config::default().with_event_kinds(kinds))
 }
 
-/// All watches.
+/// All watches, in a queue for each kind of news, since a queue is told the same of everything
+/// that it watches.
 pub(super) struct Source {
     files: Queue,
-    /// A queue of its own, since one is told the same of everything that it watches.
+    contents: Queue,
     names: Queue,
 }
 
@@ -133,22 +137,23 @@ impl Source {
     pub(super) fn new(open: Open, inbox: &Arc<Inbox>) -> Self {
         Self {
             files: Queue::new(open, Hear::Files, inbox),
+            contents: Queue::new(open, Hear::Contents, inbox),
             names: Queue::new(open, Hear::Names, inbox),
         }
     }
 
     /// Watches these directories, all anew, and no others.
     pub(super) fn watch(&mut self, dirs: &[Wanted]) -> Capabilities {
-        match (self.files.watch(dirs), self.names.watch(dirs)) {
-            (Ok(None), Ok(None)) => Capabilities::Inotify,
-            (Err(lack), _) => Capabilities::RescanOnly { why: lack.why },
-            (Ok(None), Err(lack)) if self.files.watched.is_empty() => {
-                Capabilities::RescanOnly { why: lack.why }
-            }
-            (Ok(Some(lack)), _) | (Ok(None), Ok(Some(lack)) | Err(lack)) => {
-                let Lack { path, why } = lack;
-                Capabilities::Partly { path, why }
-            }
+        let files = self.files.watch(dirs);
+        let others = [self.contents.watch(dirs), self.names.watch(dirs)];
+        let queues = [&self.files, &self.contents, &self.names];
+        let none = files.is_err() || queues.iter().all(|queue| queue.watched.is_empty());
+        let lacks = [files].into_iter().chain(others);
+        let mut lacks = lacks.filter_map(|watched| watched.unwrap_or_else(Some));
+        match lacks.next() {
+            None => Capabilities::Inotify,
+            Some(Lack { why, .. }) if none => Capabilities::RescanOnly { why },
+            Some(Lack { path, why }) => Capabilities::Partly { path, why },
         }
     }
 }
@@ -295,30 +300,90 @@ mod tests {
         Wanted { path, need, hear }
     }
 
-    #[test]
-    fn files_that_are_opened_read_and_written_on_the_way_wake_nobody() {
-        use notify::event::CreateKind::File;
-        fn counting(_: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
+    /// What was heard, in any of the tests' directories.
+    static HEARD: std::sync::Mutex<Vec<Event>> = std::sync::Mutex::new(Vec::new());
+
+    /// A source that only notes what it hears.
+    fn noting() -> Source {
+        fn noting(_: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
             let tell = |event: notify::Result<Event>| HEARD.lock().unwrap().push(event.unwrap());
             inotify_with(tell, hear)
         }
-        static HEARD: std::sync::Mutex<Vec<Event>> = std::sync::Mutex::new(Vec::new());
+        Source::new(noting, &Arc::default())
+    }
+
+    /// Waits for the first news of anything in this directory.
+    fn first_heard(dir: &std::path::Path) -> EventKind {
+        let first = || {
+            let heard = HEARD.lock().unwrap();
+            let about = |event: &&Event| event.paths.iter().any(|path| path.starts_with(dir));
+            heard.iter().find(about).map(|event| event.kind)
+        };
+        let until = crate::clock::mono() + std::time::Duration::from_secs(10);
+        loop {
+            if let Some(kind) = first() {
+                return kind;
+            }
+            assert!(crate::clock::mono() < until);
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+    }
+
+    #[test]
+    fn files_that_are_opened_read_and_written_on_the_way_wake_nobody() {
+        use notify::event::CreateKind::File;
         let dir = tempfile::tempdir().unwrap();
         let (way, noisy) = (dir.path().to_owned(), dir.path().join("passwd"));
         std::fs::write(&noisy, "").unwrap();
-        let mut source = Source::new(counting, &Arc::default());
+        let mut source = noting();
         assert_eq!(source.watch(&[names(way)]), Capabilities::Inotify);
         std::fs::read(&noisy).unwrap();
         let mut open = std::fs::File::create(&noisy).unwrap();
         std::io::Write::write_all(&mut open, b"root").unwrap();
         // The first that is heard is what came after all that.
         std::fs::write(dir.path().join("new"), "").unwrap();
-        let until = crate::clock::mono() + std::time::Duration::from_secs(10);
-        while HEARD.lock().unwrap().is_empty() {
-            assert!(crate::clock::mono() < until);
-            std::thread::sleep(std::time::Duration::from_millis(2));
+        assert_eq!(first_heard(dir.path()), EventKind::Create(File));
+    }
+
+    #[test]
+    fn keys_that_are_opened_and_read_wake_nobody_and_those_that_are_written_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("deploy.pem");
+        std::fs::write(&key, "key").unwrap();
+        let mut source = noting();
+        let keys = Wanted {
+            hear: Hear::Contents,
+            ..files(dir.path().to_owned(), Need::Must)
+        };
+        assert_eq!(source.watch(&[keys]), Capabilities::Inotify);
+        std::fs::read(&key).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        let open = std::fs::OpenOptions::new().append(true).open(&key).unwrap();
+        std::io::Write::write_all(&mut &open, b"x").unwrap();
+        // Still open: the first that is heard is the write.
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert_eq!(first_heard(dir.path()), written);
+    }
+
+    #[test]
+    fn keys_that_cannot_be_watched_are_named_and_the_rest_is_heard_of_at_once() {
+        fn without_keys(handler: Handler, hear: Hear) -> notify::Result<RecommendedWatcher> {
+            match hear {
+                Hear::Contents => Err(notify::Error::new(ErrorKind::MaxFilesWatch)),
+                Hear::Names | Hear::Files => inotify(handler, hear),
+            }
         }
-        assert_eq!(HEARD.lock().unwrap()[0].kind, EventKind::Create(File));
+        let (loadpath, keys) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut source = Source::new(without_keys, &Arc::default());
+        let keys = Wanted {
+            hear: Hear::Contents,
+            ..files(keys.path().to_owned(), Need::Must)
+        };
+        let loadpath = files(loadpath.path().to_owned(), Need::Must);
+        let both = source.watch(&[loadpath, keys.clone()]);
+        assert!(matches!(&both, Capabilities::Partly { path, .. } if *path == keys.path));
+        let alone = source.watch(&[keys]);
+        assert!(matches!(alone, Capabilities::RescanOnly { .. }));
     }
 
     #[test]

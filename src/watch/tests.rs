@@ -3,6 +3,7 @@
 mod bed;
 mod closing;
 mod files;
+mod keys;
 mod paths;
 mod stress;
 mod thread;

@@ -737,16 +737,16 @@ fn a_wrong_command_line_exits_with_2_says_what_was_meant_and_asks_nobody() {
             "`--all` does not go with `kill`; did you mean `--stop-children`?",
         ),
         (
-            &["start", "web", "with", "key.pem"],
-            "signing with a key (`with`) is not supported by this version; leave it out",
+            &["start", "web", "with"],
+            "`with` needs a key: `with KEY.pem`",
         ),
         (
-            &["start", "web", "-k", "key.pem"],
-            "signing with a key (`with`) is not supported by this version; leave it out",
+            &["start", "web", "--strict"],
+            "`--strict` is about signed commands, and there is no key: `with KEY.pem` is missing",
         ),
         (
-            &["start", "web", "--with", "key.pem"],
-            "signing with a key (`with`) is not supported by this version; leave it out",
+            &["start", "web", "--forget", "host"],
+            "`--forget` stands alone: `supervisor-rs-client --forget HOST[,HOST…]` asks no server",
         ),
         (
             &["start", "web", "with", "a", "with", "b"],
@@ -804,14 +804,16 @@ fn the_environment_gives_the_hosts_unless_the_line_does() {
 }
 
 #[test]
-fn a_key_in_the_environment_is_a_usage_error_as_long_as_commands_are_not_signed() {
+fn a_key_that_cannot_be_read_is_told_before_anybody_is_asked() {
     let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
     let address = sandbox.address().to_string();
     let mut command = sandbox.client_command(&["start", "web", "on", &address]);
     command.env("SUPERVISOR_RS_KEY", "key.pem");
     let output = run(command);
     assert_eq!((output.code, output.stdout.as_str()), (2, ""));
-    assert!(output.stderr.contains("`SUPERVISOR_RS_KEY`"), "{output:?}");
+    let words = "error: there is no key file `key.pem`\n";
+    assert!(output.stderr.starts_with(words), "{output:?}");
+    assert_eq!(sandbox.row("web").unwrap()["run"], Value::Null);
     // One that is empty counts as not set.
     let mut command = sandbox.client_command(&["start", "web", "on", &address]);
     command

@@ -166,7 +166,7 @@ const FILL_KIB_MAX: usize = 1024;
 const STARTS_MAX: usize = 40;
 
 /// A file system of 64 KiB and few files that is seen by whoever joins its mount namespace.
-struct SmallDisk {
+pub(crate) struct SmallDisk {
     holder: Child,
     at: PathBuf,
 }
@@ -202,13 +202,13 @@ impl SmallDisk {
     }
 
     /// A file on it, as seen from outside.
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         let inside = self.at.strip_prefix("/").unwrap();
         let root = PathBuf::from(format!("/proc/{}/root", self.holder.id()));
         root.join(inside).join(name)
     }
 
-    fn fill(&self) {
+    pub(crate) fn fill(&self) {
         let mut file = fs::File::create(self.file("fill")).unwrap();
         for _ in 0..FILL_KIB_MAX {
             if file.write_all(&[0; 1024]).is_err() {
@@ -243,7 +243,7 @@ fn ends(sandbox: &Sandbox) -> Vec<Value> {
 }
 
 /// A server-to-be with a small disk for one of its directories; `None` where that cannot be.
-fn with_small_disk(dir: &str) -> Option<(SmallDisk, Sandbox)> {
+pub(crate) fn with_small_disk(dir: &str) -> Option<(SmallDisk, Sandbox)> {
     let sandbox = Sandbox::new("mode: quiet");
     let Some(disk) = SmallDisk::mount(&sandbox.root().join(dir)) else {
         skip("no right to mount, or no `unshare`");

@@ -315,9 +315,20 @@ impl Sandbox {
 
     /// What `check --all` says of a child.
     pub(crate) fn row(&self, name: &str) -> Option<Value> {
-        let answer = self.json(&["check", "--all"]);
+        let output = self.look(&["--json", "check", "--all"]);
+        assert_eq!(output.stdout.lines().count(), 1, "{output:?}");
+        let answer: Value = serde_json::from_str(&output.stdout).expect("one JSON object");
         let rows = answer["children"].as_array()?.iter();
         rows.clone().find(|row| row["name"] == name).cloned()
+    }
+
+    /// Runs the client against this server, signing as `deploy` if it must.
+    fn look(&self, arguments: &[&str]) -> Output {
+        let hello = hello(self.address()).unwrap_or_default();
+        match hello["encrypt"] == true {
+            true => self.sign(arguments),
+            false => self.client(arguments),
+        }
     }
 
     /// Waits until a child's latest run has at least this number, and returns its row.
@@ -526,7 +537,7 @@ impl Sandbox {
         if !alive {
             return Vec::new();
         }
-        let output = self.client(&["--json", "check"]);
+        let output = self.look(&["--json", "check"]);
         let answer: Value = serde_json::from_str(output.stdout.trim()).unwrap_or_default();
         let rows = answer["children"].as_array().into_iter().flatten();
         rows.filter_map(|row| i32::try_from(row["pid"].as_i64()?).ok())
@@ -710,6 +721,12 @@ impl Wire {
         stream
             .write_all(bytes.as_ref())
             .expect("a server that reads");
+    }
+
+    /// Sends bytes, and says whether the server was still there to take them.
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
+        let mut stream = self.lines.get_ref();
+        stream.write_all(bytes).is_ok()
     }
 
     /// Sends a request; `command` is its JSON.

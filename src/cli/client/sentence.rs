@@ -1,5 +1,7 @@
 //! The words of the client's command line, recorded as they were typed.
 
+use std::path::PathBuf;
+
 use super::UsageError;
 
 /// What the words say, before it is known whether it makes sense.
@@ -8,8 +10,7 @@ pub(super) struct Sentence {
     pub(super) command: String,
     pub(super) name: Option<String>,
     pub(super) hosts: Vec<String>,
-    /// How many keys were named.
-    pub(super) keys: usize,
+    pub(super) keys: Vec<PathBuf>,
 }
 
 /// The words that begin a clause.
@@ -56,10 +57,10 @@ pub(super) fn read_words(words: &[String]) -> Result<Sentence, UsageError> {
                 sentence.hosts.extend(split_hosts(&hosts)?);
             }
             Some(Clause::With) => {
-                words
+                let key = words
                     .next_if(|word| clause(word).is_none())
                     .ok_or(UsageError::KeyMissing)?;
-                sentence.keys += 1;
+                sentence.keys.push(key.into());
             }
             None => return Err(UsageError::Unexpected(word.clone())),
         }

@@ -1,12 +1,35 @@
 //! Every form of the client's grammar, and what is no form of it.
 
 use super::*;
-use crate::control::host::PORT;
+use crate::{
+    command::{CheckScope, KillChildren},
+    control::{host::PORT, keys::Bits},
+    spec::Verb,
+};
 
-fn ask_in(environment: &Environment, line: &str) -> Result<Ask, Early> {
+fn task_in(environment: &Environment, line: &str) -> Result<ClientTask, Early> {
     let words = shell_words::split(line).unwrap();
     let argv = ["supervisor-rs-client".to_owned()].into_iter().chain(words);
     client_args(argv.map(OsString::from), environment)
+}
+
+fn task(line: &str) -> ClientTask {
+    task_in(&Environment::default(), line).unwrap_or_else(|early| panic!("{line}: {}", early.text))
+}
+
+fn both_in(environment: &Environment, line: &str) -> Result<(Ask, ProofArgs), Early> {
+    task_in(environment, line).map(|task| match task {
+        ClientTask::Ask { ask, proof } => (ask, proof),
+        ClientTask::Keygen(_) | ClientTask::Forget(_) => panic!("{line}: {task:?}"),
+    })
+}
+
+fn ask_in(environment: &Environment, line: &str) -> Result<Ask, Early> {
+    both_in(environment, line).map(|(ask, _)| ask)
+}
+
+fn proof(line: &str) -> ProofArgs {
+    both_in(&Environment::default(), line).unwrap().1
 }
 
 fn ask(line: &str) -> Ask {
@@ -18,8 +41,8 @@ fn wrong(line: &str) -> String {
 }
 
 fn wrong_in(environment: &Environment, line: &str) -> String {
-    match ask_in(environment, line) {
-        Ok(ask) => panic!("{line} was taken as {ask:?}"),
+    match task_in(environment, line) {
+        Ok(task) => panic!("{line} was taken as {task:?}"),
         Err(early) => {
             assert_eq!((early.code, early.to), (USAGE, Place::Err), "{line}");
             assert!(early.text.starts_with("error: "), "{line}: {}", early.text);
@@ -143,38 +166,199 @@ fn the_environment_names_hosts_when_the_line_does_not() {
 }
 
 #[test]
-fn keys_are_understood_and_said_to_be_unsupported() {
+fn a_key_may_be_given_in_every_documented_form_and_once_only() {
     for line in [
         "check with k.pem",
-        "check on a WITH k.pem",
+        "check web WITH k.pem",
+        "check on a With k.pem",
+        "check with k.pem on a",
         "check -k k.pem",
-        "check --with=k",
+        "-kk.pem check",
+        "check --with k.pem",
+        "check --with=k.pem",
     ] {
-        assert!(
-            wrong(line).contains("not supported by this version"),
-            "{line}"
-        );
+        assert_eq!(proof(line).key, Some("k.pem".into()), "{line}");
     }
+    assert_eq!(proof("check").key, None);
+    assert_eq!(proof("check with /A/b.pem").key, Some("/A/b.pem".into()));
     for line in [
         "check with a with b",
         "check with a -k b",
         "check -k a -k b",
+        "check with a with a",
     ] {
-        assert!(wrong(line).contains("one key"), "{line}");
+        assert!(wrong(line).contains("one key, not with 2"), "{line}");
     }
-    assert!(wrong("check with").contains("needs a key"));
-    assert!(wrong("check with on a").contains("needs a key"));
-    let environment = Environment {
-        key: Some("k.pem".into()),
-        ..Environment::default()
-    };
-    assert!(wrong_in(&environment, "check").contains("`SUPERVISOR_RS_KEY`"));
+    for line in ["check with", "check with on a", "check on a with with b"] {
+        assert!(wrong(line).contains("`with KEY.pem`"), "{line}");
+    }
 }
 
 #[test]
-fn ssh_hosts_are_understood_and_said_to_be_unsupported() {
-    assert!(wrong("check on ssh://me@host:22/4000").contains("not supported by this version"));
+fn the_environment_names_a_key_when_the_line_does_not() {
+    let environment = Environment {
+        key: Some("/keys/k.pem".into()),
+        ..Environment::default()
+    };
+    let key = |line| both_in(&environment, line).unwrap().1.key;
+    assert_eq!(key("check"), Some("/keys/k.pem".into()));
+    assert_eq!(key("check with l.pem"), Some("l.pem".into()));
+    assert_eq!(key("check --strict"), Some("/keys/k.pem".into()));
+    #[cfg(unix)]
+    {
+        use std::os::unix::ffi::OsStringExt;
+        // A path need not be text.
+        let path = OsString::from_vec(b"/keys/\xff.pem".to_vec());
+        let environment = Environment {
+            key: Some(path.clone()),
+            ..Environment::default()
+        };
+        let (_, proof) = both_in(&environment, "check").unwrap();
+        assert_eq!(proof.key, Some(path.into()));
+    }
+}
+
+#[test]
+fn what_servers_are_told_a_command_is_chosen_by_options() {
+    const ID: &str = "0b6e8c1e-3a4b-4c6d-8e8f-90a1b2c3d4e5";
+    assert_eq!(proof("check"), ProofArgs::default());
+    assert_eq!(proof("check with k --strict").strangers, Strangers::Refused);
+    assert_eq!(
+        proof("check with k --allow-unsigned").downgrade,
+        Downgrade::Allowed
+    );
+    // Scripts may say so whether or not they have a key.
+    assert_eq!(
+        proof("check --allow-unsigned").downgrade,
+        Downgrade::Allowed
+    );
+    let line = format!("check on a --server-id {}", ID.to_uppercase());
+    assert_eq!(proof(&line).server_id, Some(ID.parse().unwrap()));
+    assert_eq!(proof(&format!("check on a,A --server-id={ID}")).key, None);
+    for (line, says) in [
+        ("check --strict".to_owned(), "`with KEY.pem` is missing"),
+        ("check --server-id x".to_owned(), "a server's id is a UUID"),
+        ("check --server-id ''".to_owned(), "a server's id is a UUID"),
+        (
+            format!("check on a,b --server-id {ID}"),
+            "the id of one server, but 2 hosts are asked",
+        ),
+        (
+            format!("check --server-id {ID} --server-id {ID}"),
+            "cannot be used multiple times",
+        ),
+    ] {
+        assert!(wrong(&line).contains(says), "{line}: {}", wrong(&line));
+    }
+}
+
+#[test]
+fn hosts_behind_ssh_are_hosts() {
+    assert_eq!(
+        hosts("check on ssh://me@host:22/4000,SSH://h"),
+        ["ssh://me@host:22/4000", "SSH://h"]
+    );
+    assert_eq!(
+        hosts("check on ssh://h,ssh://H/,ssh://h/33889"),
+        ["ssh://h"]
+    );
+    for line in [
+        "check on ssh://-oProxyCommand=x",
+        "check on=-x",
+        "check on '-oProxyCommand=x'",
+        "check --on=-oProxyCommand=x",
+        "check -o-oProxyCommand=x",
+    ] {
+        wrong(line);
+    }
     assert!(wrong("check on ssh://-oProxyCommand=x").contains("begins with `-`"));
+}
+
+#[test]
+fn keygen_takes_a_name_and_nothing_of_a_server() {
+    let keygen = |line: &str| match task(line) {
+        ClientTask::Keygen(keygen) => keygen,
+        other => panic!("{line}: {other:?}"),
+    };
+    for line in [
+        "keygen deploy",
+        "KeyGen deploy",
+        "--bits 4096 keygen deploy",
+    ] {
+        let made = keygen(line);
+        assert_eq!((made.name.as_str(), made.bits), ("deploy", Bits::B4096));
+        assert_eq!(made.output, Output::Text);
+    }
+    assert_eq!(keygen("keygen d --bits 2048").bits, Bits::B2048);
+    assert_eq!(keygen("keygen d --bits=3072 --json").output, Output::Json);
+    // What it is called is the key's business, not that of children.
+    assert_eq!(keygen("keygen all").name.as_str(), "all");
+    assert_eq!(keygen("keygen a@b.c --log debug").name.as_str(), "a@b.c");
+    for (line, says) in [
+        ("keygen", "`keygen NAME`"),
+        ("keygen on", "needs a host"),
+        ("keygen a b", "unexpected word `b`"),
+        ("keygen ../a", "`/` cannot stand in a key name"),
+        ("keygen /a", "current directory"),
+        ("keygen ''", "a key name must not be empty"),
+        ("keygen .a", "begins with a letter or digit"),
+        ("keygen deploy.pem", "did you mean `keygen deploy`?"),
+        ("keygen deploy.pub", "did you mean `keygen deploy`?"),
+        ("keygen deploy.pub.pem", "did you mean `keygen deploy`?"),
+        ("keygen a --bits 1024", "not with `1024`"),
+        ("keygen a --bits ''", "2048, 3072 or 4096 bits"),
+        ("keygen a on b", "`on` does not go with `keygen`"),
+        ("keygen a --on b", "`--on` does not go with `keygen`"),
+        ("keygen a with k", "`with` does not go with `keygen`"),
+        ("keygen a -k k", "`--with` does not go with `keygen`"),
+        ("keygen a --all", "`--all` does not go with `keygen`"),
+        ("keygen a --strict", "`--strict` does not go with `keygen`"),
+        ("keygen a --stop-children", "does not go with `keygen`"),
+        ("keygen a --allow-unsigned", "does not go with `keygen`"),
+        ("check --bits 2048", "`--bits` does not go with `check`"),
+        ("keygne a", "did you mean `keygen`?"),
+        ("genkey a", "did you mean `keygen`?"),
+    ] {
+        assert!(wrong(line).contains(says), "{line}: {}", wrong(line));
+    }
+    let environment = Environment {
+        on: Some("a".into()),
+        key: Some("k".into()),
+        ..Environment::default()
+    };
+    assert!(task_in(&environment, "keygen d").is_ok());
+}
+
+#[test]
+fn to_forget_takes_hosts_and_no_command() {
+    let forgets = |line: &str| match task(line) {
+        ClientTask::Forget(forget) => forget
+            .hosts
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>(),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(forgets("--forget a"), ["a"]);
+    assert_eq!(forgets("--forget a,b --forget c --json"), ["a", "b", "c"]);
+    assert_eq!(forgets("--forget 'a b' --forget A:33889"), ["a", "b"]);
+    assert_eq!(forgets("--forget ssh://h/localhost:33889").len(), 1);
+    for line in [
+        "check --forget a",
+        "--forget a on b",
+        "--forget a --on b",
+        "--forget a -k k",
+        "--forget a --strict",
+        "--forget a --all",
+        "--forget a --bits 2048",
+        "keygen x --forget a",
+    ] {
+        assert!(wrong(line).contains("`--forget` stands alone"), "{line}");
+    }
+    assert!(wrong("--forget ','").contains("`--forget` needs a host"));
+    assert!(wrong("--forget a:b").contains("is not a port"));
+    assert!(wrong("--forget").contains("--forget"));
+    assert!(wrong("forget a").contains("did you mean `--forget`?"));
 }
 
 #[test]
@@ -227,9 +411,9 @@ fn a_wrong_line_shows_the_nearest_right_form() {
 
 #[test]
 fn an_unknown_option_is_not_advised_to_stand_as_a_word() {
-    let said = wrong("kill --force");
+    let said = wrong("kill --hard");
     assert!(
-        said.contains("unexpected argument '--force' found"),
+        said.contains("unexpected argument '--hard' found"),
         "{said}"
     );
     assert!(!said.contains("tip:"), "{said}");
@@ -246,6 +430,10 @@ fn a_wrong_line_cannot_drive_the_terminal() {
         "start '\u{1b}[2J'",
         "check on '\u{1b}[2J'",
         "check on 'ssh://\u{1b}[2J'",
+        "--forget '\u{1b}[2J'",
+        "keygen '\u{1b}[2J'",
+        "keygen a --bits '\u{1b}[2J'",
+        "check --server-id '\u{1b}[2J'",
     ] {
         assert!(!wrong(line).contains('\u{1b}'), "{:?}", wrong(line));
     }
@@ -284,12 +472,12 @@ fn help_and_version_are_answers_not_errors() {
         "-h",
         "start web --help",
     ] {
-        let early = ask_in(&Environment::default(), line).unwrap_err();
+        let early = task_in(&Environment::default(), line).unwrap_err();
         assert_eq!((early.code, early.to), (0, Place::Out), "{line}");
         assert!(early.text.contains("\nCommands (in any case):\n"), "{line}");
         assert!(early.text.ends_with('\n'), "{line}");
     }
-    let early = ask_in(&Environment::default(), "--version").unwrap_err();
+    let early = task_in(&Environment::default(), "--version").unwrap_err();
     assert_eq!(
         early.text,
         concat!("supervisor-rs-client ", env!("CARGO_PKG_VERSION"), "\n")

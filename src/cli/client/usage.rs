@@ -2,7 +2,11 @@
 
 use crate::{
     command::Op,
-    control::{client::HOSTS_MAX, host::HostError},
+    control::{
+        client::{HOSTS_MAX, known_servers::NotAServerId},
+        host::HostError,
+        keys::{BitsError, KeyName, KeyNameError},
+    },
     spec::{NameError, Verb},
 };
 
@@ -68,12 +72,12 @@ pub enum UsageError {
     )]
     Unexpected(String),
     /// An option of another command.
-    #[error("`{flag}` does not go with `{}`{}", .command.as_str(), did_you_mean(.instead))]
+    #[error("`{flag}` does not go with `{command}`{}", did_you_mean(.instead))]
     Flag {
-        /// The option.
+        /// The option, or the word.
         flag: &'static str,
-        /// The command.
-        command: Op,
+        /// The command, or the option that stands for one.
+        command: &'static str,
         /// What may have been meant.
         instead: Option<&'static str>,
     },
@@ -86,18 +90,51 @@ pub enum UsageError {
     /// More hosts than are asked at once.
     #[error("at most {HOSTS_MAX} hosts are asked at once, these are {0}")]
     TooManyHosts(usize),
-    /// A host behind ssh.
-    #[error("`{0}`: `ssh://` hosts are not supported by this version")]
-    Ssh(String),
     /// `with` and nothing after it.
     #[error("`with` needs a key: `with KEY.pem`")]
     KeyMissing,
     /// More than one key.
     #[error("a command is signed with one key, not with {0}: one `with KEY.pem` only")]
     KeyTwice(usize),
-    /// A key.
-    #[error("signing with a key ({0}) is not supported by this version; leave it out")]
-    Key(&'static str),
+    /// `--strict` without a key.
+    #[error("`--strict` is about signed commands, and there is no key: `with KEY.pem` is missing")]
+    StrictUnsigned,
+    /// `--server-id` without an id.
+    #[error("`--server-id`: {0}")]
+    ServerId(#[from] NotAServerId),
+    /// One id for several servers.
+    #[error("`--server-id` is the id of one server, but {0} hosts are asked")]
+    ServerIdOfMany(usize),
+    /// `--forget` and nothing after it.
+    #[error("`--forget` needs a host: `--forget HOST[,HOST…]`")]
+    ForgetMissing,
+    /// `--forget` and a command.
+    #[error("`--forget` stands alone: `supervisor-rs-client --forget HOST[,HOST…]` asks no server")]
+    ForgetAndCommand,
+    /// `keygen` and nothing after it.
+    #[error("`keygen` needs a name for the key: `keygen NAME`")]
+    KeygenNameMissing,
+    /// A name that no key has.
+    #[error(
+        "`{}` cannot name a key: {fault}\n\
+         hint: its two files are written into the current directory",
+        .name.escape_debug()
+    )]
+    KeyName {
+        /// What was typed.
+        name: String,
+        /// What is wrong with it.
+        fault: KeyNameError,
+    },
+    /// The name of a file where that of a key belongs.
+    #[error(
+        "`keygen` takes a name and makes two files of it, `NAME.pem` and `NAME.pub.pem`; did you \
+         mean `keygen {0}`?"
+    )]
+    KeyFile(KeyName),
+    /// `--bits` with another number.
+    #[error("`--bits`: {0}")]
+    Bits(#[from] BitsError),
     /// A variable that is no text.
     #[error("`{0}` in the environment is not UTF-8")]
     Environment(&'static str),
@@ -124,12 +161,15 @@ fn takes_all(verb: Verb) -> bool {
     }
 }
 
+/// The command that asks no server.
+pub(super) const KEYGEN: &str = "keygen";
+
 /// How many slips of the finger still make one word another.
 const SLIPS_MAX: usize = 2;
 
 /// The command that was probably meant.
 pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
-    const OTHERS: [(&str, &str); 14] = [
+    const OTHERS: [(&str, &str); 17] = [
         ("status", "check"),
         ("list", "check"),
         ("ls", "check"),
@@ -144,6 +184,9 @@ pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
         ("exit", "kill"),
         ("tryrestart", "trystart"),
         ("version", "--version"),
+        ("forget", "--forget"),
+        ("genkey", "keygen"),
+        ("key", "keygen"),
     ];
     let word = word.to_ascii_lowercase();
     if let Some((_, command)) = OTHERS.into_iter().find(|(other, _)| *other == word) {
@@ -152,7 +195,7 @@ pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
     Op::ALL
         .into_iter()
         .map(Op::as_str)
-        .chain(["help"])
+        .chain([KEYGEN, "help"])
         .map(|command| (strsim::damerau_levenshtein(&word, command), command))
         .filter(|(slips, command)| *slips <= SLIPS_MAX && *slips < command.len() - 1)
         // Of two as near, the one that begins alike: the first letter is seldom the slip.

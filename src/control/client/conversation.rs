@@ -1,17 +1,12 @@
 //! One conversation with one server: hello, request, answer.
 
-use std::{
-    io::{self, Read, Write},
-    net::TcpStream,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use super::{
-    super::{
-        host::Host,
-        protocol::{self, Fields, LINE_BYTES_MAX, PROTOCOL, Refusal, ServerLine},
-    },
-    ANSWER_BYTES_MAX, Waits, failure,
+    super::protocol::{self, Fields, Hello, LINE_BYTES_MAX, PROTOCOL, Refusal, ServerLine},
+    ANSWER_BYTES_MAX, Manner, failure,
+    proof::{Met, Signed},
+    stream::Stream,
 };
 use crate::{
     clock,
@@ -45,56 +40,64 @@ enum NoLine {
 
 /// A connection to one server.
 pub(super) struct Conversation<'a> {
-    stream: TcpStream,
-    host: &'a Host,
+    stream: Stream,
+    /// The host as it was given.
+    host: &'a str,
+    /// What it is known as.
+    place: &'a str,
+    manner: &'a Manner,
     inbox: Vec<u8>,
 }
 
 impl<'a> Conversation<'a> {
-    pub(super) fn new(stream: TcpStream, host: &'a Host) -> Self {
+    pub(super) fn new(stream: Stream, host: &'a str, place: &'a str, manner: &'a Manner) -> Self {
         Self {
             stream,
             host,
+            place,
+            manner,
             inbox: Vec::new(),
         }
     }
 
-    pub(super) fn run(mut self, command: &Command, waits: Waits) -> Result<Fields, Refusal> {
-        self.meet(waits.hello)?;
-        let mut request = Vec::new();
-        protocol::write_request(&mut request, REQUEST_ID, command);
+    /// Gives the command and returns the answer. What a person should hear besides is added to
+    /// the warnings.
+    pub(super) fn run(
+        mut self,
+        command: &Command,
+        warnings: &mut Vec<String>,
+    ) -> Result<Fields, Refusal> {
+        let waits = self.manner.waits;
+        let hello_wait = match self.stream {
+            Stream::Tcp(_) => waits.hello,
+            Stream::Ssh(_) => self.manner.ssh.hello_wait(waits),
+        };
+        let hello = self.meet(hello_wait)?;
+        let met = Met {
+            host: self.host,
+            place: self.place,
+            hello: &hello,
+        };
+        let proof = &self.manner.proof;
+        let (request, signed) = proof.request(met, REQUEST_ID, command, warnings)?;
         self.stream
-            .set_write_timeout(Some(waits.hello))
-            .and_then(|()| self.stream.write_all(&request))
-            .map_err(|fault| {
-                let message = format!("cannot send to `{}`: {fault}", self.host);
-                failure(ErrorCode::Unreachable, message)
-            })?;
+            .send(&request, waits.hello)
+            .map_err(|fault| self.cut_off(&format!("cannot send to `{}`: {fault}", self.host)))?;
         let time = match command {
             Command::Check { .. } | Command::CheckOne(_) | Command::Info => waits.look,
             Command::Child { .. } | Command::StopAll | Command::StartAll | Command::Kill(_) => {
                 waits.act
             }
         };
-        self.hear(time)
+        self.hear(time, signed)
     }
 
     /// Reads the hello and sees whether this client can go on.
-    fn meet(&mut self, time: Duration) -> Result<(), Refusal> {
-        let line = self
-            .line(clock::mono() + time, time, LINE_BYTES_MAX)
-            .map_err(|no_line| match no_line {
-                NoLine::Timeout(_) => failure(
-                    ErrorCode::Timeout,
-                    format!(
-                        "`{}` takes connections but does not greet: {no_line}",
-                        self.host
-                    ),
-                ),
-                NoLine::Closed | NoLine::Cut | NoLine::TooLong(_) | NoLine::Io(_) => {
-                    self.stranger(&no_line)
-                }
-            })?;
+    fn meet(&mut self, time: Duration) -> Result<Hello, Refusal> {
+        let line = match self.line(clock::mono() + time, time, LINE_BYTES_MAX) {
+            Ok(line) => line,
+            Err(no_line) => return Err(self.no_hello(&no_line)),
+        };
         match protocol::parse_server_line(&line) {
             Ok(ServerLine::Hello(hello)) if hello.protocol != PROTOCOL => Err(failure(
                 ErrorCode::Unreachable,
@@ -103,15 +106,7 @@ impl<'a> Conversation<'a> {
                     self.host, hello.protocol
                 ),
             )),
-            Ok(ServerLine::Hello(hello)) if hello.encrypt => Err(failure(
-                ErrorCode::Unauthorized,
-                format!(
-                    "`{}` takes only signed commands (`encrypt: on`): `with KEY.pem` is missing\n\
-                     hint: this version cannot sign commands yet",
-                    self.host
-                ),
-            )),
-            Ok(ServerLine::Hello(_)) => Ok(()),
+            Ok(ServerLine::Hello(hello)) => Ok(hello),
             Ok(ServerLine::Error { refusal, .. }) => Err(refusal),
             Ok(ServerLine::Ok { .. } | ServerLine::Event { .. }) => {
                 Err(self.stranger(&"it answers before it was asked"))
@@ -120,24 +115,51 @@ impl<'a> Conversation<'a> {
         }
     }
 
+    fn no_hello(&mut self, no_line: &NoLine) -> Refusal {
+        let host = self.host;
+        match (no_line, &mut self.stream) {
+            (NoLine::Timeout(_), Stream::Tcp(_)) => failure(
+                ErrorCode::Timeout,
+                format!("`{host}` takes connections but does not greet: {no_line}"),
+            ),
+            (NoLine::Timeout(_), Stream::Ssh(tunnel)) => failure(
+                ErrorCode::Timeout,
+                format!(
+                    "`{host}` does not greet through ssh: {no_line}{}\n\
+                     hint: does `{}` get through by hand?",
+                    following(&tunnel.said()),
+                    tunnel.by_hand()
+                ),
+            ),
+            (NoLine::Closed | NoLine::Cut | NoLine::Io(_), Stream::Ssh(tunnel)) => {
+                match tunnel.fault() {
+                    Some(fault) => failure(
+                        ErrorCode::Unreachable,
+                        format!(
+                            "cannot reach `{host}` through ssh: {fault}\n\
+                             hint: does `{}` get through by hand, and does \
+                             supervisor-rs-server run there, on that port?",
+                            tunnel.by_hand()
+                        ),
+                    ),
+                    None => self.stranger(no_line),
+                }
+            }
+            (NoLine::TooLong(_), Stream::Ssh(_))
+            | (NoLine::Closed | NoLine::Cut | NoLine::TooLong(_) | NoLine::Io(_), Stream::Tcp(_)) => {
+                self.stranger(no_line)
+            }
+        }
+    }
+
     /// Reads until the answer.
-    fn hear(&mut self, time: Duration) -> Result<Fields, Refusal> {
+    fn hear(&mut self, time: Duration, signed: Signed) -> Result<Fields, Refusal> {
         let deadline = clock::mono() + time;
         loop {
-            let line = self
-                .line(deadline, time, ANSWER_BYTES_MAX)
-                .map_err(|no_line| {
-                    let code = match no_line {
-                        NoLine::Timeout(_) => ErrorCode::Timeout,
-                        NoLine::Closed | NoLine::Cut | NoLine::TooLong(_) | NoLine::Io(_) => {
-                            ErrorCode::Unreachable
-                        }
-                    };
-                    failure(
-                        code,
-                        format!("no answer from `{}`: {no_line}{UNSURE}", self.host),
-                    )
-                })?;
+            let line = match self.line(deadline, time, ANSWER_BYTES_MAX) {
+                Ok(line) => line,
+                Err(no_line) => return Err(self.no_answer(&no_line)),
+            };
             match protocol::parse_server_line(&line) {
                 Ok(ServerLine::Ok {
                     id: REQUEST_ID,
@@ -146,7 +168,7 @@ impl<'a> Conversation<'a> {
                 Ok(ServerLine::Error {
                     id: Some(REQUEST_ID) | None,
                     refusal,
-                }) => return Err(refusal),
+                }) => return Err(self.manner.proof.explain(refusal, signed)),
                 Ok(ServerLine::Event { id: REQUEST_ID }) => {}
                 Ok(
                     ServerLine::Hello(_)
@@ -166,6 +188,25 @@ impl<'a> Conversation<'a> {
                 }
             }
         }
+    }
+
+    fn no_answer(&mut self, no_line: &NoLine) -> Refusal {
+        let what = format!("no answer from `{}`: {no_line}", self.host);
+        match no_line {
+            NoLine::Timeout(_) => failure(ErrorCode::Timeout, what + UNSURE),
+            NoLine::TooLong(_) => failure(ErrorCode::Unreachable, what + UNSURE),
+            NoLine::Closed | NoLine::Cut | NoLine::Io(_) => self.cut_off(&what),
+        }
+    }
+
+    /// The connection ended while or after the command was sent: who did that, ssh may know.
+    fn cut_off(&mut self, what: &str) -> Refusal {
+        let fault = match &mut self.stream {
+            Stream::Tcp(_) => None,
+            Stream::Ssh(tunnel) => tunnel.fault(),
+        };
+        let words = following(&fault.unwrap_or_default());
+        failure(ErrorCode::Unreachable, format!("{what}{words}{UNSURE}"))
     }
 
     fn stranger(&self, why: &dyn std::fmt::Display) -> Refusal {
@@ -202,8 +243,7 @@ impl<'a> Conversation<'a> {
             if left.is_zero() {
                 return Err(NoLine::Timeout(time));
             }
-            self.stream.set_read_timeout(Some(left))?;
-            match self.stream.read(&mut chunk) {
+            match self.stream.read(&mut chunk, left) {
                 Ok(0) if self.inbox.is_empty() => return Err(NoLine::Closed),
                 Ok(0) => return Err(NoLine::Cut),
                 Ok(count) => self.inbox.extend_from_slice(&chunk[..count]),
@@ -219,5 +259,13 @@ impl<'a> Conversation<'a> {
                 },
             }
         }
+    }
+}
+
+/// ssh's words as an addition to a message; nothing when there are none.
+fn following(words: &str) -> String {
+    match words.is_empty() {
+        true => String::new(),
+        false => format!("; ssh says: {words}"),
     }
 }

@@ -16,6 +16,9 @@ const SHORT: Waits = Waits {
     resolve: Duration::from_secs(20),
     connect: Duration::from_secs(5),
     hello: Duration::from_millis(400),
+    ssh_connect: Duration::from_secs(5),
+    ssh_hello: Duration::from_millis(400),
+    ssh_prompt: Duration::from_millis(400),
     look: Duration::from_millis(400),
     act: Duration::from_millis(400),
 };
@@ -24,6 +27,9 @@ const LONG: Waits = Waits {
     resolve: Duration::from_secs(20),
     connect: Duration::from_secs(20),
     hello: Duration::from_secs(20),
+    ssh_connect: Duration::from_secs(20),
+    ssh_hello: Duration::from_secs(20),
+    ssh_prompt: Duration::from_secs(20),
     look: Duration::from_secs(20),
     act: Duration::from_secs(20),
 };
@@ -62,7 +68,7 @@ fn ask_one(
 ) -> Result<Fields, Refusal> {
     let (host, thread) = serve(script);
     let mut outcome = None;
-    ask_all(&[host], &check(), waits, |answer| {
+    ask_all(&[host], &check(), waits, |answer, _| {
         outcome = Some(answer.outcome);
     });
     thread.join().unwrap();
@@ -225,7 +231,7 @@ fn a_port_where_nobody_listens_is_unreachable() {
     let host: Host = listener.local_addr().unwrap().to_string().parse().unwrap();
     drop(listener);
     let mut codes = Vec::new();
-    ask_all(&[host], &check(), SHORT, |answer| {
+    ask_all(&[host], &check(), SHORT, |answer, _| {
         codes.push(code(answer.outcome).0)
     });
     assert_eq!(codes, ["unreachable"]);
@@ -235,7 +241,7 @@ fn a_port_where_nobody_listens_is_unreachable() {
 fn a_name_that_nobody_has_is_unreachable() {
     let host: Host = "no-such-host.invalid".parse().unwrap();
     let mut messages = Vec::new();
-    ask_all(&[host], &check(), SHORT, |answer| {
+    ask_all(&[host], &check(), SHORT, |answer, _| {
         messages.push(code(answer.outcome))
     });
     assert_eq!(messages[0].0, "unreachable");
@@ -258,7 +264,7 @@ fn a_name_with_several_addresses_is_tried_at_each() {
     };
     let named: Host = format!("localhost:{}", host.port).parse().unwrap();
     let mut answers = Vec::new();
-    ask_all(&[named], &check(), LONG, |answer| answers.push(answer));
+    ask_all(&[named], &check(), LONG, |answer, _| answers.push(answer));
     assert!(answers[0].outcome.is_ok(), "{answers:?}");
     assert_eq!(answers[0].host, format!("localhost:{}", host.port));
     thread.join().unwrap();
@@ -283,7 +289,7 @@ fn hosts_are_asked_at_once_and_handed_on_in_their_order() {
     });
     let expected = [first.to_string(), second.to_string()];
     let mut order = Vec::new();
-    ask_all(&[first, second], &check(), LONG, |answer| {
+    ask_all(&[first, second], &check(), LONG, |answer, _| {
         assert!(answer.outcome.is_ok(), "{answer:?}");
         order.push(answer.host);
     });
@@ -305,7 +311,7 @@ fn a_host_that_hangs_delays_no_answer_before_it() {
         drop(stream);
     });
     let mut seen = 0;
-    ask_all(&[good, hanging], &check(), LONG, |answer| {
+    ask_all(&[good, hanging], &check(), LONG, |answer, _| {
         seen += 1;
         match seen {
             // The second server hangs on until the first answer was handed on.
@@ -319,12 +325,4 @@ fn a_host_that_hangs_delays_no_answer_before_it() {
     assert_eq!(seen, 2);
     good_thread.join().unwrap();
     hanging_thread.join().unwrap();
-}
-
-#[test]
-fn an_ssh_host_is_refused_without_running_anything() {
-    let host: Host = "ssh://host".parse().unwrap();
-    ask_all(&[host], &check(), SHORT, |answer| {
-        assert!(code(answer.outcome).1.contains("not supported"));
-    });
 }

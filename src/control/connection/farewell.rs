@@ -1,9 +1,13 @@
-//! How a connection ends: because somebody else needs its slot, with the server, or by itself.
+//! How a connection ends: because somebody else needs its slot, with the server or its key, or by
+//! itself.
 //!
 //! Who is asked to make room looks once more at what has arrived, in the socket too: a command
 //! that is there is carried out, and the connection stays. Otherwise it says `busy`, hangs up, and
 //! reads nothing more, so that what a client sends just then is never carried out and never
 //! answered: being told `busy` means that nothing was done. Half a line is no command.
+//!
+//! A connection is ended with its key too, at once and whatever it is at: what it was answered and
+//! has not read yet may be lost, but nothing that it asked for is.
 //!
 //! A socket that is closed with something unread in it is reset, and a reset may overtake what was
 //! written; so nothing is left unread. Answers that the peer has not read yet reach it all the
@@ -33,13 +37,18 @@ use crate::{
 /// How much of what a refused peer still sends is thrown away before it is reset.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
-/// Why a connection is told to go.
+/// Somebody else needs the slot of a connection. It answers only if it stays; otherwise this is
+/// dropped when its socket is closed.
 #[derive(Debug)]
-pub(in crate::control) enum Order {
-    /// Somebody else needs its slot. Dropped when its socket is closed.
-    MakeRoom(oneshot::Sender<Stays>),
+pub(in crate::control) struct MakeRoom(pub(in crate::control) oneshot::Sender<Stays>);
+
+/// Why a connection is ended whatever it is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum End {
     /// The server ends.
     Closing,
+    /// A key that has signed on it is one no more.
+    KeyDropped,
 }
 
 /// The answer of a connection that has work to do and does not make room.
@@ -62,7 +71,10 @@ impl Life {
 
     /// Nothing to hand over, to wait for or to write.
     fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.held.is_none() && self.outbox.is_empty()
+        self.in_flight.is_empty()
+            && self.held.is_none()
+            && self.signed.is_empty()
+            && self.outbox.is_empty()
     }
 
     /// Takes what stands in the socket, without waiting. Past the runtime, which may not have
@@ -80,8 +92,8 @@ impl Life {
 
     /// Says why and hangs up. It must be gone at once: what its socket does not take now is not
     /// written.
-    pub(super) fn make_room(&mut self) {
-        protocol::write_failure(&mut self.outbox, None, &too_many());
+    pub(super) fn hang_up(&mut self, why: &Failure) {
+        protocol::write_failure(&mut self.outbox, None, why);
         let rest = &self.outbox[self.sent..];
         // An error means that it has gone by itself, or that it does not read.
         let _ = send(
@@ -108,7 +120,8 @@ impl Life {
         self.take_answers();
         let unanswered = std::mem::take(&mut self.in_flight);
         let unanswered = unanswered.into_iter().map(|waiting| waiting.id);
-        for id in unanswered.chain(self.held.take().map(|(id, _)| id)) {
+        let held = self.held.take().map(|held| held.id);
+        for id in unanswered.chain(held).chain(self.signed.give_up()) {
             protocol::write_failure(&mut self.outbox, Some(id), &shutting_down());
         }
         self.flush().await?;
@@ -151,8 +164,14 @@ enum Received {
     Nothing,
 }
 
-pub(super) fn shutting_down() -> Failure {
+pub(in crate::control) fn shutting_down() -> Failure {
     Failure::new(ErrorCode::ShuttingDown, "the server is shutting down")
+}
+
+/// What a connection is told whose key is one no more.
+pub(super) fn key_dropped() -> Failure {
+    let message = "a key that has signed on this connection is not known any more";
+    Failure::new(ErrorCode::Unauthorized, message)
 }
 
 /// What a connection is told that is not let in or has to go.

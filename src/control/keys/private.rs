@@ -2,12 +2,14 @@
 //!
 //! - A file that anybody else can read or change is not used: the opened file is looked at, not
 //!   its path, so that what was checked is what is read.
-//! - Nothing that is read is left in memory after its last use, and nothing of it is ever shown.
+//! - What holds a secret is cleared from memory when it is dropped, and nothing of it is shown.
 //! - What is taken can sign: it is tried once.
 //!
 //! Absent on purpose: passphrases (an agent and ssh are for those).
 //!
 //! Source: DESIGN, section 8; RFC 8017, appendix A.1.2; RFC 5208; open(2).
+
+mod error;
 
 use std::{
     fs::{File, OpenOptions},
@@ -23,15 +25,12 @@ use rsa::{
 };
 use zeroize::Zeroizing;
 
+pub use self::error::PrivateKeyError;
 use super::{
     Fingerprint, KeyName,
     components::{Components, algorithm_name},
     pem::{Block, Pem},
 };
-
-mod error;
-
-pub use self::error::PrivateKeyError;
 
 /// The most bytes of a private key's file; one of 4096 bits has about 3300.
 pub const PRIVATE_KEY_BYTES_MAX: u64 = 64 * 1024;
@@ -226,14 +225,8 @@ fn check_access(path: &Path, file: &File) -> Result<(), PrivateKeyError> {
     {
         use std::os::unix::fs::MetadataExt as _;
 
-        let euid = rustix::process::geteuid().as_raw();
-        if about.uid() != 0 && about.uid() != euid {
-            return Err(PrivateKeyError::Owner {
-                path: own(),
-                owner: about.uid(),
-                euid,
-            });
-        }
+        // Not whose it is: with this mode nobody else but root can have opened it, and root may
+        // well sign for a user, as with `sudo`.
         let mode = about.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(PrivateKeyError::Mode { path: own(), mode });

@@ -147,7 +147,7 @@ impl PublicKey {
         if bytes.len() as u64 > PUBLIC_KEY_BYTES_MAX {
             return Err(PublicKeyError::TooLarge);
         }
-        if PRIVATE_MARKS.iter().any(|mark| contains(bytes, mark)) || is_private(bytes) {
+        if has_private_mark(bytes) || is_private(bytes) {
             return Err(PublicKeyError::PrivateKey);
         }
         let text = std::str::from_utf8(bytes).map_err(|_| PublicKeyError::NotText)?;
@@ -245,8 +245,12 @@ fn is_private(der: &[u8]) -> bool {
     PrivateKeyInfo::from_der(der).is_ok() || pkcs1::RsaPrivateKey::from_der(der).is_ok()
 }
 
-fn contains(bytes: &[u8], mark: &[u8]) -> bool {
-    bytes.windows(mark.len()).any(|window| window == mark)
+/// Whether a private key is announced; the zeros of UTF-16 do not hide it.
+fn has_private_mark(bytes: &[u8]) -> bool {
+    let text: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
+    PRIVATE_MARKS
+        .iter()
+        .any(|mark| text.windows(mark.len()).any(|window| window == *mark))
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ fn id_of(text: &str) -> Option<u64> {
 }
 
 /// A key or a word of the grammar: borrowed from the line unless it was written with escapes.
-pub(in crate::control) struct Word<'de>(pub(in crate::control) Cow<'de, str>);
+pub(crate) struct Word<'de>(pub(crate) Cow<'de, str>);
 
 impl<'de> Deserialize<'de> for Word<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -129,7 +129,7 @@ impl<'de> Deserialize<'de> for Word<'de> {
 const ECHO_CHARS_MAX: usize = 40;
 
 /// A peer's text, escaped and cut, for a message.
-pub(in crate::control) fn echo(text: &str) -> String {
+pub(crate) fn echo(text: &str) -> String {
     let mut shown: String = text
         .chars()
         .take(ECHO_CHARS_MAX)
@@ -142,10 +142,7 @@ pub(in crate::control) fn echo(text: &str) -> String {
 }
 
 /// Refuses a second value for a key.
-pub(in crate::control) fn once<T, E: serde::de::Error>(
-    slot: &Option<T>,
-    key: &str,
-) -> Result<(), E> {
+pub(crate) fn once<T, E: serde::de::Error>(slot: &Option<T>, key: &str) -> Result<(), E> {
     match slot {
         None => Ok(()),
         Some(_) => Err(E::custom(format_args!("`{key}` stands there twice"))),
@@ -205,7 +202,7 @@ impl<'de> Visitor<'de> for RequestVisitor {
 }
 
 /// Reads a command object; what a token's `cmd` claim holds is read by the same rules.
-pub(in crate::control) struct CommandSeed;
+pub(crate) struct CommandSeed;
 
 impl<'de> DeserializeSeed<'de> for CommandSeed {
     type Value = Command;

@@ -14,16 +14,27 @@ use tokio::{
     time::Instant,
 };
 
+mod dropped_keys;
+mod floods;
+mod keyring;
+mod local_users;
+mod looks;
+mod refusals;
+mod signed;
+mod signed_order;
+
 use super::{
     super::limits::{
-        CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, FIRST_REQUEST_TIME_MAX, IDLE_TIME_MAX,
-        IN_FLIGHT_MAX, LOOKS_IN_FLIGHT_MAX, WRITE_TIME_MAX,
+        CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, FAILURES_PER_PEER_MAX, FAILURES_REFILL_PER_S,
+        FIRST_REQUEST_TIME_MAX, IDLE_TIME_MAX, IN_FLIGHT_MAX, KEYS_PER_CONNECTION_MAX,
+        LOOKS_IN_FLIGHT_MAX, WRITE_TIME_MAX,
     },
     *,
 };
 use crate::{
     command::{Answer, Command, Done, Op},
     spec::RunId,
+    trust::Owners,
 };
 
 thread_local! {
@@ -56,13 +67,50 @@ struct World {
     address: SocketAddr,
 }
 
+/// The server's id.
+const ID: &str = "0b6e8c1e-0000-4000-8000-000000000000";
+
+/// A server.yml that nobody edits.
+#[derive(Debug)]
+struct Unedited;
+
+impl ConfigCheck for Unedited {
+    fn is_current(&self) -> bool {
+        true
+    }
+}
+
+/// Root, the user of these tests and nobody else.
+fn us() -> Owners {
+    Owners::new(&[]).unwrap()
+}
+
+fn unsigned() -> Policy {
+    Policy {
+        encrypt: false,
+        allow_unsigned_remote: false,
+        local_users: us(),
+    }
+}
+
+fn encrypted() -> Policy {
+    Policy {
+        encrypt: true,
+        ..unsigned()
+    }
+}
+
 fn config(limits: Limits) -> ControlConfig {
     ControlConfig {
         listeners: vec![StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()],
         name: "here".to_owned(),
-        id: "0b6e8c1e-0000-4000-8000-000000000000".to_owned(),
+        id: ID.to_owned(),
         version: "1.0.0".to_owned(),
-        encrypt: false,
+        policy: unsigned(),
+        ring: Arc::new(Ring::new(Vec::new(), us())),
+        config: Arc::new(Unedited),
+        looks: mpsc::channel(1).0,
+        refusals: mpsc::channel(1).0,
         limits,
     }
 }
@@ -179,7 +227,7 @@ async fn the_hello_tells_who_serves_and_has_a_nonce_of_its_own() {
         let hello = Client::connect(world.address).await.line().await.unwrap()["hello"].clone();
         assert_eq!(hello["protocol"], 1);
         assert_eq!(hello["server"], "here");
-        assert_eq!(hello["id"], "0b6e8c1e-0000-4000-8000-000000000000");
+        assert_eq!(hello["id"], ID);
         assert_eq!(hello["version"], "1.0.0");
         assert_eq!(hello["encrypt"], false);
         let now = crate::clock::wall().0 / 1_000;
@@ -418,7 +466,7 @@ async fn who_says_that_nothing_follows_still_gets_the_answer() {
 async fn with_encrypt_on_unsigned_commands_and_tokens_are_unauthorized() {
     let mut world = world_with(
         ControlConfig {
-            encrypt: true,
+            policy: encrypted(),
             ..config(Limits::default())
         },
         16,
@@ -438,11 +486,12 @@ async fn with_encrypt_on_unsigned_commands_and_tokens_are_unauthorized() {
 async fn who_may_not_command_is_not_kept_for_asking() {
     let limits = Limits {
         first_request_time_max: Duration::from_millis(300),
+        failures_per_peer_max: u32::MAX,
         ..Limits::default()
     };
     let world = world_with(
         ControlConfig {
-            encrypt: true,
+            policy: encrypted(),
             ..config(limits)
         },
         16,
@@ -730,7 +779,7 @@ async fn who_may_not_command_keeps_no_slot_by_asking() {
     let limits = few(2);
     let world = world_with(
         ControlConfig {
-            encrypt: true,
+            policy: encrypted(),
             ..config(limits)
         },
         16,
@@ -984,7 +1033,7 @@ fn the_protocol_page_has_the_limits_that_are() {
         ),
         ("connections", CONNECTIONS_MAX.to_string()),
         (
-            "connections of one peer: this host, an IPv4 address, an IPv6 /64",
+            "connections of one peer: a user of its host, an IPv4 address, an IPv6 /64, a key",
             CONNECTIONS_PER_PEER_MAX.to_string(),
         ),
         (
@@ -1001,6 +1050,14 @@ fn the_protocol_page_has_the_limits_that_are() {
         ),
         ("without a request or an answer", seconds(IDLE_TIME_MAX)),
         ("reading 64 KiB of answers", seconds(WRITE_TIME_MAX)),
+        (
+            "requests of one peer that are refused because of who sends them",
+            format!("{FAILURES_PER_PEER_MAX}, and {FAILURES_REFILL_PER_S} each second"),
+        ),
+        (
+            "keys that sign on one connection",
+            KEYS_PER_CONNECTION_MAX.to_string(),
+        ),
     ] {
         let row = format!("| {what} | {limit} |");
         assert!(page.contains(&row), "{row}");

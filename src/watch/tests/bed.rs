@@ -45,6 +45,8 @@ pub(super) struct Bed {
 pub(super) struct Plan {
     /// Relative to the bed.
     pub(super) loadpaths: Vec<&'static str>,
+    /// Directories of keys, relative to the bed.
+    pub(super) key_dirs: Vec<&'static str>,
     pub(super) being_written: BeingWritten,
     pub(super) rescan: Option<Duration>,
     pub(super) open: Open,
@@ -65,6 +67,7 @@ impl Default for Plan {
     fn default() -> Self {
         Self {
             loadpaths: vec!["conf"],
+            key_dirs: Vec::new(),
             being_written: open_for_writing_by_us,
             rescan: None,
             open: source::inotify,
@@ -179,6 +182,7 @@ pub(super) fn config(root: &Path, parses: &Arc<AtomicUsize>) -> WatchConfig {
         loadpaths: vec![root.join("conf")],
         parse: parser(parses, ""),
         owners: Owners::new(&[]).unwrap(),
+        key_dirs: Vec::new(),
         rescan: None,
         server_file: root.join("server.yml"),
         server_owners: Owners::new(&[]).unwrap(),
@@ -217,6 +221,7 @@ impl Bed {
         let parses = Arc::new(AtomicUsize::new(0));
         let config = WatchConfig {
             loadpaths: plan.loadpaths.iter().map(|path| root.join(path)).collect(),
+            key_dirs: plan.key_dirs.iter().map(|path| root.join(path)).collect(),
             rescan: plan.rescan,
             ..config(&root, &parses)
         };
@@ -241,6 +246,9 @@ impl Bed {
         bed.apply(&first);
         // Told once at the start.
         assert_eq!(bed.next(), Seen::ServerFile);
+        if !plan.key_dirs.is_empty() {
+            assert_eq!(bed.next(), Seen::Keys);
+        }
         bed.told.clear();
         bed
     }
@@ -272,7 +280,7 @@ impl Bed {
             .expect("the watch thread lives");
         match &seen {
             Seen::Listing(update) | Seen::Reread { update, .. } => self.apply(update),
-            Seen::ServerFile | Seen::Capabilities(_) => {}
+            Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => {}
         }
         self.told.push(seen.clone());
         seen
@@ -308,7 +316,7 @@ impl Bed {
                 update.scope != Scope::Touched
                     || update.entries.iter().any(|(name, _)| *name != barrier)
             }
-            Seen::Reread { .. } | Seen::ServerFile | Seen::Capabilities(_) => true,
+            Seen::Reread { .. } | Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => true,
         });
     }
 

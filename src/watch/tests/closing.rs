@@ -168,17 +168,17 @@ fn a_file_that_is_changed_all_the_time_is_not_read_for_ever() {
 }
 
 /// A watch whose thread is the test's, which gives it hints of its own making.
-struct ByHand {
-    lookout: Lookout,
-    told: Receiver<Seen>,
+pub(super) struct ByHand {
+    pub(super) lookout: Lookout,
+    pub(super) told: Receiver<Seen>,
     /// What was told last of the loadpaths.
     last: Update,
-    root: PathBuf,
+    pub(super) root: PathBuf,
     _keep: tempfile::TempDir,
 }
 
 impl ByHand {
-    fn new(being_written: BeingWritten, prepare: impl FnOnce(&Path)) -> Self {
+    pub(super) fn new(being_written: BeingWritten, prepare: impl FnOnce(&Path)) -> Self {
         let open: Open = |_, _| Err(notify::Error::generic("by hand"));
         Self::with(being_written, open, prepare)
     }
@@ -403,7 +403,7 @@ fn a_directory_that_the_look_after_the_watches_is_the_first_to_see_is_watched() 
     assert!(watch.lookout.settle(hints).is_ok());
     let v1 = watch.root.join("v1");
     let is_watched = |layout: Layout| layout.dirs().any(|dir| dir.path == v1);
-    assert!(is_watched(Layout::of(&[], &watch.lookout.watched_way)));
+    assert!(is_watched(Layout::of(&[], &[], &watch.lookout.watched_way)));
     assert!(!watch.lookout.is_server_elsewhere());
     watch.take();
 }

@@ -47,7 +47,7 @@ fn without_hints_changes_are_seen_by_rescan_and_that_is_said() {
     bed.until(|bed| bed.told.contains(&Seen::ServerFile));
     let confirming = |seen: &Seen| match seen {
         Seen::Listing(update) => update.scope == Scope::Confirming,
-        Seen::Reread { .. } | Seen::ServerFile | Seen::Capabilities(_) => true,
+        Seen::Reread { .. } | Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => true,
     };
     assert!(bed.told.iter().all(confirming), "{:#?}", bed.told);
 }

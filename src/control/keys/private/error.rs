@@ -82,21 +82,6 @@ pub enum PrivateKeyError {
         /// As given.
         path: PathBuf,
     },
-    /// It is another user's.
-    #[error(
-        "the key file {} belongs to user {owner}, who could exchange it: it must be yours (user \
-         {euid}) or root's\nhint: as its owner, or as root: `chown {euid} {}`",
-        Shown(path),
-        Pasted(path)
-    )]
-    Owner {
-        /// As given.
-        path: PathBuf,
-        /// Whose it is, by number.
-        owner: u32,
-        /// Who reads it, by number.
-        euid: u32,
-    },
     /// Others can read or change it.
     #[error(
         "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n\
@@ -161,9 +146,8 @@ pub enum PrivateKeyError {
     /// Encrypted with a passphrase.
     #[error(
         "the key in {} is encrypted with a passphrase, and keys are used as they are\n\
-         hint: `openssl rsa -in {} -out KEY.pem` asks for it and writes the key without \
-         (`chmod 600` first); or keep the passphrase and go through ssh, whose agent holds such \
-         keys: `on ssh://HOST`",
+         hint: `openssl rsa -in {} -out KEY.pem` asks for it and writes the key without; \
+         or keep such keys in ssh's agent and go through ssh: `on ssh://HOST`",
         Shown(path),
         Pasted(path)
     )]

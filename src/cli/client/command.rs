@@ -1,0 +1,103 @@
+//! Which command the words and options mean, or why they mean none.
+
+use super::{Flags, UsageError, sentence::Sentence, usage::nearest_command};
+use crate::{
+    command::{CheckScope, Command, KillChildren, Op},
+    spec::Verb,
+};
+
+pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Command, UsageError> {
+    let word = &sentence.command;
+    let op = Op::ALL
+        .into_iter()
+        .find(|op| op.as_str().eq_ignore_ascii_case(word))
+        .ok_or_else(|| unknown_command(sentence))?;
+    refuse_foreign_flags(op, flags)?;
+    let is_all = |name: &&String| name.eq_ignore_ascii_case("all");
+    let all = flags.all || flags.all_rows || sentence.name.as_ref().is_some_and(|n| is_all(&n));
+    let name = sentence.name.as_ref().filter(|name| !is_all(name));
+    if let (Some(name), true) = (name, all) {
+        return Err(UsageError::NameAndAll {
+            command: op,
+            name: name.clone(),
+        });
+    }
+    let of_child = |verb| match name {
+        Some(name) => Ok(Command::Child {
+            verb,
+            child: name.parse()?,
+        }),
+        None if all => Err(UsageError::NoAll(verb)),
+        None => Err(UsageError::NameMissing(verb)),
+    };
+    let of_server = |command| match &sentence.name {
+        None => Ok(command),
+        Some(name) => Err(UsageError::NameUnwanted {
+            command: op,
+            name: name.clone(),
+        }),
+    };
+    match op {
+        Op::Start if all => Ok(Command::StartAll),
+        Op::Start => of_child(Verb::Start),
+        Op::Restart => of_child(Verb::Restart),
+        Op::Trystart => of_child(Verb::Trystart),
+        Op::Stop if all => Ok(Command::StopAll),
+        Op::Stop => of_child(Verb::Stop),
+        Op::Check => Ok(match name {
+            Some(name) => Command::CheckOne(name.parse()?),
+            None if all => Command::Check {
+                scope: CheckScope::All,
+            },
+            None => Command::Check {
+                scope: CheckScope::Live,
+            },
+        }),
+        Op::Info => of_server(Command::Info),
+        Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
+        Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
+    }
+}
+
+fn unknown_command(sentence: &Sentence) -> UsageError {
+    let word = &sentence.command;
+    let second = sentence.name.as_deref().unwrap_or_default();
+    let turned = Op::ALL
+        .into_iter()
+        .find(|op| op.as_str().eq_ignore_ascii_case(second));
+    match (nearest_command(word), turned) {
+        (None, Some(command)) => UsageError::Turned {
+            command,
+            name: word.clone(),
+        },
+        (nearest, _) => UsageError::UnknownCommand {
+            word: word.clone(),
+            nearest,
+        },
+    }
+}
+
+fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
+    let wrong = |flag, instead| {
+        Err(UsageError::Flag {
+            flag,
+            command: op.as_str(),
+            instead,
+        })
+    };
+    if flags.bits.is_some() {
+        return wrong("--bits", None);
+    }
+    if flags.stop_children && op != Op::Kill {
+        return wrong("--stop-children", None);
+    }
+    match op {
+        Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
+        Op::Start | Op::Stop | Op::Check => Ok(()),
+        Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
+        Op::Restart | Op::Trystart | Op::Info if flags.all || flags.all_rows => {
+            wrong("--all", None)
+        }
+        Op::Restart | Op::Trystart | Op::Info | Op::Kill => Ok(()),
+    }
+}

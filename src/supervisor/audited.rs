@@ -1,0 +1,208 @@
+//! Requests on their way through the loop, and what the audit trail is told of them.
+//!
+//! A command that changes something is let in with room for its line, and answered when that is on
+//! disk; where there is no room it is refused before it is carried out. What only asks is answered
+//! at once. Of who was refused a line is written too; nobody waits for that.
+//!
+//! Absent on purpose: what stands in a line, and how it gets to disk (`audit`).
+
+use std::path::Path;
+
+use super::{ServeError, Supervisor, start::open_server_file};
+use crate::{
+    audit::{self, Audit, By, Entry, Given, Hash, Outcome, Refusal, Room, Verdict},
+    clock,
+    command::{Answer, Command, ErrorCode, Failure},
+    control::asked::{Asked, Credential, Issuer, Refused, Reply},
+    reconcile::event::{Event, RequestId},
+};
+
+/// Who waits for an answer, and what is told of it.
+pub(super) struct Waiting {
+    reply: Reply,
+    /// `None` for what changes nothing.
+    audited: Option<Audited>,
+}
+
+struct Audited {
+    command: Command,
+    issuer: Issuer,
+    room: Room,
+}
+
+impl Supervisor {
+    pub(super) fn take_request(&mut self, asked: Asked) {
+        let Asked {
+            command,
+            issuer,
+            reply,
+        } = asked;
+        let audited = match changes_something(&command) {
+            false => None,
+            true => match self.audit.room() {
+                Some(room) => Some(Audited {
+                    command: command.clone(),
+                    issuer,
+                    room,
+                }),
+                None => {
+                    let message = "too many commands wait for the audit trail, try again";
+                    return reply.send(Err(Failure::new(ErrorCode::Busy, message)));
+                }
+            },
+        };
+        self.next_request += 1;
+        let id = RequestId(self.next_request);
+        self.waiting.insert(id, Waiting { reply, audited });
+        self.inbox.push_back(Event::Request { id, command });
+    }
+
+    /// Gives the one answer to a request, once its line is written if it has one.
+    pub(super) fn answer(&mut self, id: RequestId, answer: Result<Answer, Failure>) {
+        let Some(Waiting { reply, audited }) = self.waiting.remove(&id) else {
+            return;
+        };
+        let Some(audited) = audited else {
+            return reply.send(answer);
+        };
+        let given = Given {
+            by: by(audited.issuer.credential),
+            peer: audited.issuer.peer,
+            command: audited.command,
+            outcome: Outcome::of(&answer),
+        };
+        let entry = Entry::command(clock::wall(), given);
+        self.audit
+            .record(audited.room, entry, move || reply.send(answer));
+    }
+
+    /// Who waits for the answer to what changes nothing, which somebody else will give.
+    pub(super) fn reply_to(&mut self, id: RequestId) -> Option<Reply> {
+        self.waiting.remove(&id).map(|waiting| waiting.reply)
+    }
+}
+
+/// Has a line written of a request that was refused because of who made it.
+pub(super) fn note_refusal(audit: &Audit, refused: Refused) {
+    audit.note(Entry::refused(clock::wall(), refusal(refused)));
+}
+
+/// Takes up the audit trail of this server.
+pub(super) fn open(state_dir: &Path, server_id: &str) -> Result<Audit, ServeError> {
+    let version = env!("CARGO_PKG_VERSION");
+    let audit = Audit::open(state_dir.to_owned(), version, server_id);
+    audit.map_err(ServeError::Audit)
+}
+
+/// Whether a line is written of a command that is carried out.
+fn changes_something(command: &Command) -> bool {
+    match command {
+        Command::Child { .. } | Command::StopAll | Command::StartAll | Command::Kill(_) => true,
+        Command::CheckOne(_) | Command::Check { .. } | Command::Info => false,
+    }
+}
+
+fn refusal(refused: Refused) -> Refusal {
+    let Refused {
+        peer,
+        credential,
+        claimed,
+        command,
+        code,
+        why,
+        more,
+    } = refused;
+    Refusal {
+        by: credential.map(by),
+        claimed: claimed.map(|name| name.to_string()),
+        peer,
+        command,
+        code,
+        why,
+        more,
+    }
+}
+
+fn by(credential: Credential) -> By {
+    match credential {
+        Credential::Key { name, fingerprint } => By::Key {
+            name: name.to_string(),
+            fingerprint: fingerprint.to_string(),
+        },
+        Credential::User(uid) => By::User { uid },
+        Credential::Reach => By::Reach,
+    }
+}
+
+/// Checks the audit trail in the `state_dir` that this server.yml names; a server may be writing
+/// to it. Nothing is written. With `noted`, one of its lines must have this hash.
+///
+/// # Errors
+///
+/// When server.yml is bad, or the trail cannot be read.
+pub fn verify_audit(path: &Path, noted: Option<Hash>) -> Result<Verdict, ServeError> {
+    let server_file = open_server_file(path).map_err(ServeError::BadConfig)?;
+    let verdict = audit::verify(&server_file.spec().state_dir, noted);
+    verdict.map_err(ServeError::Audit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::{CheckScope, KillChildren},
+        control::keys::Fingerprint,
+        spec::Verb,
+    };
+
+    #[test]
+    fn what_changes_something_is_told_and_what_asks_is_not() {
+        let child = || "web".parse().unwrap();
+        let verbs = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
+        for verb in verbs {
+            let child = child();
+            assert!(changes_something(&Command::Child { verb, child }));
+        }
+        for kill in [KillChildren::AsConfigured, KillChildren::Stop] {
+            assert!(changes_something(&Command::Kill(kill)));
+        }
+        assert!(changes_something(&Command::StopAll));
+        assert!(changes_something(&Command::StartAll));
+        let scope = CheckScope::All;
+        assert!(!changes_something(&Command::Check { scope }));
+        assert!(!changes_something(&Command::CheckOne(child())));
+        assert!(!changes_something(&Command::Info));
+    }
+
+    #[test]
+    fn a_refusal_keeps_all_that_is_known_of_it() {
+        let fingerprint = Fingerprint::of_spki(b"");
+        let refused = Refused {
+            peer: "192.0.2.1:4".parse().unwrap(),
+            credential: Some(Credential::Key {
+                name: "deploy".parse().unwrap(),
+                fingerprint: fingerprint.clone(),
+            }),
+            claimed: Some("other".parse().unwrap()),
+            command: Some(Command::StopAll),
+            code: ErrorCode::Forbidden,
+            why: "no".to_owned(),
+            more: 3,
+        };
+        let expected = Refusal {
+            by: Some(By::Key {
+                name: "deploy".to_owned(),
+                fingerprint: fingerprint.to_string(),
+            }),
+            claimed: Some("other".to_owned()),
+            peer: refused.peer,
+            command: refused.command.clone(),
+            code: refused.code,
+            why: "no".to_owned(),
+            more: 3,
+        };
+        assert_eq!(refusal(refused), expected);
+        assert_eq!(by(Credential::User(7)), By::User { uid: 7 });
+        assert_eq!(by(Credential::Reach), By::Reach);
+    }
+}
