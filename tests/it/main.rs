@@ -8,6 +8,7 @@
     reason = "a test that cannot go on is to fail, and says where"
 )]
 
+mod addresses;
 mod adoption;
 mod attacks;
 mod audit;
