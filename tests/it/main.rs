@@ -27,6 +27,7 @@ mod live_edits;
 mod modes;
 mod network;
 mod original;
+mod protected;
 mod readme;
 mod removal;
 mod repeat;
