@@ -36,6 +36,8 @@ mod sandbox;
 mod scopes;
 mod shutdown;
 mod signing;
+mod ssh;
+mod sshd;
 mod states_table;
 mod stopping;
 mod stranger;
