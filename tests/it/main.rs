@@ -8,6 +8,7 @@
     reason = "a test that cannot go on is to fail, and says where"
 )]
 
+mod addresses;
 mod adoption;
 mod attacks;
 mod audit;
@@ -24,7 +25,9 @@ mod known_servers;
 mod life;
 mod live_edits;
 mod modes;
+mod network;
 mod original;
+mod protected;
 mod readme;
 mod removal;
 mod repeat;
@@ -33,6 +36,8 @@ mod sandbox;
 mod scopes;
 mod shutdown;
 mod signing;
+mod ssh;
+mod sshd;
 mod states_table;
 mod stopping;
 mod stranger;

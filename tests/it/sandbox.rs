@@ -703,7 +703,11 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects and hears the hello, or what is said in its place.
     pub(crate) fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect_timeout(&address, HELLO_WAIT).expect("a listener");
+        Self::on(TcpStream::connect_timeout(&address, HELLO_WAIT).expect("a listener"))
+    }
+
+    /// As [`Wire::connect`], over a connection that is there.
+    pub(crate) fn on(stream: TcpStream) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_write_timeout(Some(PATIENCE)).expect("a socket");
         stream.set_nodelay(true).expect("a socket");
@@ -902,7 +906,7 @@ fn code_of(status: ExitStatus) -> i32 {
 }
 
 /// A port that nobody listens on at this moment.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     listener.local_addr().expect("an address").port()
 }
@@ -928,7 +932,7 @@ fn new_id(dir: &Path) -> String {
 }
 
 /// The live processes with this text at the beginning of a variable in their environment.
-fn processes_marked(mark: &str) -> Vec<Process> {
+pub(crate) fn processes_marked(mark: &str) -> Vec<Process> {
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
     };
