@@ -77,9 +77,14 @@ impl Default for Bounds {
     }
 }
 
+/// One taking up of a key. It stays the same while the key's files are moved.
+#[derive(Debug, Default)]
+pub struct Uptake(());
+
 /// A key that the server knows.
 #[derive(Debug)]
 pub struct Key {
+    uptake: Arc<Uptake>,
     name: KeyName,
     path: PathBuf,
     public: PublicKey,
@@ -117,6 +122,13 @@ impl Key {
     #[must_use]
     pub fn scope_path(&self) -> Option<&Path> {
         self.scope_path.as_deref()
+    }
+
+    /// Which taking up of it this is: another once it was dropped, the same wherever its files are
+    /// moved to meanwhile.
+    #[must_use]
+    pub fn uptake(&self) -> &Arc<Uptake> {
+        &self.uptake
     }
 
     /// Whether it is the same key under the same name with the same scope, wherever its file is.
