@@ -9,7 +9,7 @@
 
 use std::{net::TcpListener, sync::Arc};
 
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{
     Fixed, Supervisor,
@@ -93,15 +93,18 @@ impl Supervisor {
 
     /// Answers `info` with the keys that there are now, which takes a look at the disk.
     pub(super) fn inform_of_keys(&self, mut info: Box<Info>, reply: Reply) {
-        let ring = Arc::clone(&self.ring);
-        spawn_blocking(move || {
-            let RingSurvey {
-                keys,
-                faults,
-                notes: _,
-            } = ring.look();
-            info.keys = keys.iter().map(|key| of_key(key)).collect();
-            info.faults.extend(faults);
+        self.key_looks.ask(move |seen| {
+            match seen {
+                Ok(RingSurvey {
+                    keys,
+                    faults,
+                    notes: _,
+                }) => {
+                    info.keys = keys.iter().map(|key| of_key(key)).collect();
+                    info.faults.extend(faults.iter().cloned());
+                }
+                Err(why) => info.faults.push(why.to_string()),
+            }
             reply.send(Ok(Answer::Info(info)));
         });
     }

@@ -20,6 +20,7 @@ use super::{
     audited, authority,
     inbox::Inbox,
     is_on_terminal,
+    key_looks::KeyLooks,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -328,6 +329,7 @@ impl Ready {
             watch: self.watch,
             seen: self.seen,
             audit: self.audit,
+            key_looks: KeyLooks::new(Arc::clone(&self.ring)),
             ring: self.ring,
             control: self.control,
             asked: self.asked,
