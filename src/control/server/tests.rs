@@ -1033,7 +1033,8 @@ fn the_protocol_page_has_the_limits_that_are() {
         ),
         ("connections", CONNECTIONS_MAX.to_string()),
         (
-            "connections of one peer: a user of its host, an IPv4 address, an IPv6 /64, a key",
+            "connections of one peer: a user of this host, an IPv4 address, an IPv6 /64; once a token \
+             was right, a key",
             CONNECTIONS_PER_PEER_MAX.to_string(),
         ),
         (
