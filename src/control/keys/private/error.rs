@@ -84,10 +84,9 @@ pub enum PrivateKeyError {
     },
     /// Others can read or change it.
     #[error(
-        "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n\
-         hint: `chmod 600 {}`",
+        "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n{}",
         Shown(path),
-        Pasted(path)
+        closing(path)
     )]
     Mode {
         /// As given.
@@ -217,6 +216,18 @@ impl PrivateKeyError {
             _ if source.raw_os_error() == Some(libc::ENXIO) => Self::NotAFile { path },
             _ => Self::Open { path, source },
         }
+    }
+}
+
+/// How a file is closed to others; a public half is better left alone.
+fn closing(path: &Path) -> String {
+    let chmod = format!("`chmod 600 {}`", Pasted(path));
+    match path.as_os_str().as_encoded_bytes().ends_with(b".pub.pem") {
+        true => format!(
+            "hint: by its name it is the public half, and `with` takes the private one, \
+             `NAME.pem`; if it is that one, {chmod}"
+        ),
+        false => format!("hint: {chmod}"),
     }
 }
 
