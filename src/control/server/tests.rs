@@ -1053,7 +1053,7 @@ fn the_protocol_page_has_the_limits_that_are() {
         ("reading 64 KiB of answers", seconds(WRITE_TIME_MAX)),
         (
             "requests of one peer that are refused because of who sends them",
-            format!("{FAILURES_PER_PEER_MAX}, and {FAILURES_REFILL_PER_S} each second"),
+            format!("{FAILURES_PER_PEER_MAX}, and {FAILURES_REFILL_PER_S} more each second"),
         ),
         (
             "keys that sign on one connection",
