@@ -216,9 +216,7 @@ fn what_a_deleted_key_had_open_is_closed() {
     assert_eq!(deploy.ask_signed(1, r#"{"op":"info"}"#)["ok"]["op"], "info");
     let token = |hello: &str, id| {
         Forge::new(hello, id, r#"{"op":"info"}"#)
-            .header("kid", r#""other""#)
-            .claim("iss", r#""other""#)
-            .key(crate::signing::rsa(Which::Other))
+            .signed_as("other", Which::Other)
             .token()
     };
     let right = token(&other.hello, 1);
@@ -304,9 +302,7 @@ fn is_no_key(bytes: &str, says: &[&str]) {
     sandbox.replace(&path, bytes);
     let mut wire = sandbox.wire();
     let forge = Forge::new(&wire.hello, 1, r#"{"op":"info"}"#);
-    let forge = forge.header("kid", r#""other""#).claim("iss", r#""other""#);
-    let token = forge.key(crate::signing::rsa(Which::Other)).token();
-    wire.send_token(1, &token);
+    wire.send_token(1, &forge.signed_as("other", Which::Other).token());
     assert_eq!(wire.answer().1["error"]["code"], "unauthorized");
     let info = sandbox.signed_json(&["info"]);
     assert_eq!(keys_in_info(&info), ["deploy"]);
