@@ -474,3 +474,32 @@ fn a_server_without_a_key_runs_its_children_and_says_that_nobody_can_command_it(
     assert_eq!(sandbox.sign(&["kill", "--stop-children"]).code, 0);
     assert_eq!(sandbox.wait_server(), 0);
 }
+
+#[test]
+fn a_check_of_the_files_tells_what_is_wrong_with_keys() {
+    let sandbox = Sandbox::new(ENCRYPT);
+    let path = sandbox.server_yml().display().to_string();
+    let check = || sandbox.server_to_end(&["--check", &path]);
+    // A directory and a key that are not there yet are no fault: a server starts without.
+    let output = check();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(
+        output.stderr.contains("note: there is no key"),
+        "{output:?}"
+    );
+    fs::create_dir(sandbox.key_dir()).unwrap();
+    sandbox.admit("deploy", &pair(Which::Deploy).public);
+    assert_eq!((check().code, check().stderr.as_str()), (0, ""));
+    sandbox.admit("other", &pair(Which::Other).private);
+    sandbox.replace(&sandbox.key_dir().join("deploy.yml"), "allow: [chek]\n");
+    let output = check();
+    assert_eq!(output.code, 6, "{output:?}");
+    for part in [
+        "keys/other.pub.pem",
+        "private key",
+        "deploy.yml:1:9",
+        "did you mean `check`?",
+    ] {
+        assert!(output.stderr.contains(part), "{part}: {output:?}");
+    }
+}

@@ -1033,8 +1033,7 @@ fn the_protocol_page_has_the_limits_that_are() {
         ),
         ("connections", CONNECTIONS_MAX.to_string()),
         (
-            "connections of one peer: a user of this host, an IPv4 address, an IPv6 /64; once a token \
-             was right, a key",
+            "connections of one peer: a user of its host, an IPv4 address, an IPv6 /64, a key",
             CONNECTIONS_PER_PEER_MAX.to_string(),
         ),
         (
@@ -1053,7 +1052,7 @@ fn the_protocol_page_has_the_limits_that_are() {
         ("reading 64 KiB of answers", seconds(WRITE_TIME_MAX)),
         (
             "requests of one peer that are refused because of who sends them",
-            format!("{FAILURES_PER_PEER_MAX}, and {FAILURES_REFILL_PER_S} more each second"),
+            format!("{FAILURES_PER_PEER_MAX}, and {FAILURES_REFILL_PER_S} each second"),
         ),
         (
             "keys that sign on one connection",
