@@ -51,6 +51,14 @@ pub const AUDITED_REFUSALS_PER_PEER_MAX: u32 = 64;
 /// How many more are told each second.
 pub const AUDITED_REFUSALS_REFILL_PER_S: u32 = 1;
 
+/// How many refusals of those who have not shown a key are told at once, each by itself, of however
+/// many peers: the audit trail keeps so many files and no more, and who has a network of addresses
+/// must not push out of it what was commanded.
+pub const AUDITED_REFUSALS_MAX: u32 = 1_024;
+
+/// How long it takes until one more is told.
+pub const AUDITED_REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long refusals are only counted until their number is told.
 pub const LEFT_OUT_TIME_MAX: Duration = Duration::from_secs(60);
 
