@@ -2,10 +2,7 @@
 
 use std::{
     fs,
-    sync::{
-        Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use super::{
@@ -82,9 +79,11 @@ async fn who_is_not_looked_for_in_time_is_busy_and_may_ask_again() {
 /// Nor is it carried out when the disk answers after all.
 #[tokio::test]
 async fn a_token_whose_key_stands_on_a_disk_that_does_not_answer_is_busy() {
-    static DISK: Mutex<()> = Mutex::new(());
+    static HANGING: AtomicBool = AtomicBool::new(true);
     fn hangs(_: &fs::File) -> bool {
-        drop(DISK.lock().unwrap());
+        while HANGING.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         false
     }
     let mut keys = Keys::with_deploy();
@@ -96,7 +95,6 @@ async fn a_token_whose_key_stands_on_a_disk_that_does_not_answer_is_busy() {
     };
     let mut world = world_with(keys.config(limits), 16);
     let mut signers = Vec::new();
-    let hanging = DISK.lock().unwrap();
     // More than are checked at the same time.
     for _ in 0..6 {
         let mut signer = Signer::deploy(world.address).await;
@@ -106,7 +104,7 @@ async fn a_token_whose_key_stands_on_a_disk_that_does_not_answer_is_busy() {
     for signer in &mut signers {
         signer.client.expect_refusal(json!(1), "busy").await;
     }
-    drop(hanging);
+    HANGING.store(false, Ordering::Relaxed);
     let asked = world.asked.try_recv();
     assert!(asked.is_err(), "{asked:?}");
     let _core = obey(world.asked);
