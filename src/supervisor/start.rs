@@ -7,6 +7,7 @@ use std::{
     collections::BTreeMap,
     env,
     ffi::OsString,
+    io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
@@ -213,13 +214,24 @@ pub(super) fn open_server_file(path: &Path) -> Result<ServerFile, Vec<String>> {
     ServerFile::open(absolute, host())
 }
 
+/// How many may wait to be taken in, as far as the system lets them (`net.core.somaxconn`). Who
+/// finds the line full tries again only after a second.
+const WAITING_TO_CONNECT_MAX: i32 = 4_096;
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = TcpListener::bind(address)?;
+    // It listens already, for a line of the standard library's choice; listening again makes it
+    // longer.
+    rustix::net::listen(&listener, WAITING_TO_CONNECT_MAX)?;
+    Ok(listener)
+}
+
 fn start(path: &Path) -> Result<Supervisor, ServeError> {
     let started = clock::now();
     let server_file = open_server_file(path).map_err(ServeError::BadConfig)?;
     let spec = server_file.spec();
     let address = SocketAddr::new(spec.listener_addr, spec.listener_port);
-    let listener =
-        TcpListener::bind(address).map_err(|source| ServeError::Listen { address, source })?;
+    let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
     let dirs = Dirs {
         runtime_dir: spec.runtime_dir.clone(),
         state_dir: spec.state_dir.clone(),

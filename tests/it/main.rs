@@ -24,6 +24,7 @@ mod keys;
 mod known_servers;
 mod life;
 mod live_edits;
+mod load;
 mod modes;
 mod network;
 mod original;
