@@ -44,7 +44,7 @@ use rustix::{
 
 use self::walk::{Found, Place, Role, Walk, system};
 pub use self::{
-    error::{Kind, Shown, TrustError, Writers},
+    error::{Kind, Shown, TrustError, Writers, quoted},
     owners::Owners,
     walk::{Step, Way},
 };

@@ -47,6 +47,12 @@ fn key_files_hold() {
 }
 
 #[test]
+fn key_scopes_hold() {
+    let others = ["fixtures/config/ok", "fixtures/config/bad"];
+    over_seeds("key_scope", &others, properties::key_scope::holds);
+}
+
+#[test]
 fn server_ymls_hold() {
     let others = ["fixtures/config/ok", "fixtures/config/bad", "fixtures/demo"];
     over_seeds("server_yml", &others, properties::server_yml::holds);

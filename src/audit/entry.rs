@@ -5,7 +5,7 @@
 //!
 //! [`LINE_BYTES_MAX`]: super::LINE_BYTES_MAX
 
-use std::net::SocketAddr;
+use std::{fmt, net::SocketAddr};
 
 use serde::{Serialize, Serializer};
 
@@ -274,6 +274,13 @@ pub(super) enum Because {
     Replaced,
     /// Somebody else wrote to it or cut it.
     Changed,
+}
+
+/// Its word in the trail.
+impl fmt::Display for Because {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// Lines that could not be kept while the disk took none.

@@ -263,7 +263,7 @@ impl Trail {
         };
         self.hold = Hold::None;
         tracing::warn!(
-            ?because,
+            %because,
             "the audit trail is not as it was left: another file is begun"
         );
         self.tell(because, None, 0);

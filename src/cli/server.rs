@@ -26,7 +26,7 @@ pub struct ServerArgs {
 pub enum ServerTask {
     /// It supervises.
     Supervise,
-    /// It prints what is wrong with the server file and every child file, and ends.
+    /// It prints what is wrong with the server file and every child file and key, and ends.
     Check,
     /// It checks the audit trail of the server that has this server file, and ends.
     VerifyAudit {
@@ -73,8 +73,8 @@ struct Flags {
     #[arg(value_name = "SERVER.yml", default_value = CONFIG_DEFAULT)]
     config: PathBuf,
 
-    /// Print what is wrong with the server file and with every child file, and end: nothing and
-    /// code 0 when all is well
+    /// Print what is wrong with the server file, every child file and every key, and end:
+    /// nothing and code 0 when all is well
     #[arg(long)]
     check: bool,
 

@@ -6,8 +6,11 @@
 //! log and the audit trail are made to hold: a refusal beyond it is counted, and told later by
 //! that number, with the last of them.
 //!
+//! A third bucket is for all peers together, but for keys: a flood from a whole network of addresses
+//! is told at a pace at which it pushes nothing out of the audit trail.
+//!
 //! A refusal is never lost: it is told by itself, or stands in the `more` of another one (of its
-//! peer, or for those who were forgotten, of another that was).
+//! peer, or for those who were forgotten and those for whom there is no room, of another such).
 //!
 //! Pure: time comes in, and what is to be told goes out. So many peers are remembered and no
 //! more; who is forgotten begins anew.
@@ -19,8 +22,8 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     asked::Refused,
     limits::{
-        AUDITED_REFUSALS_PER_PEER_MAX, AUDITED_REFUSALS_REFILL_PER_S, FAILING_PEERS_MAX,
-        FAILURES_REFILL_PER_S,
+        AUDITED_REFUSALS_INTERVAL, AUDITED_REFUSALS_MAX, AUDITED_REFUSALS_PER_PEER_MAX,
+        AUDITED_REFUSALS_REFILL_PER_S, FAILING_PEERS_MAX, FAILURES_REFILL_PER_S,
     },
     roster::PeerKey,
 };
@@ -44,6 +47,11 @@ impl Allowance {
 
 const AUDIT: Allowance =
     Allowance::new(AUDITED_REFUSALS_PER_PEER_MAX, AUDITED_REFUSALS_REFILL_PER_S);
+
+const AUDIT_OF_ALL: Allowance = Allowance {
+    burst: AUDITED_REFUSALS_MAX,
+    interval: AUDITED_REFUSALS_INTERVAL,
+};
 
 /// A token bucket, as the time at which it will be full again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +98,8 @@ struct Peer {
 pub(super) struct Failures {
     patience: Allowance,
     peers: BTreeMap<PeerKey, Peer>,
+    /// Of all peers that are no keys.
+    audit: Bucket,
     /// What was left out of the refusals of those who were forgotten: their last, and how many.
     forgotten: Option<Refused>,
 }
@@ -100,6 +110,7 @@ impl Failures {
         Self {
             patience: Allowance::new(failures_max, FAILURES_REFILL_PER_S),
             peers: BTreeMap::new(),
+            audit: Bucket(Mono(0)),
             forgotten: None,
         }
     }
@@ -116,22 +127,38 @@ impl Failures {
     /// Takes note of a refusal, and gives what is to be told now, in this order. When that is
     /// nothing, this one was left out, and [`Failures::left_out`] is to be called in some time.
     pub(super) fn refuse(&mut self, peer: &PeerKey, refused: Refused, now: Mono) -> Vec<Refused> {
+        let mut of_all = self.audit;
         let known = self.peer(peer, now);
-        match known.audit.take(now, AUDIT) {
+        let taken = match (known.audit.take(now, AUDIT), peer.is_key()) {
+            (Taken::One, false) => of_all.take(now, AUDIT_OF_ALL),
+            (taken @ (Taken::One | Taken::Nothing), _) => taken,
+        };
+        let told = match taken {
             Taken::One => known.left_out.take().into_iter().chain([refused]).collect(),
             Taken::Nothing => {
                 leave_out(&mut known.left_out, refused);
                 Vec::new()
             }
-        }
+        };
+        self.audit = of_all;
+        told
     }
 
-    /// What was left out, one a peer, to be told now.
-    pub(super) fn left_out(&mut self) -> Vec<Refused> {
-        let forgotten = std::mem::take(&mut self.forgotten);
-        let peers = self.peers.values_mut();
-        let left_out = peers.filter_map(|peer| peer.left_out.take());
-        forgotten.into_iter().chain(left_out).collect()
+    /// What was left out, to be told now: one a peer, as far as there is room for them, and one for
+    /// the others.
+    pub(super) fn left_out(&mut self, now: Mono) -> Vec<Refused> {
+        let mut others = std::mem::take(&mut self.forgotten);
+        let mut told = Vec::new();
+        for (key, peer) in &mut self.peers {
+            let Some(refused) = peer.left_out.take() else {
+                continue;
+            };
+            match key.is_key() || self.audit.take(now, AUDIT_OF_ALL) == Taken::One {
+                true => told.push(refused),
+                false => leave_out(&mut others, refused),
+            }
+        }
+        others.into_iter().chain(told).collect()
     }
 
     fn peer(&mut self, peer: &PeerKey, now: Mono) -> &mut Peer {

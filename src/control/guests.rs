@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
     connection::{End, MakeRoom, Standing},
-    keys::{Key, KeyName},
+    keys::{Key, KeyName, Uptake},
     roster::{Admission, Arrival, PeerKey, Roster},
 };
 
@@ -38,8 +38,8 @@ pub(super) enum SignIn {
 #[derive(Debug)]
 pub(super) struct Guests {
     roster: Mutex<Roster<Guest>>,
-    /// Keys that were dropped, as long as anybody has them in hand.
-    dropped: Mutex<Vec<Weak<Key>>>,
+    /// Keys that were dropped, as long as anybody has them in hand, from whichever of their files.
+    dropped: Mutex<Vec<Weak<Uptake>>>,
 }
 
 impl Guests {
@@ -78,7 +78,7 @@ impl Guests {
     pub(super) fn drop_keys(&self, keys: &[Arc<Key>]) -> usize {
         let mut dropped = self.dropped();
         dropped.retain(|key| key.strong_count() > 0);
-        dropped.extend(keys.iter().map(Arc::downgrade));
+        dropped.extend(keys.iter().map(|key| Arc::downgrade(key.uptake())));
         drop(dropped);
         let mut ended = 0;
         for guest in self.roster().all() {
@@ -91,14 +91,14 @@ impl Guests {
     }
 
     /// Whether this very key was dropped while it was in hand.
-    pub(super) fn is_dropped(&self, key: &Arc<Key>) -> bool {
-        let key = Arc::as_ptr(key);
+    pub(super) fn is_dropped(&self, key: &Key) -> bool {
+        let key = Arc::as_ptr(key.uptake());
         self.dropped()
             .iter()
             .any(|dropped| std::ptr::eq(dropped.as_ptr(), key))
     }
 
-    fn dropped(&self) -> MutexGuard<'_, Vec<Weak<Key>>> {
+    fn dropped(&self) -> MutexGuard<'_, Vec<Weak<Uptake>>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

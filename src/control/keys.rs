@@ -28,7 +28,7 @@ pub use self::{
     public::{PUBLIC_KEY_BYTES_MAX, PublicKey, PublicKeyError},
     ring::{
         BeingWritten, Changes, FAULTS_TOLD_MAX, KEY_DIR_FILES_MAX, KEY_DIRS_MAX, Key, Missing,
-        Ring, RingSurvey, UNTOLD_MAX,
+        Ring, RingSurvey, UNTOLD_MAX, Uptake,
     },
     scope::{Forbidden, Scope},
 };

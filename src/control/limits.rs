@@ -51,6 +51,14 @@ pub const AUDITED_REFUSALS_PER_PEER_MAX: u32 = 64;
 /// How many more are told each second.
 pub const AUDITED_REFUSALS_REFILL_PER_S: u32 = 1;
 
+/// How many refusals of those who have not shown a key are told at once, each by itself, of however
+/// many peers: the audit trail keeps so many files and no more, and who has a network of addresses
+/// must not push out of it what was commanded.
+pub const AUDITED_REFUSALS_MAX: u32 = 1_024;
+
+/// How long it takes until one more is told.
+pub const AUDITED_REFUSALS_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long refusals are only counted until their number is told.
 pub const LEFT_OUT_TIME_MAX: Duration = Duration::from_secs(60);
 
@@ -69,6 +77,10 @@ pub const VERIFICATIONS_MAX: usize = 4;
 
 /// How long a token waits for an edit of server.yml to be looked at before it is checked.
 pub const LOOK_TIME_MAX: Duration = Duration::from_secs(2);
+
+/// How long it may take until it is known what a token is worth, its turn included: the disk that
+/// keys stand on may not answer.
+pub const VERIFY_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How many keys may sign on one connection.
 pub const KEYS_PER_CONNECTION_MAX: usize = 16;
@@ -103,6 +115,8 @@ pub struct Limits {
     pub failures_per_peer_max: u32,
     /// [`LOOK_TIME_MAX`].
     pub look_time_max: Duration,
+    /// [`VERIFY_TIME_MAX`].
+    pub verify_time_max: Duration,
 }
 
 impl Default for Limits {
@@ -119,6 +133,7 @@ impl Default for Limits {
             close_time_max: CLOSE_TIME_MAX,
             failures_per_peer_max: FAILURES_PER_PEER_MAX,
             look_time_max: LOOK_TIME_MAX,
+            verify_time_max: VERIFY_TIME_MAX,
         }
     }
 }

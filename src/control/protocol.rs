@@ -13,7 +13,7 @@ mod request;
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
-pub(crate) use self::request::{CommandSeed, Word, echo, once};
+pub(crate) use self::request::{CommandSeed, Word, bounded, echo, once};
 pub use self::{
     answer::{Fields, NotAServer, Refusal, ServerLine, parse_server_line},
     request::{BadRequest, Body, Request, parse_request},

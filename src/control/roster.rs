@@ -63,7 +63,8 @@ impl PeerKey {
         }
     }
 
-    fn is_key(&self) -> bool {
+    /// Whether it has shown who it is by signing.
+    pub(super) fn is_key(&self) -> bool {
         match self {
             Self::Key(_) => true,
             Self::User(_) | Self::UnknownUser | Self::V4(_) | Self::V6(_) => false,

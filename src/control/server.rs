@@ -124,6 +124,7 @@ impl Control {
                 config: config.config,
                 looks: config.looks,
                 look_time_max: limits.look_time_max,
+                verify_time_max: limits.verify_time_max,
                 turns: Tokens::turns(),
             }),
             id: config.id,

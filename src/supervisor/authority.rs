@@ -9,7 +9,7 @@
 
 use std::{net::TcpListener, sync::Arc};
 
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::sync::mpsc;
 
 use super::{
     Fixed, Supervisor,
@@ -42,20 +42,34 @@ pub(super) fn control_config(
     refusals: mpsc::Sender<Refused>,
 ) -> Result<ControlConfig, ServeError> {
     let bad = |fault| ServeError::BadConfig(vec![fault]);
-    let owners = server_file.owners().map_err(bad)?;
-    let ring = Ring::new(server_file.spec().pub_keys_path.clone(), owners);
+    let ring = ring(server_file).map_err(bad)?;
     Ok(ControlConfig {
         listeners,
         name: fixed.name.clone(),
         id: fixed.id.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         policy: policy(server_file).map_err(bad)?,
-        ring: Arc::new(ring.with_writers_seen(BEING_WRITTEN)),
+        ring: Arc::new(ring),
         config: server_file.last_look(),
         looks,
         refusals,
         limits: Limits::for_open_files(process::open_files_max() / FILES_PER_CONNECTION),
     })
+}
+
+fn ring(server_file: &ServerFile) -> Result<Ring, String> {
+    let dirs = server_file.spec().pub_keys_path.clone();
+    Ok(Ring::new(dirs, server_file.owners()?).with_writers_seen(BEING_WRITTEN))
+}
+
+/// What a server with this server.yml would find of keys.
+pub(super) fn survey_keys(server_file: &ServerFile) -> Result<RingSurvey, String> {
+    let mut found = ring(server_file)?.look();
+    if found.keys.is_empty() && server_file.spec().encrypt {
+        let note = "there is no key, and `encrypt` is on: nobody could command this server";
+        found.notes.push(note.to_owned());
+    }
+    Ok(found)
 }
 
 fn policy(server_file: &ServerFile) -> Result<Policy, String> {
@@ -93,15 +107,18 @@ impl Supervisor {
 
     /// Answers `info` with the keys that there are now, which takes a look at the disk.
     pub(super) fn inform_of_keys(&self, mut info: Box<Info>, reply: Reply) {
-        let ring = Arc::clone(&self.ring);
-        spawn_blocking(move || {
-            let RingSurvey {
-                keys,
-                faults,
-                notes: _,
-            } = ring.look();
-            info.keys = keys.iter().map(|key| of_key(key)).collect();
-            info.faults.extend(faults);
+        self.key_looks.ask(move |seen| {
+            match seen {
+                Ok(RingSurvey {
+                    keys,
+                    faults,
+                    notes: _,
+                }) => {
+                    info.keys = keys.iter().map(|key| of_key(key)).collect();
+                    info.faults.extend(faults.iter().cloned());
+                }
+                Err(why) => info.faults.push(why.to_string()),
+            }
             reply.send(Ok(Answer::Info(info)));
         });
     }

@@ -9,6 +9,7 @@
 mod audited;
 mod authority;
 mod inbox;
+mod key_looks;
 mod perform;
 mod server_file;
 mod start;
@@ -34,6 +35,7 @@ pub use self::{
 use self::{
     audited::{Waiting, note_refusal},
     inbox::Inbox,
+    key_looks::KeyLooks,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -75,6 +77,7 @@ struct Supervisor {
     seen: mpsc::Receiver<Seen>,
     /// The public keys; each look at them is off this thread.
     ring: Arc<Ring>,
+    key_looks: KeyLooks,
     control: Control,
     asked: mpsc::Receiver<Asked>,
     /// Who waits for a look at server.yml before a key is used.

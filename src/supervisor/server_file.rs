@@ -12,6 +12,7 @@ use std::{
 
 use super::Supervisor;
 use crate::{
+    clock,
     config::{self, ChildContext, Host, ServerSpec},
     process,
     reconcile::event::{Event, Settings},
@@ -24,6 +25,10 @@ use crate::{
 /// The most of server.yml that is read, in bytes.
 const SERVER_FILE_BYTES_MAX: u64 = config::SERVER_BYTES_MAX as u64;
 
+/// How long after its last change what is read of it is sure to be told from a later change: more
+/// than a tick of the coarsest file system we know of (FAT, 2 s).
+const SURE_AFTER_MS: i64 = 2_500;
+
 /// How often it is read in a row when it changes meanwhile.
 const READ_ATTEMPTS_MAX: usize = 4;
 
@@ -32,22 +37,51 @@ const READ_ATTEMPTS_MAX: usize = 4;
 #[derive(Debug)]
 pub(super) struct LastLook {
     path: PathBuf,
+    sight: Mutex<Sight>,
+}
+
+/// What was seen of it before it was read.
+#[derive(Debug, Clone, Copy)]
+struct Sight {
     /// `None` when there was none.
-    identity: Mutex<Option<Identity>>,
+    identity: Option<Identity>,
+    /// When it was looked at, in milliseconds since 1970.
+    at_ms: i64,
+}
+
+impl Sight {
+    fn of(path: &Path) -> Self {
+        // The time first: whatever changes it later has a later one.
+        let at_ms = clock::wall().0;
+        Self {
+            identity: identity_of(path),
+            at_ms,
+        }
+    }
+
+    /// Whether an equal identity means equal content.
+    fn is_sure(&self) -> bool {
+        self.identity.is_none_or(|identity| {
+            let changed_ms = i64::try_from(identity.ctime_ns / 1_000_000).unwrap_or(i64::MAX);
+            self.at_ms.saturating_sub(changed_ms) > SURE_AFTER_MS
+        })
+    }
 }
 
 impl LastLook {
     /// Whether there is nothing new to be seen.
     pub(super) fn is_current(&self) -> bool {
-        identity_of(&self.path) == *self.lock()
+        let identity = identity_of(&self.path);
+        let last = *self.lock();
+        last.is_sure() && identity == last.identity
     }
 
-    fn note(&self, identity: Option<Identity>) {
-        *self.lock() = identity;
+    fn note(&self, sight: Sight) {
+        *self.lock() = sight;
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Identity>> {
-        self.identity.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Sight> {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,13 +103,13 @@ pub(super) struct ServerFile {
 impl ServerFile {
     /// Reads the file for the first time; `Err` holds every fault.
     pub(super) fn open(path: PathBuf, host: Host) -> Result<Self, Vec<String>> {
-        let identity = Mutex::new(identity_of(&path));
+        let sight = Mutex::new(Sight::of(&path));
         let bytes = read(&path).map_err(|fault| vec![fault])?;
         let spec = parse(&path, &bytes, &host)?;
         check_users(&spec)?;
         let last_look = Arc::new(LastLook {
             path: path.clone(),
-            identity,
+            sight,
         });
         Ok(Self {
             path,
@@ -149,11 +183,11 @@ impl ServerFile {
     /// While somebody writes it, it is as before: the watcher tells when it is closed.
     fn refresh(&mut self) -> Refreshed {
         // Before it is read, so that what is put in its place meanwhile is another.
-        let identity = identity_of(&self.path);
+        let sight = Sight::of(&self.path);
         let Some(bytes) = read_whole(&self.path) else {
             return Refreshed::Same;
         };
-        self.last_look.note(identity);
+        self.last_look.note(sight);
         if bytes == self.bytes {
             return Refreshed::Same;
         }
@@ -309,3 +343,36 @@ fn parser(spec: &ServerSpec, host: &Host) -> watch::Parse {
 
 /// Whether somebody has a file open for writing; told to the watcher, which may not ask itself.
 pub(super) const BEING_WRITTEN: watch::BeingWritten = process::open_for_writing;
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Two edits within a tick of the file system's clock look like one: what was read after the
+    /// first says nothing of the second, which may have taken a directory of keys out.
+    #[test]
+    fn what_was_edited_a_moment_before_it_was_read_is_looked_at_again() {
+        let keep = tempfile::tempdir().unwrap();
+        let path = keep.path().join("server.yml");
+        fs::write(&path, "pub_keys_path: [a]").unwrap();
+        let last = LastLook {
+            path: path.clone(),
+            sight: Mutex::new(Sight::of(&path)),
+        };
+        assert!(!last.is_current());
+        let sight = Sight::of(&path);
+        let at = |at_ms| last.note(Sight { at_ms, ..sight });
+        at(sight.at_ms + 2 * SURE_AFTER_MS);
+        assert!(last.is_current());
+        at(sight.at_ms - 2 * SURE_AFTER_MS);
+        assert!(!last.is_current(), "the clock was set back");
+        fs::remove_file(&path).unwrap();
+        assert!(!last.is_current());
+        last.note(Sight::of(&path));
+        assert!(last.is_current(), "there is nothing that could be another");
+        fs::write(&path, "").unwrap();
+        assert!(!last.is_current());
+    }
+}

@@ -21,6 +21,7 @@ use super::{
     audited, authority,
     inbox::Inbox,
     is_on_terminal,
+    key_looks::KeyLooks,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -30,7 +31,7 @@ use crate::{
     config::Host,
     control::{
         asked::{Asked, Refused},
-        keys::Ring,
+        keys::{Ring, RingSurvey},
         server::{Control, Look},
     },
     journal::{self, Dirs, Journal, JournalError, Opened},
@@ -159,8 +160,8 @@ pub fn serve(path: &Path) -> Result<Killed, ServeError> {
 /// What looking at a configuration found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checked {
-    /// Every fault of server.yml, of the loadpaths and of every child's file, each as a whole
-    /// diagnostic.
+    /// Every fault of server.yml, of the loadpaths, of every child's file and of the keys, each as
+    /// a whole diagnostic.
     pub faults: Vec<String>,
     /// What is no fault and yet may not be meant, each one line.
     pub notes: Vec<String>,
@@ -194,6 +195,17 @@ pub fn check(path: &Path) -> Checked {
         }
     }
     checked.faults.extend(reconcile::faults(&listing));
+    match authority::survey_keys(&server_file) {
+        Ok(RingSurvey {
+            keys: _,
+            faults,
+            notes,
+        }) => {
+            checked.faults.extend(faults);
+            checked.notes.extend(notes);
+        }
+        Err(fault) => checked.faults.push(fault),
+    }
     checked
 }
 
@@ -340,6 +352,7 @@ impl Ready {
             watch: self.watch,
             seen: self.seen,
             audit: self.audit,
+            key_looks: KeyLooks::new(Arc::clone(&self.ring)),
             ring: self.ring,
             control: self.control,
             asked: self.asked,

@@ -336,7 +336,7 @@ fn harmless(text: &str) -> String {
 
 /// A path as a shell takes it; control characters, which no shell command should be pasted
 /// with, are escaped.
-fn quoted(path: &Path) -> String {
+pub fn quoted(path: &Path) -> String {
     harmless(&shell_words::quote(&path.to_string_lossy()))
 }
 

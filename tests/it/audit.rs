@@ -6,7 +6,6 @@ use std::{
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
     process::Command,
-    sync::OnceLock,
     thread,
 };
 
@@ -16,6 +15,7 @@ use supervisor_rs::audit::{AUDIT_FILE_BYTES_MAX, Hash};
 use crate::{
     directories::with_small_disk,
     sandbox::{Output, PATIENCE, SLEEPER, Sandbox, pid_of, script, skip, wait_for},
+    signing::{ENCRYPT, Which, pair},
 };
 
 /// How many commands may fit into the last page of a full disk.
@@ -151,44 +151,18 @@ fn who_gave_a_command_and_why_it_failed_is_told() {
 
 // Keys
 
-/// A key, and what was said of it when it was made.
-struct Pair {
-    private: String,
-    public: String,
-    said: String,
-}
-
-/// Made once: that takes its time.
-fn pair() -> &'static Pair {
-    static PAIR: OnceLock<Pair> = OnceLock::new();
-    PAIR.get_or_init(|| {
-        let sandbox = Sandbox::new("");
-        let made = sandbox.client_as_given(&["keygen", "deploy", "--bits", "2048"]);
-        assert_eq!(made.code, 0, "{made:?}");
-        let read = |name: &str| fs::read_to_string(sandbox.root().join(name)).unwrap();
-        Pair {
-            private: read("deploy.pem"),
-            public: read("deploy.pub.pem"),
-            said: made.stdout + &made.stderr,
-        }
-    })
-}
-
 /// A server that takes only signed commands and knows the key `deploy`, and that key's file. With
 /// a scope, its file.
 fn signed(scope: Option<&str>) -> (Sandbox, String) {
-    let mut sandbox = Sandbox::new("encrypt: on\npub_keys_path: [keys]\n");
-    let keys = sandbox.root().join("keys");
-    fs::create_dir(&keys).unwrap();
-    fs::write(keys.join("deploy.pem"), &pair().public).unwrap();
-    let key = sandbox.root().join("deploy.pem");
-    fs::write(&key, &pair().private).unwrap();
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut sandbox = Sandbox::new(ENCRYPT);
+    fs::create_dir(sandbox.key_dir()).unwrap();
     if let Some(scope) = scope {
-        fs::write(keys.join("deploy.yml"), scope).unwrap();
+        sandbox.replace(&sandbox.key_dir().join("deploy.yml"), scope);
     }
+    sandbox.admit("deploy", &pair(Which::Deploy).public);
     sandbox.start_server();
-    (sandbox, key.display().to_string())
+    let key = sandbox.private_key("deploy", Which::Deploy);
+    (sandbox, key)
 }
 
 /// The fields of a line that tell of a peer whose port nobody knows.
@@ -207,8 +181,7 @@ fn a_signed_command_is_told_with_the_key_and_its_fingerprint() {
         (&json!("key"), &json!("deploy"))
     );
     let fingerprint = line["fingerprint"].as_str().unwrap();
-    assert_eq!(fingerprint.len(), "SHA256:".len() + 43, "{fingerprint}");
-    assert!(pair().said.contains(fingerprint));
+    assert_eq!(fingerprint, pair(Which::Deploy).fingerprint);
     assert_eq!(peer_of(&line), "127.0.0.1");
     assert_eq!(line["outcome"], "unknown_child");
     assert_whole(&sandbox);

@@ -216,9 +216,7 @@ fn what_a_deleted_key_had_open_is_closed() {
     assert_eq!(deploy.ask_signed(1, r#"{"op":"info"}"#)["ok"]["op"], "info");
     let token = |hello: &str, id| {
         Forge::new(hello, id, r#"{"op":"info"}"#)
-            .header("kid", r#""other""#)
-            .claim("iss", r#""other""#)
-            .key(crate::signing::rsa(Which::Other))
+            .signed_as("other", Which::Other)
             .token()
     };
     let right = token(&other.hello, 1);
@@ -304,9 +302,7 @@ fn is_no_key(bytes: &str, says: &[&str]) {
     sandbox.replace(&path, bytes);
     let mut wire = sandbox.wire();
     let forge = Forge::new(&wire.hello, 1, r#"{"op":"info"}"#);
-    let forge = forge.header("kid", r#""other""#).claim("iss", r#""other""#);
-    let token = forge.key(crate::signing::rsa(Which::Other)).token();
-    wire.send_token(1, &token);
+    wire.send_token(1, &forge.signed_as("other", Which::Other).token());
     assert_eq!(wire.answer().1["error"]["code"], "unauthorized");
     let info = sandbox.signed_json(&["info"]);
     assert_eq!(keys_in_info(&info), ["deploy"]);
@@ -477,4 +473,33 @@ fn a_server_without_a_key_runs_its_children_and_says_that_nobody_can_command_it(
     );
     assert_eq!(sandbox.sign(&["kill", "--stop-children"]).code, 0);
     assert_eq!(sandbox.wait_server(), 0);
+}
+
+#[test]
+fn a_check_of_the_files_tells_what_is_wrong_with_keys() {
+    let sandbox = Sandbox::new(ENCRYPT);
+    let path = sandbox.server_yml().display().to_string();
+    let check = || sandbox.server_to_end(&["--check", &path]);
+    // A directory and a key that are not there yet are no fault: a server starts without.
+    let output = check();
+    assert_eq!(output.code, 0, "{output:?}");
+    assert!(
+        output.stderr.contains("note: there is no key"),
+        "{output:?}"
+    );
+    fs::create_dir(sandbox.key_dir()).unwrap();
+    sandbox.admit("deploy", &pair(Which::Deploy).public);
+    assert_eq!((check().code, check().stderr.as_str()), (0, ""));
+    sandbox.admit("other", &pair(Which::Other).private);
+    sandbox.replace(&sandbox.key_dir().join("deploy.yml"), "allow: [chek]\n");
+    let output = check();
+    assert_eq!(output.code, 6, "{output:?}");
+    for part in [
+        "keys/other.pub.pem",
+        "private key",
+        "deploy.yml:1:9",
+        "did you mean `check`?",
+    ] {
+        assert!(output.stderr.contains(part), "{part}: {output:?}");
+    }
 }

@@ -7,7 +7,7 @@ use supervisor_rs::{
     config::{child_keys, server_keys},
 };
 
-use crate::sandbox::{PATIENCE, Sandbox, run, wait_for};
+use crate::sandbox::{Output, PATIENCE, Sandbox, run, skip, wait_for};
 
 fn readme() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -107,10 +107,13 @@ fn the_table_of_commands_names_just_those_of_the_help() {
     }
 }
 
-/// The session's lines, in order, without their prompts.
-fn session() -> Vec<String> {
+/// The lines of a session that must have so many, in order, without their prompts.
+fn session(name: &str, count: usize) -> Vec<String> {
     let text = readme();
-    let at = text.find("<!-- session:").expect("the session");
+    let marker = format!("<!-- {name}:");
+    let at = text
+        .find(&marker)
+        .unwrap_or_else(|| panic!("no session {name}"));
     let lines = text[at..]
         .lines()
         .skip_while(|line| !line.starts_with("```"))
@@ -119,58 +122,66 @@ fn session() -> Vec<String> {
         .take_while(|line| !line.starts_with("```"))
         .map(|line| line.strip_prefix("$ ").expect("a prompt").to_owned())
         .collect();
-    assert_eq!(lines.len(), 10, "the session has ten lines");
+    assert_eq!(lines.len(), count, "the lines of the session {name}");
     lines
 }
 
-/// The script that types the session: as printed, but for the directories and the port, which are
-/// the sandbox's, and waiting for the server to answer.
-fn script(settings: &str) -> String {
+/// The script that types a session: as printed, and waiting where a person would, until the server
+/// answers and the child runs; one that takes signed commands only refuses, with code 4.
+fn script(lines: &[String]) -> String {
     let mut script = String::from("set -eu\n");
-    for line in session() {
-        let line = line.replace("listener_addr: 127.0.0.1\\n", settings);
-        script.push_str(&line);
+    for line in lines {
+        script.push_str(line);
         script.push('\n');
         if line.ends_with('&') {
-            script
-                .push_str("until supervisor-rs-client info >/dev/null 2>&1; do sleep 0.05; done\n");
-        }
-        if line.ends_with("children/web.yml") {
-            script.push_str("cat ~/sup/children/web.yml\n");
+            script.push_str(
+                "until supervisor-rs-client check web >/dev/null 2>&1 || [ $? = 4 ]; do sleep 0.05; \
+                 done\n",
+            );
         }
     }
     script
+}
+
+/// The lines of the first session, but for the directories and the port, which are the sandbox's.
+fn first_session(sandbox: &Sandbox) -> Vec<String> {
+    let root = sandbox.root().display();
+    let settings = format!(
+        "listener_addr: 127.0.0.1\\nlistener_port: {}\\nid: {}\\nstate_dir: {root}/state\\n\
+         runtime_dir: {root}/run\\nlog_dir: {root}/logs\\n",
+        sandbox.address().port(),
+        sandbox.id(),
+    );
+    let lines = session("session", 10);
+    let lines = lines.iter();
+    lines
+        .map(|line| line.replace("listener_addr: 127.0.0.1\\n", &settings))
+        .collect()
+}
+
+/// Types lines in the sandbox, as a person who has just installed both programs.
+fn type_in(sandbox: &Sandbox, lines: &[String]) -> Output {
+    let server = Path::new(env!("CARGO_BIN_EXE_supervisor-rs-server"));
+    let programs = server.parent().expect("a folder").display();
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut bash = Command::new("bash");
+    bash.args(["-c", &script(lines)])
+        .current_dir(sandbox.root())
+        .env("HOME", sandbox.root())
+        .env("PATH", format!("{programs}:{path}"))
+        .env("SUPERVISOR_RS_ON", sandbox.address().to_string())
+        .env_remove("SUPERVISOR_RS_KEY")
+        .env_remove("XDG_STATE_HOME");
+    let said = run(bash);
+    assert_eq!(said.code, 0, "{said:?}");
+    said
 }
 
 #[test]
 fn the_session_runs_as_printed() {
     let mut sandbox = Sandbox::new("");
     sandbox.expect_leftovers();
-    let server = Path::new(env!("CARGO_BIN_EXE_supervisor-rs-server"));
-    let programs = server.parent().expect("a folder").display().to_string();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let root = sandbox.root().display().to_string();
-    let address = sandbox.address();
-    let settings = format!(
-        "listener_addr: 127.0.0.1\\nlistener_port: {}\\nid: {}\\nstate_dir: {root}/state\\n\
-         runtime_dir: {root}/run\\nlog_dir: {root}/logs\\n",
-        address.port(),
-        sandbox.id(),
-    );
-    let client = |arguments: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_supervisor-rs-client"));
-        command
-            .args(arguments)
-            .env("SUPERVISOR_RS_ON", address.to_string());
-        run(command)
-    };
-    let mut bash = Command::new("bash");
-    bash.args(["-c", &script(&settings)])
-        .env("HOME", &root)
-        .env("PATH", format!("{programs}:{path}"))
-        .env("SUPERVISOR_RS_ON", address.to_string());
-    let said = run(bash);
-    assert_eq!(said.code, 0, "{said:?}");
+    let said = type_in(&sandbox, &first_session(&sandbox));
     for part in [
         "web   running",
         "`web` restarted: run 2",
@@ -180,12 +191,54 @@ fn the_session_runs_as_printed() {
         assert!(said.stdout.contains(part), "{part}\n{}", said.stdout);
     }
     wait_for("the removed child's end", PATIENCE, || {
-        client(&["check", "web"]).stdout.contains("stopped")
+        sandbox.client(&["check", "web"]).stdout.contains("stopped")
     });
-    let killed = client(&["kill"]);
+    let killed = sandbox.client(&["kill"]);
     assert_eq!(killed.code, 0, "{killed:?}");
     assert!(
         killed.stdout.contains("no child is left running"),
         "{killed:?}"
     );
+}
+
+#[test]
+fn the_session_with_keys_runs_as_printed_after_the_first() {
+    if Command::new("openssl").arg("version").output().is_err() {
+        return skip("openssl is missing");
+    }
+    let mut sandbox = Sandbox::new("");
+    sandbox.expect_leftovers();
+    type_in(&sandbox, &first_session(&sandbox)[..5]);
+    // Keys of 4096 bits only take longer to make.
+    let shorter = |line: String| {
+        line.replace("keygen deploy ", "keygen deploy --bits 2048 ")
+            .replace("-out ci.pem 4096", "-out ci.pem 2048")
+    };
+    let lines: Vec<String> = session("keys", 12).into_iter().map(shorter).collect();
+    assert_eq!(lines.join("\n").matches("2048").count(), 2, "{lines:?}");
+    let said = type_in(&sandbox, &lines);
+    let rows = said.stdout.matches("web   running").count();
+    assert_eq!(rows, 2, "{said:?}");
+    // From now on it is as the page says.
+    let with = |arguments: &[&str], key: &str| {
+        let key = sandbox.root().join(key).display().to_string();
+        sandbox.client(&[arguments, &["with", &key]].concat())
+    };
+    assert_eq!(sandbox.client(&["check"]).code, 4);
+    let forbidden = with(&["restart", "web"], "ci.pem");
+    assert_eq!(forbidden.code, 4, "{forbidden:?}");
+    assert!(
+        forbidden.stderr.contains("error[forbidden]"),
+        "{forbidden:?}"
+    );
+    assert_eq!(with(&["trystart", "web"], "ci.pem").code, 0);
+    let info = with(&["info"], "deploy.pem");
+    for key in ["deploy (2048 bits, SHA256:", "ci (2048 bits, SHA256:"] {
+        assert!(info.stdout.contains(key), "{info:?}");
+    }
+    let server_yml = sandbox.root().join("sup/server.yml").display().to_string();
+    let audit = sandbox.server_to_end(&["--verify-audit", &server_yml]);
+    assert!(audit.stdout.starts_with("audit is whole: "), "{audit:?}");
+    let killed = with(&["kill", "--stop-children"], "deploy.pem");
+    assert_eq!(killed.code, 0, "{killed:?}");
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     keys::is_closed,
     sandbox::{PATIENCE, SLEEPER, Sandbox, wait_for},
-    signing::{Forge, Which, pair, rsa},
+    signing::{Forge, Which, pair},
 };
 
 /// A server with the key `deploy`, which may do all, the key `ci` with this scope, and three
@@ -33,9 +33,7 @@ fn limit(sandbox: &Sandbox, scope: &str) {
 fn ci(sandbox: &Sandbox, command: &str) -> Value {
     let mut wire = sandbox.wire();
     let forge = Forge::new(&wire.hello, 1, command);
-    let forge = forge.header("kid", r#""ci""#).claim("iss", r#""ci""#);
-    let token = forge.key(rsa(Which::Other)).token();
-    wire.send_token(1, &token);
+    wire.send_token(1, &forge.signed_as("ci", Which::Other).token());
     wire.answer().1
 }
 
@@ -131,9 +129,7 @@ fn what_a_key_had_open_is_closed_when_its_scope_changes() {
     let sandbox = scoped("allow: [check, info]\n");
     let mut wire = sandbox.wire();
     let forge = Forge::new(&wire.hello, 1, r#"{"op":"info"}"#);
-    let forge = forge.header("kid", r#""ci""#).claim("iss", r#""ci""#);
-    let token = forge.key(rsa(Which::Other)).token();
-    wire.send_token(1, &token);
+    wire.send_token(1, &forge.signed_as("ci", Which::Other).token());
     assert_eq!(wire.answer().1["ok"]["op"], "info");
     limit(&sandbox, "allow: [check]\n");
     is_closed(&mut wire);

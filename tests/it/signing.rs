@@ -18,10 +18,11 @@ use supervisor_rs::control::keys::{Bits, generate};
 
 use crate::sandbox::{Output, Sandbox, Wire};
 
-/// Both halves of a key, as PEM.
+/// Both halves of a key, as PEM, and its fingerprint as people are told it.
 pub(crate) struct Pair {
     pub(crate) private: String,
     pub(crate) public: String,
+    pub(crate) fingerprint: String,
 }
 
 /// One of two pairs of 2048 bits.
@@ -32,6 +33,7 @@ pub(crate) fn pair(which: Which) -> &'static Pair {
         Pair {
             private: pair.private_pem.to_string(),
             public: pair.public_pem,
+            fingerprint: pair.fingerprint.to_string(),
         }
     })
 }
@@ -186,6 +188,14 @@ impl Forge {
         self.algorithm = algorithm;
         let name = json!(algorithm).to_string();
         self.header("alg", &name)
+    }
+
+    /// Signed by a key that servers know by this name, and saying so.
+    pub(crate) fn signed_as(self, name: &str, which: Which) -> Self {
+        let name = json!(name).to_string();
+        self.header("kid", &name)
+            .claim("iss", &name)
+            .key(rsa(which))
     }
 
     /// Signed by this key.

@@ -95,7 +95,7 @@ impl Refusals {
     pub(in crate::control) fn tell_left_out(&self) {
         let mut state = self.lock();
         state.teller = Teller::Absent;
-        for refused in state.failures.left_out() {
+        for refused in state.failures.left_out(clock::mono()) {
             self.tell(&mut state, refused);
         }
     }

@@ -12,7 +12,9 @@
 //! to be looked at again is the supervisor's to look at, and is waited for within
 //! [`Limits::look_time_max`](super::super::limits::Limits).
 //!
-//! A batch whose connection is gone is not checked, or its outcome is forgotten.
+//! A batch whose connection is gone is not checked, or its outcome is forgotten. So is one that
+//! takes too long, because a disk of keys does not answer: it is answered `busy`, and nothing of it
+//! is carried out, whatever is found in the end.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,6 +56,7 @@ pub(in crate::control) struct Tokens {
     pub(in crate::control) config: Arc<dyn ConfigCheck>,
     pub(in crate::control) looks: mpsc::Sender<Look>,
     pub(in crate::control) look_time_max: Duration,
+    pub(in crate::control) verify_time_max: Duration,
     pub(in crate::control) turns: Arc<Semaphore>,
 }
 
@@ -136,7 +139,23 @@ impl Tokens {
         debug_assert!(batch.requests.len() <= VERIFY_BATCH_MAX);
         Verification {
             ids: batch.requests.iter().map(|(id, _)| *id).collect(),
-            task: tokio::spawn(Arc::clone(self).check(batch)),
+            task: tokio::spawn(Arc::clone(self).check_in_time(batch)),
+        }
+    }
+
+    async fn check_in_time(self: Arc<Self>, batch: Batch) -> Vec<Verified> {
+        let ids: Vec<u64> = batch.requests.iter().map(|(id, _)| *id).collect();
+        let time_max = self.verify_time_max;
+        match timeout(time_max, self.check(batch)).await {
+            Ok(verified) => verified,
+            Err(_) => {
+                // Which disk it is, `info` tells those who may know.
+                let message = format!(
+                    "the token could not be checked within {time_max:?}, and its command is not \
+                     carried out, try again"
+                );
+                unknown(&ids, &Failure::new(ErrorCode::Busy, message))
+            }
         }
     }
 

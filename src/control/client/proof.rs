@@ -284,8 +284,8 @@ fn downgraded(met: Met<'_>, signing: &Signing) -> Refusal {
         "`{}` says that it takes unsigned commands (`encrypt: off`), but a key was given ({}); \
          nothing was sent\n\
          hint: this may be somebody on the way who wants a command without its signature; set \
-         `encrypt: on` in its server.yml, or send the command unsigned: with `--allow-unsigned`, \
-         or without a key (`with`, `SUPERVISOR_RS_KEY`)",
+         `encrypt: on` in its server.yml and start it anew, or send the command unsigned: with \
+         `--allow-unsigned`, or without a key (`with`, `SUPERVISOR_RS_KEY`)",
         met.host,
         Shown(signing.key.path())
     );

@@ -48,7 +48,7 @@ const END_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How long its last words are waited for when it has ended: somebody it started may still hold
 /// its standard error.
-const WORDS_TIME_MAX: Duration = Duration::from_millis(500);
+const WORDS_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// How often it is looked at while its end is waited for.
 const END_LOOK: Duration = Duration::from_millis(5);
@@ -274,7 +274,12 @@ impl Words {
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let mut chunk = [0; 1024];
-                while let Ok(count @ 1..) = from.read(&mut chunk) {
+                loop {
+                    let count = match from.read(&mut chunk) {
+                        Ok(count @ 1..) => count,
+                        Err(fault) if fault.kind() == io::ErrorKind::Interrupted => continue,
+                        Ok(0) | Err(_) => break,
+                    };
                     let mut tail = into.lock().unwrap_or_else(PoisonError::into_inner);
                     tail.extend_from_slice(&chunk[..count]);
                     let over = tail.len().saturating_sub(WORDS_BYTES_MAX);

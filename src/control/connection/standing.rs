@@ -4,7 +4,11 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
-    control::{keys::Key, limits::KEYS_PER_CONNECTION_MAX, roster::Manner},
+    control::{
+        keys::{Key, Uptake},
+        limits::KEYS_PER_CONNECTION_MAX,
+        roster::Manner,
+    },
     spec::Mono,
 };
 
@@ -15,7 +19,7 @@ pub(in crate::control) struct Standing(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     manner: Manner,
-    keys: Vec<Arc<Key>>,
+    keys: Vec<Arc<Uptake>>,
 }
 
 /// More keys have signed on a connection than may.
@@ -35,14 +39,14 @@ impl Standing {
         self.lock().manner
     }
 
-    /// Whether this very key has signed on it.
-    pub(in crate::control) fn has_used(&self, key: &Arc<Key>) -> bool {
-        let has_used = |used: &Arc<Key>| Arc::ptr_eq(used, key);
+    /// Whether this very key has signed on it, from whichever of its files.
+    pub(in crate::control) fn has_used(&self, key: &Key) -> bool {
+        let has_used = |used: &Arc<Uptake>| Arc::ptr_eq(used, key.uptake());
         self.lock().keys.iter().any(has_used)
     }
 
     /// Takes note that a key has signed.
-    pub(super) fn uses(&self, key: &Arc<Key>) -> Result<(), TooManyKeys> {
+    pub(super) fn uses(&self, key: &Key) -> Result<(), TooManyKeys> {
         if self.has_used(key) {
             return Ok(());
         }
@@ -50,7 +54,7 @@ impl Standing {
         if inner.keys.len() >= KEYS_PER_CONNECTION_MAX {
             return Err(TooManyKeys);
         }
-        inner.keys.push(Arc::clone(key));
+        inner.keys.push(Arc::clone(key.uptake()));
         Ok(())
     }
 

@@ -21,6 +21,9 @@ fn refused(number: u64) -> Refused {
     }
 }
 
+/// More than are remembered.
+const PEERS: u32 = 1_100;
+
 fn seconds(seconds: u64) -> Mono {
     Mono(seconds * 1_000_000)
 }
@@ -86,10 +89,10 @@ fn the_first_refusals_are_told_and_then_their_number() {
     let mut failures = Failures::new(1);
     let told = flood(&mut failures, 876, seconds(1));
     assert_eq!(more(&told), [0; 64]);
-    let left_out = failures.left_out();
+    let left_out = failures.left_out(seconds(300));
     assert_eq!(more(&left_out), [811]);
     assert_eq!(left_out[0].why, "875");
-    assert!(failures.left_out().is_empty());
+    assert!(failures.left_out(seconds(300)).is_empty());
 }
 
 #[test]
@@ -97,7 +100,7 @@ fn what_was_left_out_is_told_before_the_next_that_is_told() {
     let mut failures = Failures::new(1);
     flood(&mut failures, 70, seconds(1));
     assert_eq!(more(&flood(&mut failures, 1, seconds(2))), [5, 0]);
-    assert!(failures.left_out().is_empty());
+    assert!(failures.left_out(seconds(300)).is_empty());
 }
 
 #[test]
@@ -107,9 +110,41 @@ fn every_refusal_is_told_or_counted() {
     for second in 0..200 {
         told.extend(flood(&mut failures, second % 7, seconds(second / 3)));
     }
-    told.extend(failures.left_out());
+    told.extend(failures.left_out(seconds(300)));
     let count: u64 = more(&told).iter().map(|more| more + 1).sum();
     assert_eq!(count, (0..200).map(|second| second % 7).sum::<u64>());
+}
+
+/// Who has a network of addresses has as many peers in it as he likes; what he makes the audit trail
+/// hold pushes older files out of it.
+#[test]
+fn a_flood_from_everywhere_is_told_at_a_pace_and_counted() {
+    let mut failures = Failures::new(1);
+    let mut told = Vec::new();
+    const MINUTES: u64 = 20;
+    for minute in 0..MINUTES {
+        for number in 0..PEERS {
+            let now = seconds(minute * 60);
+            told.extend(failures.refuse(&peer(number), refused(0), now));
+        }
+        told.extend(failures.left_out(seconds(minute * 60 + 59)));
+    }
+    let count: u64 = more(&told).iter().map(|more| more + 1).sum();
+    assert_eq!(count, MINUTES * u64::from(PEERS));
+    let paced = MINUTES * 60 / AUDITED_REFUSALS_INTERVAL.as_secs();
+    let most = u64::from(AUDITED_REFUSALS_MAX) + 2 * paced + MINUTES;
+    assert!(told.len() as u64 <= most, "{} of {most}", told.len());
+}
+
+#[test]
+fn who_has_shown_a_key_is_told_of_whatever_flood_there_is() {
+    let mut failures = Failures::new(1);
+    let now = seconds(1);
+    for number in 0..PEERS {
+        failures.refuse(&peer(number), refused(0), now);
+    }
+    let key = PeerKey::Key("deploy".parse().unwrap());
+    assert_eq!(failures.refuse(&key, refused(7), now).len(), 1);
 }
 
 #[test]
@@ -122,7 +157,7 @@ fn so_many_peers_are_remembered_and_what_the_oldest_leave_is_told() {
     }
     assert_eq!(failures.peers.len(), FAILING_PEERS_MAX);
     assert!(!failures.peers.contains_key(&peer(1)));
-    assert_eq!(more(&failures.left_out()), [1]);
+    assert_eq!(more(&failures.left_out(seconds(300))), [1]);
     // Who was forgotten begins anew.
     assert_eq!(flood(&mut failures, 1, seconds(2)).len(), 1);
 }

@@ -77,9 +77,14 @@ impl Default for Bounds {
     }
 }
 
+/// One taking up of a key. It stays the same while the key's files are moved.
+#[derive(Debug, Default)]
+pub struct Uptake(());
+
 /// A key that the server knows.
 #[derive(Debug)]
 pub struct Key {
+    uptake: Arc<Uptake>,
     name: KeyName,
     path: PathBuf,
     public: PublicKey,
@@ -117,6 +122,13 @@ impl Key {
     #[must_use]
     pub fn scope_path(&self) -> Option<&Path> {
         self.scope_path.as_deref()
+    }
+
+    /// Which taking up of it this is: another once it was dropped, the same wherever its files are
+    /// moved to meanwhile.
+    #[must_use]
+    pub fn uptake(&self) -> &Arc<Uptake> {
+        &self.uptake
     }
 
     /// Whether it is the same key under the same name with the same scope, wherever its file is.
@@ -203,6 +215,16 @@ pub struct RingSurvey {
 #[derive(Debug)]
 pub struct Ring {
     inner: Mutex<Inner>,
+    /// What the next look goes by, if it is another. Locked for a moment only, and never while
+    /// `inner` is waited for.
+    configured: Mutex<Option<Configured>>,
+}
+
+/// What [`Ring::configure`] was told.
+#[derive(Debug)]
+struct Configured {
+    dirs: Vec<PathBuf>,
+    owners: Owners,
 }
 
 #[derive(Debug)]
@@ -253,6 +275,7 @@ impl Ring {
         inner.set_folders(dirs);
         Self {
             inner: Mutex::new(inner),
+            configured: Mutex::new(None),
         }
     }
 
@@ -263,11 +286,10 @@ impl Ring {
         self
     }
 
-    /// Other directories, other owners, or both. Takes effect with the next look.
+    /// Other directories, other owners, or both. Takes effect with the next look. Never waits: not
+    /// even for a look at a disk that does not answer.
     pub fn configure(&self, dirs: Vec<PathBuf>, owners: Owners) {
-        let mut inner = self.lock();
-        inner.owners = owners;
-        inner.set_folders(dirs);
+        *self.configured() = Some(Configured { dirs, owners });
     }
 
     /// The key of this name, as it is on disk now. Blocks.
@@ -330,9 +352,20 @@ impl Ring {
         self.lock().survey()
     }
 
-    /// What a panic elsewhere may have left is put right by the next look.
+    /// As it is configured now. What a panic elsewhere may have left is put right by the next
+    /// look.
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Configured { dirs, owners }) = self.configured().take() {
+            inner.owners = owners;
+            inner.set_folders(dirs);
+        }
+        inner
+    }
+
+    fn configured(&self) -> MutexGuard<'_, Option<Configured>> {
+        let configured = self.configured.lock();
+        configured.unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -60,12 +60,13 @@ pub fn parse_request(line: &[u8]) -> Result<Request, BadRequest> {
     serde_json::from_str(text).map_err(|fault| BadRequest {
         id: id_of(text),
         message: match fault.classify() {
-            serde_json::error::Category::Data => format!("not a request: {fault}"),
+            serde_json::error::Category::Data => format!("not a request: {}", bounded(&fault)),
             serde_json::error::Category::Syntax
             | serde_json::error::Category::Eof
             | serde_json::error::Category::Io => format!(
-                "not a request: {fault}; a request is one line of JSON such as \
-                 {{\"id\":1,\"command\":{{\"op\":\"check\"}}}}"
+                "not a request: {}; a request is one line of JSON such as \
+                 {{\"id\":1,\"command\":{{\"op\":\"check\"}}}}",
+                bounded(&fault)
             ),
         },
     })
@@ -136,6 +137,26 @@ pub(crate) fn echo(text: &str) -> String {
         .flat_map(char::escape_debug)
         .collect();
     if text.chars().nth(ECHO_CHARS_MAX).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The most characters of what JSON's reader says; a string that stands where something else
+/// should is repeated by it whole.
+const WHY_CHARS_MAX: usize = 200;
+
+/// What JSON's reader says, escaped where it is not yet, and cut.
+pub(crate) fn bounded(fault: &serde_json::Error) -> String {
+    let fault = fault.to_string();
+    let mut shown = String::new();
+    for c in fault.chars().take(WHY_CHARS_MAX) {
+        match c {
+            '\'' | '"' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    if fault.chars().nth(WHY_CHARS_MAX).is_some() {
         shown.push('…');
     }
     shown

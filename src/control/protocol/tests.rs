@@ -302,6 +302,22 @@ fn a_message_repeats_little_of_what_it_refuses_and_escapes_it() {
 }
 
 #[test]
+fn a_message_repeats_little_of_a_string_that_stands_where_something_else_should() {
+    let long = "\u{7}\u{202e}é".repeat(9_000);
+    let text = serde_json::to_string(&long).unwrap();
+    for line in [
+        text.clone(),
+        format!("{{\"id\":{text}}}"),
+        format!("{{\"id\":1,\"command\":{text}}}"),
+        format!("{{\"id\":1,\"command\":{{\"op\":\"stop\",\"all\":{text}}}}}"),
+    ] {
+        let message = bad(&line).message;
+        assert!(message.chars().count() < 400, "{message}");
+        assert!(!message.contains(['\u{7}', '\u{202e}']), "{message:?}");
+    }
+}
+
+#[test]
 fn a_web_page_cannot_speak_this_protocol() {
     for line in [
         "POST / HTTP/1.1\r",

@@ -16,15 +16,12 @@ use crate::{
     command::Command,
     control::{
         keys::KeyName,
-        protocol::{CommandSeed, Word, echo, once},
+        protocol::{CommandSeed, Word, bounded, echo, once},
     },
 };
 
 /// The largest integer that every JSON reader keeps exactly.
 pub(super) const INTEGER_MAX: u64 = 1 << 53;
-
-/// The most characters of a message about JSON, which may repeat what the peer wrote.
-const WHY_CHARS_MAX: usize = 200;
 
 /// Header fields that would change where the key comes from, or what the payload is, were they
 /// believed.
@@ -169,23 +166,8 @@ fn object<'de, V: Visitor<'de>>(
         .and_then(|value| json.end().map(|()| value))
         .map_err(|fault| TokenError::Json {
             part,
-            why: bounded(&fault.to_string()),
+            why: bounded(&fault),
         })
-}
-
-/// A message that may repeat what the peer wrote.
-fn bounded(message: &str) -> String {
-    let mut shown = String::new();
-    for c in message.chars().take(WHY_CHARS_MAX) {
-        match c {
-            '\'' | '"' | '\\' => shown.push(c),
-            _ => shown.extend(c.escape_debug()),
-        }
-    }
-    if message.chars().nth(WHY_CHARS_MAX).is_some() {
-        shown.push('…');
-    }
-    shown
 }
 
 #[derive(Default)]

@@ -164,8 +164,11 @@ fn reap_members() {
     for pid in identity::pids() {
         let is_member =
             |stat: identity::Stat| stat.parent == own && stat.group != tests && stat.group != pid;
+        // One that a test has started may have left the group that it led.
+        let is_waited_for = || strays::started().contains(&pid);
         if let (Ok(stat), Some(number)) = (identity::stat(pid), identity::number(pid))
             && is_member(stat)
+            && !is_waited_for()
         {
             let _ = waitid(WaitId::Pid(number), end);
         }

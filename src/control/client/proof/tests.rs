@@ -227,8 +227,8 @@ fn a_server_that_claims_to_need_no_signature_is_told_nothing() {
         "`web1` says that it takes unsigned commands (`encrypt: off`), but a key was given \
          (`/keys/deploy.pem`); nothing was sent\n\
          hint: this may be somebody on the way who wants a command without its signature; set \
-         `encrypt: on` in its server.yml, or send the command unsigned: with `--allow-unsigned`, \
-         or without a key (`with`, `SUPERVISOR_RS_KEY`)"
+         `encrypt: on` in its server.yml and start it anew, or send the command unsigned: with \
+         `--allow-unsigned`, or without a key (`with`, `SUPERVISOR_RS_KEY`)"
     );
     assert_eq!(bed.known(), "", "nor is it believed to be the one there");
 }

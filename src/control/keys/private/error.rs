@@ -1,13 +1,13 @@
 //! Why a file is not a private key that is used, each with the way out.
 
 use std::{
-    fmt, io,
+    io,
     path::{Path, PathBuf},
 };
 
 use super::super::{KEY_NAME_CHARS_MAX, KeyNameError, PemError, UnfitKey};
 use super::PRIVATE_KEY_BYTES_MAX;
-use crate::trust::Shown;
+use crate::trust::{Shown, quoted};
 
 /// Why a file is not a private key that is used.
 ///
@@ -84,10 +84,9 @@ pub enum PrivateKeyError {
     },
     /// Others can read or change it.
     #[error(
-        "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n\
-         hint: `chmod 600 {}`",
+        "the key file {} can be used by others (mode {mode:04o}); it must be yours alone\n{}",
         Shown(path),
-        Pasted(path)
+        closing(path)
     )]
     Mode {
         /// As given.
@@ -100,7 +99,7 @@ pub enum PrivateKeyError {
         "{} is not text; a key file is PEM, in ASCII\n\
          hint: `openssl pkey -inform DER -in {} -out KEY.pem` makes PEM of DER",
         Shown(path),
-        Pasted(path)
+        quoted(path)
     )]
     NotText {
         /// As given.
@@ -149,7 +148,7 @@ pub enum PrivateKeyError {
          hint: `openssl rsa -in {} -out KEY.pem` asks for it and writes the key without; \
          or keep such keys in ssh's agent and go through ssh: `on ssh://HOST`",
         Shown(path),
-        Pasted(path)
+        quoted(path)
     )]
     Encrypted {
         /// As given.
@@ -220,27 +219,22 @@ impl PrivateKeyError {
     }
 }
 
+/// How a file is closed to others; a public half is better left alone.
+fn closing(path: &Path) -> String {
+    let chmod = format!("`chmod 600 {}`", quoted(path));
+    match path.as_os_str().as_encoded_bytes().ends_with(b".pub.pem") {
+        true => format!(
+            "hint: by its name it is the public half, and `with` takes the private one, \
+             `NAME.pem`; if it is that one, {chmod}"
+        ),
+        false => format!("hint: {chmod}"),
+    }
+}
+
 /// What a key file may be called.
 fn naming() -> String {
     format!(
         "hint: a key file is called `NAME.pem`; NAME is what the server knows the key as: 1 to \
          {KEY_NAME_CHARS_MAX} letters, digits and `_ . @ -`, the first a letter or a digit"
     )
-}
-
-/// A path as a shell takes it; control characters, which nobody should paste, are escaped.
-struct Pasted<'a>(&'a Path);
-
-impl fmt::Display for Pasted<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = self.0.to_string_lossy();
-        let escaped: String = text
-            .chars()
-            .map(|c| match c.is_control() {
-                true => c.escape_debug().to_string(),
-                false => c.to_string(),
-            })
-            .collect();
-        f.write_str(&shell_words::quote(&escaped))
-    }
 }

@@ -110,6 +110,12 @@ fn a_key_file_that_group_or_others_can_use_is_refused_with_the_command_that_mend
         let command = format!("chmod 600 {}", path.display());
         assert!(message.contains(&command), "{message}");
     }
+    let public = folder.file("deploy.pub.pem", PKCS8, 0o644);
+    let message = PrivateKey::read(&public).unwrap_err().to_string();
+    assert!(
+        message.contains("by its name it is the public half"),
+        "{message}"
+    );
     for mode in [0o600, 0o400, 0o700] {
         let path = folder.file(&format!("deploy-{mode:o}.pem"), PKCS8, mode);
         assert!(PrivateKey::read(&path).is_ok(), "{mode:o}");

@@ -27,7 +27,7 @@ pub const KEY_DIR_FILES_MAX: usize = 8192;
 /// How often a directory that changes meanwhile is listed in a row.
 const LIST_ATTEMPTS_MAX: usize = 4;
 
-/// How scopes end.
+/// How scopes end, in any case: one that is overlooked would limit nothing.
 const SCOPE_ENDINGS: [&str; 2] = [".yml", ".yaml"];
 
 /// A directory and what was last seen in it.
@@ -97,9 +97,10 @@ impl Meaning {
             return Self::Key(name);
         }
         let text = file.to_string_lossy();
-        let stem = SCOPE_ENDINGS
-            .iter()
-            .find_map(|ending| text.strip_suffix(ending));
+        let stem = SCOPE_ENDINGS.iter().find_map(|ending| {
+            let (stem, end) = text.split_at_checked(text.len().checked_sub(ending.len())?)?;
+            end.eq_ignore_ascii_case(ending).then_some(stem)
+        });
         match stem {
             Some(stem) => Self::Scope(stem.strip_suffix(".pub").unwrap_or(stem).parse()),
             None => Self::Nothing,

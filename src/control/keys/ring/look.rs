@@ -170,7 +170,11 @@ impl Inner {
         let found = self.judge(name, sights, &mut known);
         let key = match (found, before) {
             (Some(new), Some(old)) if new.is_same(&old) && new.is_at_home_with(&old) => Some(old),
-            (Some(new), Some(old)) if new.is_same(&old) => Some(Arc::new(new)),
+            (Some(new), Some(old)) if new.is_same(&old) => {
+                // Who has the old one in hand loses it with this one.
+                let uptake = Arc::clone(&old.uptake);
+                Some(Arc::new(Key { uptake, ..new }))
+            }
             (new, old) => {
                 let new = new.map(Arc::new);
                 self.untold.dropped.extend(old);
@@ -257,6 +261,7 @@ impl Inner {
             return None;
         }
         Some(Key {
+            uptake: Arc::default(),
             name: name.clone(),
             path: key.path(),
             public,

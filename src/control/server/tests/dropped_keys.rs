@@ -106,6 +106,42 @@ async fn a_key_that_is_there_again_opens_a_new_connection() {
     Signer::deploy(world.address).await.obeyed(1).await;
 }
 
+#[tokio::test]
+async fn a_key_whose_file_was_moved_before_it_went_closes_what_it_has_open() {
+    let keys = Keys::with_deploy();
+    let world = keys.world();
+    let _core = obey(world.asked);
+    let mut before = Signer::deploy(world.address).await;
+    before.obeyed(1).await;
+    fs::rename(keys.dir.join("deploy.pem"), keys.dir.join("deploy.pub.pem")).unwrap();
+    let mut after = Signer::deploy(world.address).await;
+    after.obeyed(1).await;
+    keys.remove("deploy.pub.pem");
+    world.control.recheck_keys();
+    expect_dropped(&mut after.client).await;
+    expect_dropped(&mut before.client).await;
+}
+
+#[tokio::test]
+async fn a_key_that_moves_and_goes_while_its_token_is_checked_commands_nothing() {
+    let keys = Keys::with_deploy();
+    let world = keys.world();
+    let find = || keys.ring.find(&"deploy".parse().unwrap()).unwrap();
+    let in_hand = find();
+    fs::rename(keys.dir.join("deploy.pem"), keys.dir.join("deploy.pub.pem")).unwrap();
+    let moved = find();
+    world.control.drop_keys(&[moved]);
+    assert!(world.control.shared.guests.is_dropped(&in_hand));
+    keys.remove("deploy.pub.pem");
+    world
+        .control
+        .shared
+        .guests
+        .drop_keys(&keys.ring.refresh().dropped);
+    keys.put("deploy.pem", &pair(0).public_pem);
+    assert!(!world.control.shared.guests.is_dropped(&find()));
+}
+
 /// The supervisor drops it after the token was found right and before its command is taken up.
 #[tokio::test]
 async fn a_key_that_is_dropped_while_its_token_is_checked_commands_nothing() {

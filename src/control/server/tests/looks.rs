@@ -1,6 +1,9 @@
 //! server.yml is looked at before a key is used.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    fs,
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+};
 
 use super::{
     keyring::{Keys, Signer, pair},
@@ -71,6 +74,52 @@ async fn who_is_not_looked_for_in_time_is_busy_and_may_ask_again() {
         .send(())
         .unwrap();
     signer.client.expect_ok(3).await;
+}
+
+/// Nor is it carried out when the disk answers after all.
+#[tokio::test]
+async fn a_token_whose_key_stands_on_a_disk_that_does_not_answer_is_busy() {
+    static HANGING: AtomicBool = AtomicBool::new(true);
+    fn hangs(_: &fs::File) -> bool {
+        while HANGING.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        false
+    }
+    let mut keys = Keys::with_deploy();
+    let ring = Ring::new(vec![keys.dir.clone()], us());
+    keys.ring = Arc::new(ring.with_writers_seen(hangs));
+    let limits = Limits {
+        verify_time_max: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let mut world = world_with(keys.config(limits), 16);
+    let mut signers = Vec::new();
+    // More than are checked at the same time.
+    for _ in 0..6 {
+        let mut signer = Signer::deploy(world.address).await;
+        signer.ask(1, &Command::Info).await;
+        signers.push(signer);
+    }
+    for signer in &mut signers {
+        signer.client.expect_refusal(json!(1), "busy").await;
+    }
+    HANGING.store(false, Ordering::Relaxed);
+    let asked = world.asked.try_recv();
+    assert!(asked.is_err(), "{asked:?}");
+    let _core = obey(world.asked);
+    let mut id = 1;
+    loop {
+        id += 1;
+        signers[0].ask(id, &Command::Info).await;
+        // Those that hung come first, and may take their time.
+        let line = within("an answer", signers[0].client.line()).await.unwrap();
+        assert_eq!(line["id"], id);
+        if line.get("ok").is_some() {
+            return;
+        }
+        assert_eq!(line["error"]["code"], "busy");
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,45 @@ fn a_directory_that_goes_takes_its_keys_along() {
     assert!(bed.ring.survey().keys.is_empty());
 }
 
+/// Whoever configures is the core's thread, and what he takes out may be the very disk.
+#[test]
+fn other_directories_do_not_wait_for_a_disk_that_does_not_answer() {
+    static DISK: Mutex<()> = Mutex::new(());
+    static ASKED: Mutex<Option<mpsc::Sender<()>>> = Mutex::new(None);
+    fn hangs(_: &fs::File) -> bool {
+        if let Some(asked) = ASKED.lock().unwrap().take() {
+            asked.send(()).unwrap();
+        }
+        drop(DISK.lock().unwrap());
+        false
+    }
+    let mut bed = Bed::new();
+    bed.put("deploy.pem", pem());
+    let other = bed.dir("other");
+    put(&other, "release.pem", other_pem());
+    let ring = Ring::new(vec![bed.dir.clone()], us()).with_writers_seen(hangs);
+    bed.ring = ring;
+    let (asked_in, asked) = mpsc::channel();
+    *ASKED.lock().unwrap() = Some(asked_in);
+    let disk = DISK.lock().unwrap();
+    thread::scope(|scope| {
+        let bed = &bed;
+        let look = scope.spawn(|| bed.ring.find(&name("deploy")).map(drop));
+        asked.recv_timeout(TIME_MAX).unwrap();
+        let (done_in, done) = mpsc::channel();
+        scope.spawn(move || {
+            bed.ring.configure(vec![other], us());
+            done_in.send(()).unwrap();
+        });
+        let done = done.recv_timeout(Duration::from_secs(5));
+        drop(disk);
+        assert_eq!(done, Ok(()));
+        assert_eq!(look.join().unwrap(), Ok(()));
+    });
+    assert!(bed.is_unknown("deploy") && bed.finds("release"));
+    assert_eq!(names(&bed.ring.refresh().dropped), ["deploy"]);
+}
+
 #[test]
 fn what_is_no_directory_or_not_absolute_is_a_fault() {
     let mut bed = Bed::new();

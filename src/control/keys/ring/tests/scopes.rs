@@ -202,6 +202,19 @@ fn a_scope_in_another_directory_makes_its_key_unusable() {
     assert!(!is_almighty(&bed.find("deploy")));
 }
 
+/// What was meant to limit a key must not be passed over.
+#[test]
+fn a_scope_whose_ending_is_in_capitals_is_one_too() {
+    for file in ["deploy.YML", "deploy.Yaml", "deploy.pub.YAML"] {
+        let bed = Bed::new();
+        bed.put(file, "allow: [check]\n");
+        bed.put("deploy.pem", pem());
+        assert!(bed.find("deploy").scope().limits().is_some(), "{file}");
+        bed.put("deploy.yml", "allow: [check]\n");
+        assert!(bed.why("deploy").contains("several scopes"), "{file}");
+    }
+}
+
 #[test]
 fn a_scope_without_a_key_is_only_shown() {
     let bed = Bed::new();
