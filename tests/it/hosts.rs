@@ -33,12 +33,14 @@ fn silent() -> (TcpListener, String) {
     (listener, address)
 }
 
-fn objects(output: &Output) -> Vec<Value> {
+/// What each host answered.
+pub(crate) fn objects(output: &Output) -> Vec<Value> {
     let object = |line| serde_json::from_str(line).expect("an object a line");
     output.stdout.lines().map(object).collect()
 }
 
-fn hosts(output: &Output) -> Vec<String> {
+/// Who answered, in that order.
+pub(crate) fn hosts(output: &Output) -> Vec<String> {
     let host = |object: &Value| object["host"].as_str().unwrap().to_owned();
     objects(output).iter().map(host).collect()
 }

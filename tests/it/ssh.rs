@@ -14,6 +14,7 @@ use serde_json::Value;
 use supervisor_rs::clock;
 
 use crate::{
+    hosts::{hosts, objects},
     network::is_root,
     sandbox::{Output, PATIENCE, SLEEPER, Sandbox, dead_address, pid_of, run, skip, wait_for},
     signing::Which,
@@ -40,16 +41,6 @@ fn knowing_web(sandbox: Sandbox) -> Sandbox {
 /// What one host answered.
 fn object(output: &Output) -> Value {
     serde_json::from_str(&output.stdout).unwrap_or_else(|_| panic!("no object: {output:?}"))
-}
-
-fn objects(output: &Output) -> Vec<Value> {
-    let object = |line| serde_json::from_str(line).expect("an object a line");
-    output.stdout.lines().map(object).collect()
-}
-
-fn hosts(output: &Output) -> Vec<String> {
-    let host = |object: &Value| object["host"].as_str().unwrap().to_owned();
-    objects(output).iter().map(host).collect()
 }
 
 /// What is told of a host that cannot be reached: code and exit code are checked.
