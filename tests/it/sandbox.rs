@@ -41,6 +41,9 @@ const PORT_TRIES_MAX: u32 = 5;
 /// The server's exit code for a port it cannot listen on.
 const CANNOT_LISTEN: i32 = 7;
 
+/// For how long a process must belong to no run to be left behind.
+const STRAYS_WAIT: Duration = Duration::from_secs(2);
+
 /// How long the hello of something that listens is waited for.
 const HELLO_WAIT: Duration = Duration::from_secs(2);
 
@@ -546,12 +549,19 @@ impl Sandbox {
 }
 
 impl Sandbox {
-    /// The processes that belong to no live run, as far as that can be told.
+    /// The processes that belong to no live run, as far as that can be told. A run may begin
+    /// between the look at the runs and that at the processes: what is left behind stays so.
     fn strays(&mut self) -> Vec<Process> {
-        let live = self.live_groups();
-        let mut strays = self.processes();
-        strays.retain(|process| !live.contains(&process.group));
-        strays
+        let deadline = clock::mono() + STRAYS_WAIT;
+        loop {
+            let live = self.live_groups();
+            let mut strays = self.processes();
+            strays.retain(|process| !live.contains(&process.group));
+            if strays.is_empty() || clock::mono() >= deadline {
+                return strays;
+            }
+            thread::sleep(LOOK);
+        }
     }
 
     /// Ends every process of this sandbox; what is found while others end is ended too.

@@ -788,6 +788,7 @@ fn with_nothing_to_do_the_server_does_nothing() {
     });
     fs::write(sandbox.loadpath().join("web.yml"), NEW).unwrap();
     wait_for("it to wake", PATIENCE, || naps(&sandbox) != before);
+    wait_command(&sandbox, "web", "sleep 301");
 }
 
 // Hints that are lost.
