@@ -38,14 +38,16 @@ fn a_periodic_job_is_run_again_though_it_ended_by_itself() {
     let log = sandbox.root().join("log");
     let job = script(&format!("date +%s%3N >> {}", log.display()));
     sandbox.write("job.yml", &repeating(&job, "trystart", 1));
+    let before = supervisor_rs::clock::wall().0;
     sandbox.done(&["start", "job"]);
-    let times: Vec<i64> = wait_lines(&log, 3)
-        .iter()
-        .map(|line| line.parse().unwrap())
-        .collect();
-    for pair in times.windows(2) {
-        let span = pair[1] - pair[0];
-        assert!((900..2_000).contains(&span), "{span} ms: {times:?}");
+    // On a busy machine a job may be late with the time that it writes, but never early.
+    for (line, seconds) in wait_lines(&log, 3).iter().zip(0..) {
+        let after = line.parse::<i64>().unwrap() - before;
+        let due = seconds * 1_000;
+        assert!(
+            (due..due + 5_000).contains(&after),
+            "{after} ms: {seconds} s"
+        );
     }
     let row = sandbox.row("job").unwrap();
     assert_eq!(
