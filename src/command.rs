@@ -690,6 +690,32 @@ impl<'de> Deserialize<'de> for ExitAt {
 }
 
 #[cfg(test)]
+impl Command {
+    /// Every command there is, with `child` where one names a child.
+    pub(crate) fn every(child: &str) -> Vec<Self> {
+        let child: ChildName = child.parse().expect("a child name");
+        let verbs = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
+        let of_child = verbs.map(|verb| Self::Child {
+            verb,
+            child: child.clone(),
+        });
+        let scopes = [CheckScope::Live, CheckScope::All];
+        let kills = [KillChildren::AsConfigured, KillChildren::Stop];
+        let others = [
+            Self::CheckOne(child),
+            Self::StartAll,
+            Self::StopAll,
+            Self::Info,
+        ];
+        let mut every = of_child.to_vec();
+        every.extend(others);
+        every.extend(scopes.map(|scope| Self::Check { scope }));
+        every.extend(kills.map(Self::Kill));
+        every
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -23,7 +23,7 @@ mod owners;
 mod walk;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{
     ffi::{CStr, OsStr, OsString},

@@ -90,11 +90,6 @@ const FIELDS: &[Rule<KeyScope>] = &[
     }),
 ];
 
-/// The keys of a scope file, for whoever documents them.
-pub fn key_scope_keys() -> impl Iterator<Item = &'static str> {
-    FIELDS.iter().map(Rule::name)
-}
-
 /// Reads a key's scope file. `path` is where it is listed.
 ///
 /// # Errors

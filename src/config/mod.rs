@@ -32,7 +32,7 @@ mod values;
 
 pub use child::{ChildContext, Defaults, child, child_keys};
 pub use diagnostic::{Diagnostic, Place};
-pub use key_scope::{ChildPattern, KeyScope, key_scope, key_scope_keys};
+pub use key_scope::{ChildPattern, KeyScope, key_scope};
 pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server, server_keys};
 
 use std::path::Path;

@@ -48,7 +48,7 @@ fn text(path: &Path) -> String {
 }
 
 /// Whether what needs root is to be tested; says why when it is not.
-fn as_root(what: &str) -> bool {
+pub(crate) fn as_root(what: &str) -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         assert!(

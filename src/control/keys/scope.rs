@@ -251,28 +251,6 @@ mod tests {
         Command::CheckOne(name.parse().unwrap())
     }
 
-    /// Every command, with `child` where one names a child.
-    fn every_command(name: &str) -> Vec<Command> {
-        vec![
-            child(Verb::Start, name),
-            child(Verb::Restart, name),
-            child(Verb::Trystart, name),
-            child(Verb::Stop, name),
-            check(name),
-            Command::StartAll,
-            Command::StopAll,
-            Command::Check {
-                scope: CheckScope::Live,
-            },
-            Command::Check {
-                scope: CheckScope::All,
-            },
-            Command::Info,
-            Command::Kill(KillChildren::AsConfigured),
-            Command::Kill(KillChildren::Stop),
-        ]
-    }
-
     fn permitted(scope: &Scope, command: &Command, from: &str) -> bool {
         scope.permits(command, from.parse().unwrap()).is_ok()
     }
@@ -284,7 +262,7 @@ mod tests {
 
     #[test]
     fn without_a_scope_file_a_key_may_do_all_from_anywhere() {
-        for command in every_command("db") {
+        for command in Command::every("db") {
             for from in [HERE, "192.0.2.1", "2001:db8::1", "::ffff:10.0.0.1"] {
                 assert!(permitted(&Scope::everything(), &command, from));
             }
@@ -293,7 +271,7 @@ mod tests {
 
     #[test]
     fn a_scope_that_names_nothing_limits_nothing() {
-        for command in every_command("db") {
+        for command in Command::every("db") {
             assert!(permitted(&scope("x-note: nothing"), &command, "192.0.2.1"));
         }
     }
@@ -302,7 +280,7 @@ mod tests {
     fn only_the_commands_that_are_allowed_are() {
         for op in Op::ALL {
             let scope = scope(&format!("allow: [{}]", op.as_str()));
-            for command in every_command("db") {
+            for command in Command::every("db") {
                 let expected = command.op() == op;
                 assert_eq!(permitted(&scope, &command, HERE), expected, "{command:?}");
             }
@@ -316,7 +294,7 @@ mod tests {
             ("children: []", true),
             ("from: []", false),
         ] {
-            for command in every_command("db") {
+            for command in Command::every("db") {
                 // `children` says nothing of `info`.
                 let expected = free && command == Command::Info;
                 let is = permitted(&scope(text), &command, HERE);
@@ -343,7 +321,7 @@ mod tests {
     #[test]
     fn with_children_a_command_about_all_of_them_is_forbidden_even_if_all_match() {
         let scope = scope("children: ['*']");
-        for command in every_command("web") {
+        for command in Command::every("web") {
             let concerns_all = match &command {
                 Command::Child { .. } | Command::CheckOne(_) | Command::Info => false,
                 Command::StartAll | Command::StopAll | Command::Check { .. } | Command::Kill(_) => {

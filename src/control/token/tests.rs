@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    command::{CheckScope, KillChildren},
     control::keys::{KeyNameError, fixture},
     spec::Verb,
 };
@@ -153,29 +152,7 @@ fn is_algorithm(fault: TokenError, alg: &str) {
 
 #[test]
 fn every_command_that_is_signed_is_the_command_that_is_read() {
-    let child = |verb| Command::Child {
-        verb,
-        child: "a@b-1_2.c".parse().unwrap(),
-    };
-    let commands = [
-        child(Verb::Start),
-        child(Verb::Restart),
-        child(Verb::Trystart),
-        child(Verb::Stop),
-        Command::StopAll,
-        Command::StartAll,
-        Command::CheckOne("web".parse().unwrap()),
-        Command::Check {
-            scope: CheckScope::Live,
-        },
-        Command::Check {
-            scope: CheckScope::All,
-        },
-        Command::Info,
-        Command::Kill(KillChildren::AsConfigured),
-        Command::Kill(KillChildren::Stop),
-    ];
-    for command in commands {
+    for command in Command::every("a@b-1_2.c") {
         for id in [0, 1, u64::MAX] {
             let expected = Expected { id, ..EXPECTED };
             let token = sign(private(), &command, &expected).unwrap();

@@ -163,19 +163,6 @@ pub(super) fn has(program: &str) -> bool {
     found
 }
 
-/// Whether what needs root is to be tested; says so when it is not.
-pub(super) fn as_root(what: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        assert!(
-            std::env::var_os("REQUIRE_ALL").is_none(),
-            "{what} needs root"
-        );
-        println!("skipped: {what} needs root");
-    }
-    root
-}
-
 /// What a watch on such a directory as [`sandbox`] makes is told to do.
 pub(super) fn config(root: &Path, parses: &Arc<AtomicUsize>) -> WatchConfig {
     WatchConfig {

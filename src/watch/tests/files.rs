@@ -11,7 +11,10 @@ use std::{
 use rustix::fs::{FileType, Mode, mknodat};
 
 use super::{super::*, bed::*};
-use crate::reconcile::listing::{Content, LoadpathState};
+use crate::{
+    reconcile::listing::{Content, LoadpathState},
+    trust::tests::as_root,
+};
 
 #[test]
 fn the_first_listing_is_there_when_the_watch_begins() {

@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
 use super::{super::*, bed::*};
+use crate::trust::tests::as_root;
 
 fn refused() -> Plan {
     Plan {

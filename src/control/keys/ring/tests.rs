@@ -21,6 +21,7 @@ use super::*;
 use crate::{
     command::Command,
     control::keys::{Bits, KeyPair, generate},
+    trust::tests::as_root,
 };
 
 /// A user that owns nothing here.
@@ -169,17 +170,4 @@ fn wait_for(what: &str, mut is: impl FnMut() -> bool) {
         assert!(clock::mono() - start < TIME_MAX, "{what}");
         thread::sleep(Duration::from_millis(20));
     }
-}
-
-/// Whether what needs root is to be tested; says why when it is not.
-fn as_root(what: &str) -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        assert!(
-            std::env::var_os("REQUIRE_ALL").is_none(),
-            "{what} needs root"
-        );
-        println!("skipped: {what} needs root");
-    }
-    root
 }
