@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    os::fd::BorrowedFd,
     path::PathBuf,
     sync::{Arc, Mutex},
 };
@@ -203,6 +204,14 @@ impl Medium for FaultyFile {
 
     fn is_linked(&self) -> io::Result<bool> {
         self.inner.is_linked()
+    }
+
+    fn read_from(&self, len: u64) -> io::Result<Vec<u8>> {
+        self.inner.read_from(len)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.inner.descriptor()
     }
 }
 

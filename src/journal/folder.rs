@@ -18,8 +18,8 @@ use std::{
     fs::{DirBuilder, File},
     io::{self, Read, Write},
     os::{
-        fd::OwnedFd,
-        unix::fs::{DirBuilderExt, MetadataExt},
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::{DirBuilderExt, FileExt, MetadataExt},
     },
     path::{Path, PathBuf},
     thread,
@@ -75,6 +75,10 @@ pub(super) trait Medium: Send {
     fn reserve(&mut self, len: u64, room: u64) -> io::Result<()>;
     /// Whether the file still has a name.
     fn is_linked(&self) -> io::Result<bool>;
+    /// What stands behind this length.
+    fn read_from(&self, len: u64) -> io::Result<Vec<u8>>;
+    /// For whoever else is to add to it.
+    fn descriptor(&self) -> BorrowedFd<'_>;
 }
 
 /// A file opened for adding, and all its bytes.
@@ -268,7 +272,7 @@ impl Shelf for Folder {
     fn create(&self, name: &str) -> io::Result<Box<dyn Medium>> {
         // Not truncated in place: the old file may be kept under another name as well.
         self.remove(name)?;
-        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE | OFlags::EXCL;
         Ok(Box::new(self.open_file(name, flags)?))
     }
 
@@ -338,6 +342,24 @@ impl Medium for File {
 
     fn is_linked(&self) -> io::Result<bool> {
         Ok(self.metadata()?.nlink() > 0)
+    }
+
+    fn read_from(&self, len: u64) -> io::Result<Vec<u8>> {
+        let more = self.metadata()?.len().saturating_sub(len);
+        let mut bytes = vec![0; usize::try_from(more).map_err(io::Error::other)?];
+        self.read_exact_at(&mut bytes, len)?;
+        Ok(bytes)
+    }
+
+    fn descriptor(&self) -> BorrowedFd<'_> {
+        self.as_fd()
+    }
+}
+
+impl Lock {
+    /// The same lock once more, for a process that is to keep it for a while.
+    pub(super) fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
     }
 }
 

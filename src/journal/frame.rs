@@ -36,7 +36,9 @@ const RESYNC_HASHED_MAX: u64 = 512 << 20;
 const HEADER_LEN_MAX: usize = 64;
 
 const HEADER_START: &str = "supervisor-rs journal ";
-const PREFIX_LEN: usize = 8;
+
+/// How many bytes stand before each payload.
+pub(super) const PREFIX_LEN: usize = 8;
 
 /// What a file's bytes amount to.
 #[derive(Debug)]
@@ -103,10 +105,33 @@ pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), EncodeErr
         Ok(len) if payload.len() <= RECORD_LEN_MAX => len,
         Ok(_) | Err(_) => return Err(EncodeError::TooLong(payload.len())),
     };
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&crc32fast::hash(&payload).to_le_bytes());
+    out.extend_from_slice(&prefix_of(len, &payload));
     out.extend_from_slice(&payload);
     Ok(())
+}
+
+/// What stands before a payload, which is not longer than [`RECORD_LEN_MAX`].
+///
+/// A child calls it between clone and exec: it allocates nothing, takes no lock and cannot panic.
+pub(super) fn prefix(payload: &[u8]) -> [u8; PREFIX_LEN] {
+    prefix_of(u32::try_from(payload.len()).unwrap_or(u32::MAX), payload)
+}
+
+fn prefix_of(len: u32, payload: &[u8]) -> [u8; PREFIX_LEN] {
+    let [a, b, c, d] = len.to_le_bytes();
+    let [e, f, g, h] = crc32fast::hash(payload).to_le_bytes();
+    [a, b, c, d, e, f, g, h]
+}
+
+/// Reads what was added to a file: the records, and how many bytes from the start they take up.
+/// It ends where something is not whole.
+pub(super) fn added(bytes: &[u8]) -> (Vec<Record>, usize) {
+    let (mut records, mut at) = (Vec::new(), 0);
+    while let Frame::Sound { record, end } = frame_at(bytes, at) {
+        records.push(*record);
+        at = end;
+    }
+    (records, at)
 }
 
 /// Reads a whole file.

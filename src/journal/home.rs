@@ -14,6 +14,7 @@
 
 use std::{
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
@@ -83,6 +84,11 @@ impl Home {
     /// The id is kept here from now on, also when the directory is made anew.
     pub(super) fn keep_id(&self, id: &str) {
         self.place().id = Some(id.to_owned());
+    }
+
+    /// The lock on the directory once more: until it is closed as well, nobody else gets it.
+    pub(super) fn share_lock(&self) -> io::Result<OwnedFd> {
+        self.place().lock.share()
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {

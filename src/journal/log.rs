@@ -18,7 +18,7 @@
 //!
 //! Absent on purpose: what is in a file (`frame`), directories and locks (`folder`).
 
-use std::io;
+use std::{io, os::fd::BorrowedFd};
 
 use super::{
     error::{JournalError, RecordError},
@@ -212,6 +212,37 @@ impl Log {
             self.rewrite_at = self.len.saturating_mul(2);
         }
         Ok(())
+    }
+
+    /// Where a process adds a record of itself, after [`Log::append`] and before
+    /// [`Log::take_in`], with nothing else in between.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(|file| file.descriptor())
+    }
+
+    /// Takes in what a process has added, and cuts off what it did not write to its end.
+    pub(super) fn take_in(&mut self) -> io::Result<Vec<Record>> {
+        let Some(file) = self.file.take() else {
+            return Ok(Vec::new());
+        };
+        let bytes = match file.read_from(self.len) {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.cut(file);
+                return Err(error);
+            }
+        };
+        let (records, sound) = frame::added(&bytes);
+        for record in &records {
+            self.memory.apply(record);
+        }
+        self.len += sound as u64;
+        if sound < bytes.len() {
+            self.cut(file);
+        } else {
+            self.file = Some(file);
+        }
+        Ok(records)
     }
 
     /// Keeps records in mind that [`AppendError::Io`] kept out of the file, because what

@@ -15,8 +15,9 @@
 //!   anything is added. Where damage took the name of the boot, it counts as this one: a live
 //!   run that is forgotten would be started twice, a dead one is told by its start time.
 //!
-//! Reading order: `frame` (bytes), `log` (one file), `folder` (directories, locks), `home` and
-//! `claim` (those for the server's life), `writer` (the thread), then this.
+//! Reading order: `frame` (bytes), `log` (one file), `slip` (what a process writes of itself), `folder`
+//! (directories, locks), `home` and `claim` (those for the server's life), `writer` (the thread), then
+//! this.
 //!
 //! Absent on purpose: reading these files without owning them, and history.
 
@@ -27,6 +28,7 @@ mod frame;
 mod home;
 mod identity;
 mod log;
+mod slip;
 mod writer;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod samples;
 mod tests;
 
 use std::{
+    io,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -47,17 +50,22 @@ pub use self::{
     error::{JournalError, RecordError},
     folder::LOCK_WAIT,
     identity::boot_identity,
+    slip::{PREFIX_LEN, Slip},
 };
 use self::{
     folder::Folder,
     home::Home,
     log::{AppendError, Durability, Found, Log},
+    slip::SlipError,
     writer::{Answer, Writer},
 };
-use crate::reconcile::{
-    event::{StartKind, Ticket},
-    memory::Memory,
-    record::{Record, Store},
+use crate::{
+    reconcile::{
+        event::{StartKind, Ticket},
+        memory::Memory,
+        record::{Record, Store},
+    },
+    spec::{ChildName, RunId, Time},
 };
 
 const RUNTIME_NAME: &str = "runtime.journal";
@@ -81,6 +89,8 @@ pub struct Opened {
     pub memory: Memory,
     /// How this start is to be understood.
     pub start: StartKind,
+    /// Whether something that was written of live runs could not be read.
+    pub records_lost: bool,
     /// Who this server is: a UUID.
     pub server_id: String,
     /// What an operator should know, each a line for the log.
@@ -93,7 +103,8 @@ pub struct Journal {
     writer: Writer,
     answers: UnboundedSender<Answer>,
     committed: UnboundedReceiver<Answer>,
-    // Last: dropped, and the lock with it, when the thread has ended and nothing more is written.
+    // Last: dropped, and the locks with them, when the thread has ended and nothing more is written.
+    runtime_dir: Home,
     _state_dir: Home,
 }
 
@@ -146,7 +157,7 @@ fn open_waiting(
         Store::Runtime,
         Durability::Server,
         RUNTIME_NAME,
-        Box::new(runtime_dir),
+        Box::new(runtime_dir.clone()),
     )?;
     let state = Log::open(
         Store::State,
@@ -154,6 +165,7 @@ fn open_waiting(
         STATE_NAME,
         Box::new(state_dir.clone()),
     )?;
+    let records_lost = runtime.records_lost;
     let (runtime, start) = begin(runtime, boot, &mut warnings);
     let mut memory = runtime.memory;
     for record in state.log.memory().records(Store::State) {
@@ -173,10 +185,12 @@ fn open_waiting(
             writer,
             answers,
             committed,
+            runtime_dir,
             _state_dir: state_dir,
         },
         memory,
         start,
+        records_lost,
         server_id,
         warnings,
     })
@@ -251,6 +265,38 @@ impl Journal {
             }
         }
         appended.map_err(|error| self.runtime.told(error))
+    }
+
+    /// What the process of a run needs to write down its own start, after its [`Record::Begun`] and
+    /// before anything else is recorded; then [`Journal::take_in`]. `at`: when it begins.
+    ///
+    /// # Errors
+    ///
+    /// No descriptor is left, or the file could not be written anew.
+    pub fn slip(&self, child: &ChildName, run: RunId, at: Time) -> Result<Slip<'_>, RecordError> {
+        let none = || io::Error::other("there is no file");
+        let file = self.runtime.descriptor().ok_or_else(none);
+        let slip = file.map_err(SlipError::from).and_then(|file| {
+            let lock = self.runtime_dir.share_lock()?;
+            Slip::new(file, lock, child, run, at)
+        });
+        slip.map_err(|error| {
+            self.runtime.told(match error {
+                SlipError::Encode(error) => AppendError::Encode(error),
+                SlipError::Io(error) => AppendError::Io(error),
+            })
+        })
+    }
+
+    /// Takes in what the process of a run has written down by itself: its start, and perhaps that
+    /// it could not be executed.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read; nothing of it is believed then.
+    pub fn take_in(&mut self) -> Result<Vec<Record>, RecordError> {
+        let taken = self.runtime.take_in();
+        taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
     }
 
     /// Hands state records to the thread that writes them; never waits.

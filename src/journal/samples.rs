@@ -124,6 +124,11 @@ pub(super) fn runtime() -> Vec<Record> {
             why: "no such file: `/bin/\u{0}wéb`\n".to_owned(),
             at: at(11),
         },
+        Record::Doubted {
+            child: name("web"),
+            run: RunId(2),
+            why: "records were lost".to_owned(),
+        },
         Record::Armed {
             child: name("web"),
             run: RunId(1),

@@ -474,3 +474,94 @@ fn the_fixed_id_wins() {
     let opened = open_waiting(&bench.dirs, Some(fixed), "boot-1", Duration::ZERO).unwrap();
     assert_eq!(opened.server_id, fixed);
 }
+
+/// What a process does between clone and exec.
+fn write_oneself(slip: &Slip<'_>, bytes: impl Fn(Vec<u8>) -> Vec<u8>) {
+    let [before, between, after] = &slip.text;
+    let text = [before, b"4242".as_slice(), between, b"99", after].concat();
+    let bytes = bytes([(slip.prefix)(&text).as_slice(), &text].concat());
+    assert_eq!(rustix::io::write(slip.file, &bytes).unwrap(), bytes.len());
+}
+
+#[test]
+fn what_a_process_writes_of_itself_is_a_record_like_any_other() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1").journal;
+    for run in 1..=60 {
+        // Enough for the file to be written anew in between.
+        first.append(&[begun("web", run)]).unwrap();
+        let slip = first.slip(&name("web"), RunId(run), at(5)).unwrap();
+        write_oneself(&slip, |bytes| bytes);
+        drop(slip);
+        let written = first.take_in().unwrap();
+        assert_eq!(written, [started("web", run)]);
+        assert_eq!(first.take_in().unwrap(), []);
+    }
+    drop(first);
+    let second = bench.open("boot-1");
+    assert_eq!(second.warnings, [""; 0]);
+    let last = second.memory.children[&name("web")].last.clone().unwrap();
+    assert_eq!((last.run, last.process), (RunId(60), Some((4242, 99))));
+}
+
+#[test]
+fn what_a_process_wrote_before_its_server_read_it_is_found_by_the_next_one() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1").journal;
+    first.append(&[begun("web", 1)]).unwrap();
+    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    write_oneself(&slip, |bytes| bytes);
+    let never = rustix::io::write(slip.file, &slip.never).unwrap();
+    assert_eq!(never, slip.never.len());
+    drop(slip);
+    drop(first);
+    let second = bench.open("boot-1");
+    assert_eq!(second.warnings, [""; 0]);
+    let last = second.memory.children[&name("web")].last.clone().unwrap();
+    assert_eq!(last.process, Some((4242, 99)));
+    let end = last.end.unwrap();
+    assert!(matches!(end, RememberedEnd::NotStarted { .. }), "{end:?}");
+}
+
+#[test]
+fn what_a_process_did_not_write_to_its_end_is_cut_off_and_what_follows_is_whole() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1").journal;
+    first.append(&[begun("web", 1)]).unwrap();
+    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    write_oneself(&slip, |bytes| bytes[..bytes.len() / 2].to_vec());
+    drop(slip);
+    assert_eq!(first.take_in().unwrap(), []);
+    first.append(&[begun("db", 1)]).unwrap();
+    drop(first);
+    let second = bench.open("boot-1");
+    assert_eq!(second.warnings, [""; 0]);
+    assert!(!second.records_lost);
+    let process = |child| {
+        second.memory.children[&name(child)]
+            .last
+            .as_ref()
+            .unwrap()
+            .process
+    };
+    assert_eq!((process("web"), process("db")), (None, None));
+}
+
+#[test]
+fn who_is_about_to_be_executed_keeps_the_next_server_out_until_then() {
+    let bench = Bench::new();
+    let mut first = bench.open("boot-1").journal;
+    first.append(&[begun("web", 1)]).unwrap();
+    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    let lock = slip.lock.try_clone().unwrap();
+    drop(slip);
+    drop(first);
+    // I1: whether it becomes a process is not on record yet.
+    let error = open_waiting(&bench.dirs, None, "boot-1", Duration::ZERO).unwrap_err();
+    assert!(
+        matches!(&error, JournalError::InUse { dir, .. } if *dir == bench.dirs.runtime_dir),
+        "{error}"
+    );
+    drop(lock);
+    bench.open("boot-1");
+}

@@ -233,6 +233,7 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Replacing { .. }
         | Record::Ended { .. }
         | Record::GivenUp { .. }
+        | Record::Doubted { .. }
         | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }

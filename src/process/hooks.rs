@@ -80,6 +80,7 @@ impl Processes {
             outputs: Outputs::open(&spec.stdout, &spec.stderr)?.appending(),
             // Not the variable of a run: nobody may take a hook for one.
             tag: format!("{}={}", identity::HOOK_VARIABLE, self.hook_tag(child)),
+            birth: None,
         };
         self.launch(&launch, owner).map(drop)
     }

@@ -12,7 +12,7 @@
 //!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
 //! - Nothing wakes us but an end, a `SIGCHLD`, the time of a hook and orphans that stand hidden (I9).
 //!
-//! The parts: `spawn`, `step` and `stack` (clone to exec), `program` and `output` (what is executed,
+//! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
 //! `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait`
 //! are what [`Processes`] does with them.
@@ -39,6 +39,7 @@ use crate::{
 };
 
 mod adopt;
+mod birth;
 mod group;
 mod hooks;
 mod identity;
@@ -57,9 +58,11 @@ mod tests;
 mod wait;
 
 pub use adopt::{Adoption, find_run};
+pub use birth::{Birth, PREFIX_BYTES};
 pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
 pub use lease::open_for_writing;
+pub use start::NotStarted;
 
 use group::GroupSignals;
 use hooks::Hook;
@@ -189,6 +192,10 @@ struct Standard {
     /// Where an output file is put for the time of a start; `/dev/null` in between, so that
     /// nobody's log is held open.
     slots: [OwnedFd; 2],
+    /// Where the record of live runs is put likewise, for the child to write itself down.
+    record: OwnedFd,
+    /// Where the lock on it is put likewise, for the child to keep until exec.
+    lock: OwnedFd,
 }
 
 impl Standard {
@@ -198,6 +205,8 @@ impl Standard {
         let low = || rustix::io::fcntl_dupfd_cloexec(&null, inherit::FIRST_OTHER);
         Ok(Self {
             slots: [low()?, low()?],
+            record: low()?,
+            lock: low()?,
             null: low()?,
         })
     }

@@ -34,7 +34,7 @@ use rustix::{
 
 use super::{
     stack::Stack,
-    step::{Step, set_mask},
+    step::{Report, Step, set_mask},
 };
 
 /// The status of a child that did not get to exec; nobody is shown it.
@@ -47,6 +47,8 @@ pub(super) struct Spawned {
     pub(super) pid: i32,
     /// Its descriptor.
     pub(super) pidfd: OwnedFd,
+    /// When it was started, in clock ticks since boot, if [`Step::Identify`] was among the steps.
+    pub(super) start_ticks: u64,
 }
 
 /// Why there is no process. What had been cloned was reaped.
@@ -73,13 +75,12 @@ pub(super) struct Spawner {
     stack: Stack,
 }
 
-/// What parent and child both see. Atomics, because the child's writes are made behind the
-/// compiler's back; the parent reads them when the child is gone from this memory.
+/// What parent and child both see; for the atomics see [`Report`].
 struct Shared<'a> {
     steps: &'a [Step<'a>],
     errno: AtomicI32,
     step: AtomicUsize,
-    candidate: AtomicUsize,
+    report: Report,
 }
 
 impl Spawner {
@@ -107,7 +108,7 @@ impl Spawner {
             steps,
             errno: AtomicI32::new(0),
             step: AtomicUsize::new(0),
-            candidate: AtomicUsize::new(0),
+            report: Report::default(),
         };
         let mut flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::CLONE_PIDFD | libc::SIGCHLD;
         if let Some(Step::ForgetAbove(_)) = steps.first() {
@@ -137,13 +138,18 @@ impl Spawner {
         let pidfd = cloned?;
         let errno = shared.errno.load(Relaxed);
         if errno == 0 {
-            return Ok(Spawned { pid, pidfd });
+            let start_ticks = shared.report.start_ticks.load(Relaxed);
+            return Ok(Spawned {
+                pid,
+                pidfd,
+                start_ticks,
+            });
         }
         reap_failed(&pidfd);
         Err(SpawnError::Step {
             step: shared.step.load(Relaxed),
             error: io::Error::from_raw_os_error(errno),
-            candidate: shared.candidate.load(Relaxed),
+            candidate: shared.report.candidate.load(Relaxed),
         })
     }
 }
@@ -180,12 +186,20 @@ impl Drop for BlockedSignals {
 extern "C" fn child(shared: *mut c_void) -> c_int {
     // SAFETY: `spawn` passes a pointer to its `Shared`, which it keeps until we are gone.
     let shared = unsafe { &*shared.cast_const().cast::<Shared<'_>>() };
+    let mut entered = None;
     for (index, step) in shared.steps.iter().enumerate() {
-        if let Err(errno) = step.take(&shared.candidate) {
+        if let Err(errno) = step.take(&shared.report) {
             shared.step.store(index, Relaxed);
             shared.errno.store(errno, Relaxed);
             break;
         }
+        if let Step::Enter(entry) = step {
+            entered = Some(entry);
+        }
+    }
+    // Only who could not be executed comes here.
+    if let Some(entry) = entered {
+        entry.withdraw();
     }
     // SAFETY: ends this process only, and runs nothing of ours.
     unsafe { libc::_exit(NOT_EXECUTED) }

@@ -17,7 +17,9 @@ use rustix::{
 };
 
 use super::{
-    Descriptors, Owner, Parent, Phase, Process, Processes, Standard, Started, identity,
+    Descriptors, Owner, Parent, Phase, Process, Processes, Standard, Started,
+    birth::{self, Birth, Entry},
+    identity,
     inherit::FIRST_OTHER,
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
@@ -28,7 +30,7 @@ use super::{
 use crate::spec::{ChildName, RunId, Spec};
 
 /// How many steps a start has at most.
-const STEPS: usize = 14;
+const STEPS: usize = 16;
 
 /// Why a process was not started.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,9 @@ pub(super) enum StartError {
         /// Why.
         error: io::Error,
     },
+    /// It did not write itself down, and so was not executed.
+    #[error("its start cannot be recorded: {0}")]
+    NotEntered(io::Error),
     /// One program a job.
     #[error("job {0} runs a hook already")]
     JobHasHook(u64),
@@ -90,19 +95,55 @@ pub(super) struct Launch<'a> {
     pub(super) outputs: Outputs,
     /// `NAME=value`: the variable that says whose process this is.
     pub(super) tag: String,
+    /// How it writes itself down; `None`: it does not.
+    pub(super) birth: Option<&'a Birth<'a>>,
+}
+
+/// Why nothing was started: a sentence for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NotStarted {
+    /// It could not be written down.
+    #[error("{0}")]
+    NotRecorded(String),
+    /// The program, its directory, its outputs or a process are not to be had.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Processes {
-    /// Starts a run in a process group of its own.
+    /// Starts a run in a process group of its own. It writes itself down before it becomes its
+    /// program, as `birth` says.
     ///
     /// Blocks until the program was executed: well below a millisecond, a few when its file is
     /// open for writing or when killed processes of the run before are still going.
     ///
     /// # Errors
-    /// A sentence for a person. Nothing runs then, and no output was truncated.
-    pub fn start(&mut self, child: &ChildName, run: RunId, spec: &Spec) -> Result<Started, String> {
-        self.try_start(child, run, spec)
-            .map_err(|error| format!("cannot start `{child}`: {error}"))
+    /// [`NotStarted`]. Nothing runs then, and no output was truncated.
+    pub fn start(
+        &mut self,
+        child: &ChildName,
+        run: RunId,
+        spec: &Spec,
+        birth: Option<&Birth<'_>>,
+    ) -> Result<Started, NotStarted> {
+        self.try_start(child, run, spec, birth).map_err(|error| {
+            let why = format!("cannot start `{child}`: {error}");
+            match error {
+                StartError::NotEntered(_) => NotStarted::NotRecorded(why),
+                StartError::StillLives(_)
+                | StartError::Program(_)
+                | StartError::Output(_)
+                | StartError::NoWorkDir(_)
+                | StartError::WorkDirIsFile(_)
+                | StartError::WorkDir { .. }
+                | StartError::TooManyProcesses(_)
+                | StartError::TooManyFiles(_)
+                | StartError::NoProcess(_)
+                | StartError::Prepare { .. }
+                | StartError::JobHasHook(_)
+                | StartError::NotWatched(_) => NotStarted::Refused(why),
+            }
+        })
     }
 
     fn try_start(
@@ -110,6 +151,7 @@ impl Processes {
         child: &ChildName,
         run: RunId,
         spec: &Spec,
+        birth: Option<&Birth<'_>>,
     ) -> Result<Started, StartError> {
         if let Some(live) = self.live_run(child) {
             return Err(StartError::StillLives(live));
@@ -120,6 +162,7 @@ impl Processes {
             workdir: &spec.workdir,
             outputs: Outputs::open(&spec.stdout, &spec.stderr)?,
             tag: format!("{}={}", identity::RUN_VARIABLE, self.run_tag(child, run)),
+            birth,
         };
         self.launch(&launch, Owner::Run(child.clone(), run))
     }
@@ -157,18 +200,15 @@ impl Processes {
         let token = self.next_token();
         // Locked until the new pid is in it: nobody may take the child for a stray before.
         let mut started = strays::started();
-        let Spawned { pid, pidfd } = self.execute(launch)?;
-        let watched = identity::stat(pid).and_then(|stat| {
-            self.exits.watch(&pidfd, token)?;
-            Ok(stat.start_ticks)
-        });
-        let start_ticks = match watched {
-            Ok(start_ticks) => start_ticks,
-            Err(error) => {
-                end_at_once(&pidfd);
-                return Err(StartError::NotWatched(error));
-            }
-        };
+        let Spawned {
+            pid,
+            pidfd,
+            start_ticks,
+        } = self.execute(launch)?;
+        if let Err(error) = self.exits.watch(&pidfd, token) {
+            end_at_once(&pidfd);
+            return Err(StartError::NotWatched(error));
+        }
         started.insert(pid);
         drop(started);
         let process = Process {
@@ -209,18 +249,13 @@ impl Processes {
                     .map(CString::as_c_str),
             ),
         };
-        let slots = &mut self.standard.slots;
-        let filled = launch
-            .outputs
-            .files()
-            .zip(slots.iter_mut())
-            .try_for_each(|((file, _), slot)| dup3(file, slot, DupFlags::CLOEXEC));
-        let result = match filled {
+        let result = match self.standard.fill_slots(launch) {
             Ok(()) => {
-                let mut steps = self.standard.steps(self.descriptors, &launch.outputs);
+                let mut steps = self.standard.steps(self.descriptors, launch);
                 steps.push(Step::FileLimit(self.inheritance.file_limit));
                 steps.push(Step::WorkDir(&workdir));
                 steps.extend(launch.outputs.truncated().map(Step::Truncate));
+                steps.extend(self.standard.entry(launch));
                 steps.push(Step::ClearMask);
                 steps.push(Step::Exec(exec));
                 self.spawner
@@ -235,10 +270,32 @@ impl Processes {
 }
 
 impl Standard {
-    /// The steps up to where the child has its three descriptors and nothing else of ours.
-    fn steps(&self, descriptors: Descriptors, outputs: &Outputs) -> Vec<Step<'_>> {
+    /// Puts what a start needs where it is copied from.
+    fn fill_slots(&mut self, launch: &Launch<'_>) -> Result<(), Errno> {
+        for ((file, _), slot) in launch.outputs.files().zip(&mut self.slots) {
+            dup3(file, slot, DupFlags::CLOEXEC)?;
+        }
+        if let Some(birth) = launch.birth {
+            dup3(birth.file, &mut self.record, DupFlags::CLOEXEC)?;
+            dup3(birth.lock, &mut self.lock, DupFlags::CLOEXEC)?;
+        }
+        Ok(())
+    }
+
+    /// How the child writes itself down.
+    fn entry<'a>(&self, launch: &Launch<'a>) -> Option<Step<'a>> {
+        let birth = launch.birth?;
+        let file = self.record.as_raw_fd();
+        Some(Step::Enter(Entry { file, birth }))
+    }
+
+    /// The steps up to where the child has its three descriptors and, until exec, what it needs to
+    /// write itself down, and knows when it was started.
+    fn steps(&self, descriptors: Descriptors, launch: &Launch<'_>) -> Vec<Step<'_>> {
+        let outputs = &launch.outputs;
         let mut steps = Vec::with_capacity(STEPS);
-        let own = std::iter::once(&self.null).chain(&self.slots);
+        let own = [&self.null, &self.record, &self.lock];
+        let own = own.into_iter().chain(&self.slots);
         let last = own.map(AsRawFd::as_raw_fd).max().unwrap_or(FIRST_OTHER);
         match descriptors {
             Descriptors::Few => steps.push(Step::ForgetAbove(last)),
@@ -251,15 +308,25 @@ impl Standard {
             steps.push(Step::Stdio(slot.as_fd(), stream));
         }
         match descriptors {
-            Descriptors::Few => steps.push(Step::CloseRest),
+            Descriptors::Few => {
+                let kept = [self.record.as_fd(), self.lock.as_fd()];
+                let kept = match launch.birth {
+                    Some(_) => &kept[..],
+                    None => &[],
+                };
+                steps.push(Step::CloseRest(birth::all_but(kept)));
+            }
             Descriptors::All => {}
         }
+        // Before the limit of open files, which may be as low as three.
+        steps.push(Step::Identify);
         steps
     }
 
     /// Lets go of the files: whoever asks whether a log is in use hears of its child alone.
     fn empty_slots(&mut self) {
-        for slot in &mut self.slots {
+        let birth = [&mut self.record, &mut self.lock];
+        for slot in self.slots.iter_mut().chain(birth) {
             if let Err(error) = dup3(&self.null, slot, DupFlags::CLOEXEC) {
                 tracing::warn!(%error, "an output stays open");
             }
@@ -293,6 +360,7 @@ fn explain(
         } => match steps.get(step) {
             Some(Step::Exec(_)) => program.explain(error, candidate).into(),
             Some(Step::WorkDir(_)) => no_workdir(workdir, error),
+            Some(Step::Enter(_)) => StartError::NotEntered(error),
             Some(step) => StartError::Prepare {
                 what: step.what(),
                 error,

@@ -3,8 +3,7 @@
 //! Everything in here that runs in the child keeps to the rules of `spawn`: it allocates nothing,
 //! takes no lock, indexes nothing and cannot panic. Everything it needs was prepared before.
 //!
-//! Absent on purpose: closures. A step is data, so that what runs there can be read in one place;
-//! a step that appends to a record before exec will be one more variant.
+//! Absent on purpose: closures. A step is data, so that what runs there can be read in one place.
 //!
 //! Sources: execve(2), execvp(3), close_range(2), rt_sigaction(2), signal-safety(7).
 
@@ -15,9 +14,11 @@ use std::{
     marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     ptr,
-    sync::atomic::{AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
+
+use super::birth::{self, Entry};
 
 /// How often a program that is still open for writing is tried.
 ///
@@ -67,18 +68,33 @@ pub(super) enum Step<'a> {
     DefaultSignals,
     /// Let this descriptor be one of the three.
     Stdio(BorrowedFd<'a>, Stream),
-    /// Close everything but the three.
-    CloseRest,
+    /// Close these descriptors, given as ranges from first to last: all but the three and those
+    /// that exec closes.
+    CloseRest(Vec<(u32, u32)>),
+    /// See when one was started oneself.
+    Identify,
     /// Set the limit of open files (soft, hard).
     FileLimit(libc::rlimit),
     /// Go to the working directory.
     WorkDir(&'a CStr),
     /// Empty the file behind one of the three.
     Truncate(Stream),
+    /// Write oneself down.
+    Enter(Entry<'a>),
     /// Let signals through again.
     ClearMask,
     /// Become the program; does not return.
     Exec(Exec<'a>),
+}
+
+/// What the child tells whoever cloned it. Atomics, because its writes are made behind the
+/// compiler's back; they are read when the child is gone from this memory.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    /// Which candidate of [`Step::Exec`] an error is about.
+    pub(super) candidate: AtomicUsize,
+    /// When it was started, in clock ticks since boot; from [`Step::Identify`] on.
+    pub(super) start_ticks: AtomicU64,
 }
 
 /// What execve(2) is given.
@@ -119,17 +135,19 @@ impl Step<'_> {
             Self::OwnGroup => "a process group of its own",
             Self::DefaultSignals => "default signal dispositions",
             Self::Stdio(..) => "standard input and outputs",
-            Self::CloseRest => "closing descriptors",
+            Self::CloseRest(_) => "closing descriptors",
+            Self::Identify => "its start time in `/proc`",
             Self::FileLimit(_) => "the limit of open files",
             Self::WorkDir(_) => "the working directory",
             Self::Truncate(_) => "emptying an output",
+            Self::Enter(_) => "the record of its start",
             Self::ClearMask => "the signal mask",
             Self::Exec(_) => "the program",
         }
     }
 
     /// Runs in the child. The error is an errno.
-    pub(super) fn take(&self, candidate: &AtomicUsize) -> Result<(), c_int> {
+    pub(super) fn take(&self, report: &Report) -> Result<(), c_int> {
         // SAFETY: plain system calls on values that were prepared before the clone. Those that
         // change the descriptor table come after it is our own, or it never was shared.
         unsafe {
@@ -148,22 +166,30 @@ impl Step<'_> {
                 Self::Stdio(from, to) => {
                     check(c_long::from(libc::dup2(from.as_raw_fd(), to.number())))
                 }
-                Self::CloseRest => check(libc::syscall(
-                    libc::SYS_close_range,
-                    c_long::from(Stream::Errors.number() + 1),
-                    u32::MAX,
-                    0,
-                )),
+                Self::CloseRest(ranges) => ranges.iter().try_for_each(|(first, last)| {
+                    check(libc::syscall(
+                        libc::SYS_close_range,
+                        c_long::from(*first),
+                        *last,
+                        0,
+                    ))
+                }),
+                Self::Identify => {
+                    let start_ticks = birth::own_start_ticks()?;
+                    report.start_ticks.store(start_ticks, Relaxed);
+                    Ok(())
+                }
                 Self::FileLimit(limit) => {
                     check(c_long::from(libc::setrlimit(libc::RLIMIT_NOFILE, limit)))
                 }
                 Self::WorkDir(path) => check(c_long::from(libc::chdir(path.as_ptr()))),
                 Self::Truncate(stream) => check(c_long::from(libc::ftruncate(stream.number(), 0))),
+                Self::Enter(entry) => entry.write(report.start_ticks.load(Relaxed)),
                 Self::ClearMask => {
                     set_mask(&0, ptr::null_mut());
                     Ok(())
                 }
-                Self::Exec(exec) => Err(exec.run(candidate)),
+                Self::Exec(exec) => Err(exec.run(&report.candidate)),
             }
         }
     }

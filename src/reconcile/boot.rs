@@ -131,6 +131,8 @@ impl State {
             .map_or(child.reserved, |last| last.run.0);
         let Some(last) = remembered.last else { return };
         let lives = last.end.is_none() && last.process.is_some() && doubt.is_none();
+        // Whoever started a server since has not made it known.
+        let doubt = doubt.or_else(|| last.doubt.clone());
         if lives {
             let cause = if child.hold.is_some() {
                 Cause::Command
@@ -150,7 +152,8 @@ impl State {
             turn.record(Record::Settled { child });
         }
         if last.replacing && start == StartKind::Continued {
-            self.go_on_replacing(turn, name);
+            // The second half of the replacement.
+            self.is_due(turn, name);
         }
     }
 
@@ -188,8 +191,8 @@ impl State {
             .set(Timer::Repeat(name.clone()), due.max(turn.now.mono));
     }
 
-    /// A server died between the halves of a replacement: the second half is due.
-    fn go_on_replacing(&mut self, turn: &mut Turn, name: &ChildName) {
+    /// A server died before it had begun the run that was due: it is due now.
+    fn is_due(&mut self, turn: &Turn, name: &ChildName) {
         let Some(child) = self.children.get_mut(name).filter(|it| it.hold.is_none()) else {
             return;
         };
@@ -218,6 +221,7 @@ impl State {
             pid: last.process.map(|(pid, _)| pid),
         };
         let mut judged = None;
+        let mut never_ended = false;
         match &last.end {
             Some(RememberedEnd::Exited {
                 exit,
@@ -242,26 +246,61 @@ impl State {
                     judged = Some(Attempt::NeverRan);
                 }
             }
-            None => {
-                let died = || format!("the server died while it was starting run {}", last.run);
-                let why = format!(
-                    "{}; whether it lives is not known\nhint: look for `{}`, then `supervisor-rs-client \
-                     start {name}`",
-                    doubt.unwrap_or_else(died),
-                    shell_words::join(&last.spec.command),
-                );
-                child.failure = Some(why);
-                child.tried = Some(last.spec.digest);
-                turn.log(Level::Error, name, "in doubt, and so not started");
-            }
+            None => never_ended = true,
         }
-        let in_doubt = last.end.is_none();
-        child.doubt = in_doubt;
         child.last = Some(ended);
         child.good = Some(Arc::clone(&last.spec));
+        if never_ended {
+            match doubt {
+                Some(why) => self.take_back_doubted(turn, name, last, why),
+                None => self.take_back_unborn(turn, name, last, start),
+            }
+        }
         if let Some(attempt) = judged {
             let spec = Arc::clone(&last.spec);
             self.after_attempt(turn, name, &spec, attempt);
+        }
+    }
+
+    /// A run of which nobody can tell whether it lives.
+    fn take_back_doubted(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        last: &RememberedRun,
+        why: String,
+    ) {
+        let Some(child) = self.children.get_mut(name) else {
+            return;
+        };
+        child.failure = Some(format!(
+            "{why}; whether it lives is not known\nhint: look for `{}`, then `supervisor-rs-client \
+             start {name}`",
+            shell_words::join(&last.spec.command),
+        ));
+        child.tried = Some(last.spec.digest);
+        child.doubt = true;
+        turn.log(Level::Error, name, "in doubt, and so not started");
+        if last.doubt.as_ref() != Some(&why) {
+            let (child, run) = (name.clone(), last.run);
+            turn.record(Record::Doubted { child, run, why });
+        }
+    }
+
+    /// A run that was about to begin when its server died, and did not: what is executed has written
+    /// itself down before. So it is due until another begins, however many servers die meanwhile.
+    fn take_back_unborn(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        last: &RememberedRun,
+        start: StartKind,
+    ) {
+        let line = turn.log(Level::Warn, name, "its server died before it was executed");
+        line.run = Some(last.run);
+        let due = start == StartKind::Continued && !last.settled;
+        if due && !planted(Bug::UnbornForgotten) {
+            self.is_due(turn, name);
         }
     }
 

@@ -57,6 +57,8 @@ pub struct RememberedRun {
     pub replacing: bool,
     /// Why the restart policy gave up after it.
     pub given_up: Option<String>,
+    /// Why it cannot be told whether it lives, since records were lost.
+    pub doubt: Option<String>,
     /// Whether the repeat that it armed is done with.
     pub disarmed: bool,
     /// Whether a fresh start came after its end: its policy and its repeat are no longer asked.
@@ -106,6 +108,7 @@ impl Memory {
             | Record::Stopping { child, run }
             | Record::Replacing { child, run }
             | Record::GivenUp { child, run, .. }
+            | Record::Doubted { child, run, .. }
             | Record::Ended { child, run, .. } => {
                 if let Some(last) = self.run(child, *run) {
                     last.apply(record);
@@ -245,6 +248,7 @@ impl RememberedRun {
             stopping: false,
             replacing: false,
             given_up: None,
+            doubt: None,
             disarmed: false,
             settled: false,
             end: None,
@@ -273,6 +277,7 @@ impl RememberedRun {
             }
             Record::Replacing { .. } => self.replacing = true,
             Record::GivenUp { why, .. } => self.given_up = Some(why.clone()),
+            Record::Doubted { why, .. } => self.doubt = Some(why.clone()),
             Record::Ended {
                 exit,
                 at,
@@ -332,6 +337,10 @@ impl RememberedRun {
         if let Some(why) = &self.given_up {
             let (child, why) = (child.clone(), why.clone());
             all.push(Record::GivenUp { child, run, why });
+        }
+        if let Some(why) = &self.doubt {
+            let (child, why) = (child.clone(), why.clone());
+            all.push(Record::Doubted { child, run, why });
         }
         if self.settled {
             let child = child.clone();

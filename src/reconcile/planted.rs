@@ -52,6 +52,8 @@ pub(super) enum Bug {
     ReapBeforeRecord,
     /// What may live already is started.
     DoubtIgnored,
+    /// A run that was about to begin when its server died is not begun any more.
+    UnbornForgotten,
     /// A listing acts although it says nothing new.
     SameListingActs,
     /// A stop that a dead server began is not taken up.
@@ -99,6 +101,7 @@ mod switch {
         Bug::BadFileStops,
         Bug::ReapBeforeRecord,
         Bug::DoubtIgnored,
+        Bug::UnbornForgotten,
         Bug::SameListingActs,
         Bug::StopNotTakenUp,
         Bug::ReleaseNotAwaited,

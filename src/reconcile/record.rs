@@ -102,6 +102,16 @@ pub enum Record {
         /// Why, for a person.
         why: String,
     },
+    /// Nobody can tell whether a run lives: nothing is started in its place until an operator says
+    /// so.
+    Doubted {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// Why, for a person.
+        why: String,
+    },
     /// A fresh start found this child at rest: what an earlier server had in mind for it is not
     /// due any more.
     Settled {
@@ -174,6 +184,7 @@ impl Record {
             | Self::Replacing { .. }
             | Self::Ended { .. }
             | Self::GivenUp { .. }
+            | Self::Doubted { .. }
             | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }

@@ -64,7 +64,7 @@ impl State {
         if live {
             self.begin_ladder(turn, name, cause);
         } else {
-            self.rest(name, cause);
+            self.rest(turn, name, cause);
         }
         // After the records of the stop: a server killed in between must not lose a repeat.
         self.cancel_due(turn, name);
@@ -140,10 +140,15 @@ impl State {
     }
 
     /// A child at rest that was told to stop is `stopped`, whatever it was before.
-    fn rest(&mut self, name: &ChildName, cause: Cause) {
+    fn rest(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
+        if child.last.is_some() {
+            // Not due any more for a later server either, when the hold is gone.
+            let child = name.clone();
+            turn.record(Record::Settled { child });
+        }
         child.failure = None;
         if let Some(last) = child.last.as_mut().filter(|last| last.by.is_none()) {
             last.by = Some(cause);

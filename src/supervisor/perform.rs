@@ -1,21 +1,25 @@
 //! Effects, performed: each arm does one thing and reports what it came to.
 
-use std::{collections::BTreeSet, io, sync::Arc};
+use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
 
 use super::Supervisor;
 use crate::{
     clock,
     command::{Info, Op, Stamp},
     journal,
+    process::{Birth, NotStarted, PREFIX_BYTES, Started},
     reconcile::{
         effect::Effect,
         event::{Event, JobId, RequestId, SpawnFailure, Ticket},
         record::Record,
         survey::Survey,
     },
-    spec::{ChildName, RunId, Spec},
+    spec::{ChildName, RunId, Spec, Time},
     telemetry,
 };
+
+// The process organ writes what the journal reads.
+const _: () = assert!(PREFIX_BYTES == journal::PREFIX_LEN);
 
 impl Supervisor {
     pub(super) fn perform(&mut self, effect: Effect) {
@@ -102,8 +106,8 @@ impl Supervisor {
         self.watch.reread(job.0, names);
     }
 
-    /// Begins a run. The record that it is about to begin comes first: a process that nothing
-    /// tells of could be started twice (I1).
+    /// Begins a run. The record that it is about to begin comes first, then the process adds that it
+    /// lives, before it becomes its program: one that nothing tells of could be started twice (I1).
     fn spawn(&mut self, child: ChildName, run: RunId, spec: &Arc<Spec>, clear: Option<RunId>) {
         if let Some(older) = clear {
             self.processes.clear(&child, older);
@@ -120,10 +124,16 @@ impl Supervisor {
             return;
         }
         self.keep_log_dir();
-        match self.processes.start(&child, run, spec) {
+        // It began when its record says that it did, to a later server too.
+        let at = clock::now();
+        let started = self.bear(&child, run, spec, at);
+        let written = self.journal.take_in().unwrap_or_else(|error| {
+            tracing::error!(%error, "what a new process has written down cannot be read");
+            Vec::new()
+        });
+        match started {
             Ok(started) => {
-                let (pid, start_ticks) = (started.pid, started.start_ticks);
-                let at = clock::now();
+                let Started { pid, start_ticks } = started;
                 let record = Record::Started {
                     child: child.clone(),
                     run,
@@ -131,25 +141,54 @@ impl Supervisor {
                     start_ticks,
                     at,
                 };
-                // Failing is told in the log; the process lives and is in the table (I2).
-                let _told = self.append(&[record]);
-                // It began when the record says that it did, to a later server too.
+                if !written.contains(&record) {
+                    // Failing is told in the log; the process lives and is in the table (I2).
+                    let _told = self.append(&[record]);
+                }
                 self.inbox
                     .push_back_at(at, Event::Spawned { child, run, pid });
             }
-            Err(why) => {
-                let at = clock::now();
-                let record = Record::NotStarted {
-                    child: child.clone(),
-                    run,
-                    why: why.clone(),
-                    at,
-                };
-                let _told = self.append(&[record]);
-                let why = SpawnFailure::Refused(why);
-                self.inbox.push_back(Event::SpawnFailed { child, run, why });
-            }
+            Err(not_started) => self.not_started(child, run, not_started),
         }
+    }
+
+    /// Makes the process of a run, which writes itself down.
+    fn bear(
+        &mut self,
+        child: &ChildName,
+        run: RunId,
+        spec: &Spec,
+        at: Time,
+    ) -> Result<Started, NotStarted> {
+        let slip = self.journal.slip(child, run, at).map_err(|error| {
+            let why = format!("cannot start `{child}`: its start cannot be recorded: {error}");
+            NotStarted::NotRecorded(why)
+        })?;
+        let [before, between, after] = &slip.text;
+        let birth = Birth {
+            file: slip.file,
+            lock: slip.lock.as_fd(),
+            text: [before, between, after],
+            prefix: slip.prefix,
+            never: &slip.never,
+        };
+        self.processes.start(child, run, spec, Some(&birth))
+    }
+
+    fn not_started(&mut self, child: ChildName, run: RunId, why: NotStarted) {
+        let (NotStarted::NotRecorded(text) | NotStarted::Refused(text)) = &why;
+        let record = Record::NotStarted {
+            child: child.clone(),
+            run,
+            why: text.clone(),
+            at: clock::now(),
+        };
+        let _told = self.append(&[record]);
+        let why = match why {
+            NotStarted::NotRecorded(why) => SpawnFailure::NotRecorded(why),
+            NotStarted::Refused(why) => SpawnFailure::Refused(why),
+        };
+        self.inbox.push_back(Event::SpawnFailed { child, run, why });
     }
 
     /// Adds to the core's part of `info` what only the shell knows.

@@ -242,8 +242,8 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }
-    find_again(&mut opened);
-    match start_with(&server_file, &listener, &opened, started) {
+    let doubted = find_again(&mut opened);
+    match start_with(&server_file, &listener, &opened, doubted, started) {
         Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
         Err(error) => {
             // Nothing was started: the next start is still the fresh one.
@@ -278,6 +278,7 @@ fn start_with(
     server_file: &ServerFile,
     listener: &TcpListener,
     opened: &Opened,
+    mut doubted: Vec<Doubted>,
     started: Time,
 ) -> Result<Ready, ServeError> {
     let spec = server_file.spec();
@@ -287,7 +288,7 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
-    let (ended, doubted) = adopt(&mut processes, &opened.memory);
+    let ended = adopt(&mut processes, &opened.memory, &mut doubted);
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
@@ -393,9 +394,14 @@ fn have_run(memory: &Memory) -> Vec<Arc<Spec>> {
         .collect()
 }
 
-/// Finds the processes of runs whose server died before it could write down which they are (I2).
-fn find_again(opened: &mut Opened) {
-    let mut records = Vec::new();
+/// After records of live runs were lost: finds the processes of runs that are known to have begun,
+/// and no more (I2). Says of which it cannot be told whether they live. Where nothing was lost such
+/// a run was never executed, since a process writes itself down before that.
+fn find_again(opened: &mut Opened) -> Vec<Doubted> {
+    let (mut records, mut doubted) = (Vec::new(), Vec::new());
+    if !opened.records_lost {
+        return doubted;
+    }
     for (child, remembered) in &mut opened.memory.children {
         let Some(last) = remembered.last.as_mut() else {
             continue;
@@ -404,6 +410,11 @@ fn find_again(opened: &mut Opened) {
             continue;
         }
         let Some(found) = process::find_run(&opened.server_id, child, last.run) else {
+            let why = format!(
+                "records were lost, and run {} may have been started",
+                last.run
+            );
+            doubted.push((child.clone(), last.run, why));
             continue;
         };
         let Started { pid, start_ticks } = found;
@@ -424,6 +435,7 @@ fn find_again(opened: &mut Opened) {
     {
         tracing::error!(%error, "a record could not be written");
     }
+    doubted
 }
 
 /// A run that is no more, and how it ended.
@@ -432,8 +444,8 @@ type Ended = (ChildName, RunId, Exit);
 type Doubted = (ChildName, RunId, String);
 
 /// Takes back what the records call live; says of which runs nothing lives, and how they ended.
-fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
-    let (mut ended, mut doubted) = (Vec::new(), Vec::new());
+fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>) -> Vec<Ended> {
+    let mut ended = Vec::new();
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
             continue;
@@ -452,7 +464,7 @@ fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
-    (ended, doubted)
+    ended
 }
 
 /// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.

@@ -10,7 +10,10 @@ use super::*;
 async fn foreign(world: &mut World, script: &str) -> (i32, u64) {
     fs::write(world.path("script"), script).unwrap();
     let spec = world.shell(&actor("parent"));
-    world.processes.start(&named("old"), ONE, &spec).unwrap();
+    world
+        .processes
+        .start(&named("old"), ONE, &spec, None)
+        .unwrap();
     let pid = world.pid("pid").await;
     (pid, identity::stat(pid).unwrap().start_ticks)
 }
@@ -41,13 +44,20 @@ async fn a_live_process_is_taken_back_and_its_end_is_told() {
         assert_eq!(world.process().parent, Parent::Other);
         assert_eq!(world.processes.live_count(), 2);
         let spec = world.shell("exit 0");
-        world.processes.start(&web(), RunId(2), &spec).unwrap_err();
+        world
+            .processes
+            .start(&web(), RunId(2), &spec, None)
+            .unwrap_err()
+            .to_string();
         world.processes.signal(&web(), ONE, Signal::Term);
         // Its zombie is there, so that the exit is known.
         assert_eq!(world.exit().await, Exit::Signal(15));
         until("its group is gone too", || !lives(member)).await;
         world.processes.reap(&web(), ONE, Leftovers::Kill);
-        world.processes.start(&web(), RunId(2), &spec).unwrap();
+        world
+            .processes
+            .start(&web(), RunId(2), &spec, None)
+            .unwrap();
     }
 }
 

@@ -4,7 +4,14 @@
 //! process (orphans, counts of descriptors) runs [`alone`], in a process of its own. A [`World`]
 //! ends all that it started when it is dropped.
 
-use std::{fs, future::Future, os::fd::AsFd, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs,
+    future::Future,
+    os::fd::{AsFd, AsRawFd},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tempfile::TempDir;
@@ -17,6 +24,7 @@ use crate::{
 };
 
 mod adopting;
+mod births;
 mod hooking;
 mod orphans;
 mod starting;
@@ -91,7 +99,7 @@ impl World {
 
     fn start(&mut self, script: &str) -> Started {
         let spec = self.shell(script);
-        self.processes.start(&web(), ONE, &spec).unwrap()
+        self.processes.start(&web(), ONE, &spec, None).unwrap()
     }
 
     fn process(&self) -> &Process {

@@ -46,7 +46,7 @@ fn reaping_orphans_takes_no_other_status() {
                 number % 10
             ));
             let child = named(&format!("c{number}"));
-            world.processes.start(&child, ONE, &spec).unwrap();
+            world.processes.start(&child, ONE, &spec, None).unwrap();
         }
         let mut told = BTreeMap::new();
         while told.len() < 60 {
@@ -78,7 +78,10 @@ fn orphans_behind_a_kept_zombie_do_not_stay() {
         let kept = world.start("exit 9").pid;
         assert_eq!(world.exit().await, Exit::Code(9));
         let spec = world.shell(&format!("{}; echo done; exec sleep 100", orphans(100)));
-        world.processes.start(&named("db"), ONE, &spec).unwrap();
+        world
+            .processes
+            .start(&named("db"), ONE, &spec, None)
+            .unwrap();
         world.says("out", "done").await;
         let two = until("two children", || children().len() == 2);
         tokio::select! {

@@ -52,7 +52,7 @@ async fn arguments_arrive_as_they_are() {
     let mut world = World::new();
     let argv = ["/usr/bin/printf", "[%s]", "a b", "", "$HOME 'x'", "é\n"];
     let spec = world.spec(&argv);
-    world.processes.start(&web(), ONE, &spec).unwrap();
+    world.processes.start(&web(), ONE, &spec, None).unwrap();
     assert_eq!(world.exit().await, Exit::Code(0));
     assert_eq!(world.read("out"), "[a b][][$HOME 'x'][é\n]");
 }
@@ -103,7 +103,11 @@ async fn the_servers_descriptors_are_the_same_after_a_start() {
     assert_eq!(fds.map(target), before);
     let mut spec = world.spec(&["./missing"]);
     spec.stdout = create(world.path("other"));
-    world.processes.start(&named("db"), ONE, &spec).unwrap_err();
+    world
+        .processes
+        .start(&named("db"), ONE, &spec, None)
+        .unwrap_err()
+        .to_string();
     assert_eq!(fds.map(target), before, "and after one that failed");
 }
 
@@ -122,7 +126,7 @@ async fn a_child_begins_with_a_clean_mask_and_default_dispositions() {
         libc::pthread_sigmask(libc::SIG_BLOCK, some.as_ptr(), before.as_mut_ptr());
     }
     let spec = world.spec(&["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"]);
-    world.processes.start(&web(), ONE, &spec).unwrap();
+    world.processes.start(&web(), ONE, &spec, None).unwrap();
     let own = fs::read_to_string("/proc/thread-self/status").unwrap();
     // SAFETY: puts back what the call above has written.
     #[allow(unsafe_code)]
@@ -175,7 +179,10 @@ fn variables_of_the_server_do_not_reach_a_child() {
     alone(test, &given, async {
         let mut world = World::of(Processes::new("server").unwrap());
         let spec = world.spec(&["env"]);
-        world.processes.start(&web(), RunId(7), &spec).unwrap();
+        world
+            .processes
+            .start(&web(), RunId(7), &spec, None)
+            .unwrap();
         world.facts().await;
         let said = world.read("out");
         let names: Vec<_> = said
@@ -203,7 +210,7 @@ async fn a_program_is_found_as_execvp_finds_it() {
     let folder = world.folder.path().canonicalize().unwrap();
     for (program, shown) in [("tool", "bin/tool"), ("./bin/tool", "./bin/tool")] {
         let spec = world.spec(&[program]);
-        world.processes.start(&web(), ONE, &spec).unwrap();
+        world.processes.start(&web(), ONE, &spec, None).unwrap();
         assert_eq!(world.exit().await, Exit::Code(0));
         world.processes.reap(&web(), ONE, Leftovers::Kill);
         let said = world.read("out");
@@ -217,7 +224,7 @@ async fn both_streams_may_share_a_file_and_overlap_nowhere() {
     let mut world = World::new();
     let mut spec = world.shell("echo one; echo two >&2; echo three");
     spec.stderr = spec.stdout.clone();
-    world.processes.start(&web(), ONE, &spec).unwrap();
+    world.processes.start(&web(), ONE, &spec, None).unwrap();
     assert_eq!(world.exit().await, Exit::Code(0));
     assert_eq!(world.read("out"), "one\ntwo\nthree\n");
 }
@@ -235,7 +242,7 @@ async fn append_adds_and_create_begins_anew() {
     for _ in 0..50 {
         let mut spec = world.spec(&["/bin/echo", "newest"]);
         spec.stdout = create(world.path("out"));
-        world.processes.start(&web(), ONE, &spec).unwrap();
+        world.processes.start(&web(), ONE, &spec, None).unwrap();
         assert_eq!(world.exit().await, Exit::Code(0));
         world.processes.reap(&web(), ONE, Leftovers::Kill);
         assert_eq!(world.read("out"), "newest\n");
@@ -253,7 +260,11 @@ async fn a_start_that_fails_empties_no_log() {
     lost.workdir = world.path("nowhere");
     for spec in [&mut missing, &mut lost, &mut plain] {
         spec.stdout = create(world.path("out"));
-        world.processes.start(&web(), ONE, spec).unwrap_err();
+        world
+            .processes
+            .start(&web(), ONE, spec, None)
+            .unwrap_err()
+            .to_string();
         world.processes.preflight(spec).unwrap_err();
         assert_eq!(world.read("out"), "old");
     }
@@ -269,7 +280,11 @@ async fn a_start_that_fails_empties_no_log() {
 
 /// Preflight and start must say the same.
 fn refusal(world: &mut World, spec: &Spec) -> String {
-    let said = world.processes.start(&web(), ONE, spec).unwrap_err();
+    let said = world
+        .processes
+        .start(&web(), ONE, spec, None)
+        .unwrap_err()
+        .to_string();
     let expected = world.processes.preflight(spec).unwrap_err();
     assert_eq!(said, expected);
     assert_eq!(world.processes.live_count(), 0);
@@ -337,7 +352,11 @@ async fn what_only_the_kernel_knows_is_explained_too() {
     ] {
         let spec = world.spec(&argv);
         world.processes.preflight(&spec).unwrap();
-        let error = world.processes.start(&web(), ONE, &spec).unwrap_err();
+        let error = world
+            .processes
+            .start(&web(), ONE, &spec, None)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains(said), "{error}");
     }
 }
@@ -351,12 +370,16 @@ async fn a_program_that_is_being_written_is_said_to_be_busy() {
         .append(true)
         .open(world.path("tool"))
         .unwrap();
-    let error = world.processes.start(&web(), ONE, &spec).unwrap_err();
+    let error = world
+        .processes
+        .start(&web(), ONE, &spec, None)
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("is open for writing; hint: "), "{error}");
     drop(writer);
     // Other tests of this process may have been forked off with it still open.
     until("it can be started", || {
-        world.processes.start(&web(), ONE, &spec).is_ok()
+        world.processes.start(&web(), ONE, &spec, None).is_ok()
     })
     .await;
     assert_eq!(world.exit().await, Exit::Code(0));
@@ -383,7 +406,7 @@ fn a_program_written_a_moment_ago_is_waited_for() {
             };
             let result = std::thread::scope(|scope| {
                 scope.spawn(close);
-                let result = world.processes.start(&web(), ONE, &spec);
+                let result = world.processes.start(&web(), ONE, &spec, None);
                 is_over.store(true, Ordering::SeqCst);
                 result
             });
@@ -411,15 +434,25 @@ async fn two_runs_of_a_child_never_live_at_once_i1() {
     let mut world = World::new();
     world.start("sleep 100");
     let spec = world.shell("exit 0");
-    let error = world.processes.start(&web(), RunId(2), &spec).unwrap_err();
+    let error = world
+        .processes
+        .start(&web(), RunId(2), &spec, None)
+        .unwrap_err()
+        .to_string();
     assert_eq!(error, "cannot start `web`: run 1 of it still lives");
-    world.processes.start(&named("db"), ONE, &spec).unwrap();
+    world
+        .processes
+        .start(&named("db"), ONE, &spec, None)
+        .unwrap();
     world.processes.signal(&web(), ONE, Signal::Kill);
     let mut told = 0;
     while told < 2 {
         told += world.facts().await.len();
     }
-    world.processes.start(&web(), RunId(2), &spec).unwrap();
+    world
+        .processes
+        .start(&web(), RunId(2), &spec, None)
+        .unwrap();
 }
 
 #[test]
@@ -433,12 +466,15 @@ fn many_starts_leak_no_descriptor_and_no_zombie() {
             for number in 0..50 {
                 let child = named(&format!("c{number}"));
                 let spec = world.shell("exit 0");
-                world.processes.start(&child, RunId(round), &spec).unwrap();
+                world
+                    .processes
+                    .start(&child, RunId(round), &spec, None)
+                    .unwrap();
                 let bad = world.spec(&["./missing"]);
                 let other = named(&format!("bad{number}"));
                 world
                     .processes
-                    .start(&other, RunId(round), &bad)
+                    .start(&other, RunId(round), &bad, None)
                     .unwrap_err();
             }
             let mut left = 50;

@@ -51,7 +51,7 @@ async fn a_stopped_child_hears_of_term() {
 async fn a_leader_that_left_its_group_is_reached_all_the_same() {
     for mut world in worlds() {
         let spec = world.shell(&actor("deserter"));
-        let pid = world.processes.start(&web(), ONE, &spec).unwrap().pid;
+        let pid = world.processes.start(&web(), ONE, &spec, None).unwrap().pid;
         until("it has left", || world.read("deserted") == "yes").await;
         assert_ne!(identity::stat(pid).unwrap().group, pid);
         world.processes.signal(&web(), ONE, Signal::Term);
@@ -83,7 +83,10 @@ async fn an_exit_is_told_once_and_kept_until_it_is_reaped_i2() {
     assert_eq!(world.processes.live_count(), 0);
     // Another child's end shows that the first one's is not told again.
     let spec = world.shell("exit 5");
-    world.processes.start(&named("db"), ONE, &spec).unwrap();
+    world
+        .processes
+        .start(&named("db"), ONE, &spec, None)
+        .unwrap();
     assert_eq!(
         world.facts().await,
         [Fact::Exited {
@@ -151,7 +154,11 @@ async fn a_search_for_the_rest_harms_no_stranger() {
     })
     .await;
     let spec = world.shell("SUPERVISOR_RS_RUN=server/web/1 exec sleep 100");
-    let stranger = world.processes.start(&named("db"), ONE, &spec).unwrap().pid;
+    let stranger = world
+        .processes
+        .start(&named("db"), ONE, &spec, None)
+        .unwrap()
+        .pid;
     assert_eq!(world.exit().await, Exit::Code(0));
     world.processes.reap(&web(), ONE, Leftovers::Leave);
     world.processes.clear(&web(), ONE);
@@ -173,7 +180,10 @@ async fn a_start_does_not_wait_for_ever_for_what_was_killed() {
     let left = world.processes.left.get_mut(&(web(), ONE)).unwrap();
     left.fate = Fate::Killed;
     let spec = world.shell("exit 0");
-    world.processes.start(&web(), RunId(2), &spec).unwrap();
+    world
+        .processes
+        .start(&web(), RunId(2), &spec, None)
+        .unwrap();
     assert!(lives(grandchild));
 }
 
@@ -188,7 +198,10 @@ fn what_was_killed_is_forgotten_when_it_is_gone() {
         world.processes.reap(&web(), ONE, Leftovers::Kill);
         until("it is gone", || !lives(grandchild)).await;
         let spec = world.shell("exit 0");
-        world.processes.start(&web(), RunId(2), &spec).unwrap();
+        world
+            .processes
+            .start(&web(), RunId(2), &spec, None)
+            .unwrap();
         assert!(world.processes.left.is_empty());
         assert_eq!(state(grandchild), None, "and was reaped by the way");
     });
@@ -201,7 +214,7 @@ async fn an_end_is_not_lost_when_waiting_is_given_up() {
     for number in 0..count {
         let spec = world.shell("sleep 0.02; exit 3");
         let child = named(&format!("c{number}"));
-        world.processes.start(&child, ONE, &spec).unwrap();
+        world.processes.start(&child, ONE, &spec, None).unwrap();
     }
     let mut told = Vec::new();
     let deadline = clock::mono() + PATIENCE;
@@ -232,7 +245,7 @@ async fn more_ends_at_once_than_a_turn_tells_are_all_told() {
     let spec = world.spec(&["/bin/true"]);
     for number in 0..count {
         let child = named(&format!("c{number}"));
-        world.processes.start(&child, ONE, &spec).unwrap();
+        world.processes.start(&child, ONE, &spec, None).unwrap();
     }
     let mut told = 0;
     while told < count {

@@ -826,6 +826,32 @@ impl World {
         self.after();
     }
 
+    /// Whose run was about to begin when the server died, and can begin now.
+    pub(super) fn unborn(&self, boot: &Boot) -> Vec<ChildName> {
+        let listed: BTreeMap<_, _> = boot.listing.entries.iter().cloned().collect();
+        let due = |(name, it): (&ChildName, &Remembered)| {
+            let last = it.last.as_ref()?;
+            let doubted = boot.doubted.iter().any(|(child, ..)| child == name);
+            let doubted = doubted || last.doubt.is_some();
+            let unborn = last.end.is_none() && last.process.is_none() && !doubted;
+            let entry = listed.get(name)?.as_ref()?;
+            let good = matches!(&entry.content, Content::Good(spec) if spec.prehook.is_none());
+            let due = boot.start == StartKind::Continued && it.held.is_none() && !last.settled;
+            (unborn && good && due).then(|| name.clone())
+        };
+        boot.memory.children.iter().filter_map(due).collect()
+    }
+
+    /// What was due when the server died is due for the next one.
+    pub(super) fn check_unborn(&mut self, unborn: &[ChildName]) {
+        for name in unborn {
+            let child = self.core.children.get(name);
+            if !self.ended && child.is_none_or(|child| child.job.is_none()) {
+                self.blame(|_| format!("{name} was about to begin and is forgotten"));
+            }
+        }
+    }
+
     /// The shortest list of records amounts to the same.
     pub(super) fn check_compaction(&mut self) {
         let mut again = Memory::default();

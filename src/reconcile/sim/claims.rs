@@ -1091,9 +1091,10 @@ mod records {
 
     #[test]
     fn a_child_in_doubt_is_started_by_an_operator_alone() {
-        // I1: killed between the record of a beginning and the record of a process
-        let mut stage =
-            Stage::after("file web v1\nboot quiet\nbegun web\ncrash\nboot sync continued");
+        // I1: a damaged record tells of its beginning and not of its process
+        let mut stage = Stage::after(
+            "file web v1\nboot quiet\nbegun web\ncrash\nboot sync continued doubted web",
+        );
         let out =
             stage.then("whole\nfile db v1 prehook 'start web'\nseen db\nrequest 1 start --all");
         expect(&out, &[], &["start web run", "start db run"]);
@@ -1102,5 +1103,31 @@ mod records {
             &["start web run 2"],
             &[],
         );
+    }
+
+    #[test]
+    fn a_run_that_was_never_executed_is_still_due() {
+        // I1: what is executed has written itself down before
+        let life = "file web v1\nboot quiet\nbegun web\ncrash";
+        let out = Stage::after(life).then("boot quiet continued\nadvance 1s");
+        expect(&out, &["start web run 2"], &["in doubt"]);
+        // However many servers die before it has begun.
+        let mut stage = Stage::after(life);
+        stage.then("refuse quick look\nboot quiet continued\nadvance 1s\ncrash");
+        let out = stage.then("refuse nothing\nboot quiet continued\nadvance 1s");
+        expect(&out, &["start web run 2"], &[]);
+        // An operator may have cancelled it meanwhile.
+        let mut stage = Stage::after(life);
+        stage.then("refuse quick look\nboot quiet continued\nadvance 1s\nrequest 1 stop web");
+        stage.then("written\nrequest 2 start --all\nwritten\nwritten\ncrash");
+        let out = stage.then("refuse nothing\nboot quiet continued\nadvance 1s");
+        expect(&out, &[], &["start web run"]);
+        // After a reboot, or an end by order, the mode alone decides.
+        let out = Stage::after(life).then("boot quiet\nadvance 1s");
+        expect(&out, &[], &["start web run"]);
+        // I3
+        let held = "file web v1\nboot quiet\nheld web\nbegun web\ncrash";
+        let out = Stage::after(held).then("boot sync continued\nadvance 1s");
+        expect(&out, &[], &["start web run"]);
     }
 }

@@ -246,6 +246,7 @@ impl Stage {
             ..Settings::default()
         };
         let mut start = StartKind::Fresh;
+        let mut doubted = Vec::new();
         let mut rest = options;
         loop {
             rest = match rest {
@@ -255,6 +256,11 @@ impl Stage {
                 }
                 ["startup", names, rest @ ..] => {
                     self.settings.startup = names.split(',').map(name).collect();
+                    rest
+                }
+                ["doubted", child, rest @ ..] => {
+                    let why = "its record is damaged".to_owned();
+                    doubted.push((name(child), RunId(1), why));
                     rest
                 }
                 ["rescan", "off", rest @ ..] => {
@@ -279,7 +285,7 @@ impl Stage {
             settings: self.settings.clone(),
             memory: self.memory.clone(),
             ended: ended.collect(),
-            doubted: Vec::new(),
+            doubted,
             listing: self.read_all(Scope::Whole),
             seed: 7,
         };
@@ -730,6 +736,7 @@ fn record_text(record: &Record) -> String {
             child, run, exit, ..
         } => format!("{child} run {run} ended, {exit}"),
         Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
+        Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
         Record::Settled { child } => format!("nothing is due for {child} any more"),
         Record::Armed {
             child,

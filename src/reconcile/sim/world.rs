@@ -112,6 +112,8 @@ pub(super) struct World {
     disk_at: Mono,
     pub(super) next_pid: i32,
     pub(super) next_request: u64,
+    /// Runs whose record of a start is lost.
+    lost: BTreeSet<RunKey>,
     /// A crash will happen at this effect of the next step that has one.
     crash_at: Option<u64>,
     pub(super) ended: bool,
@@ -165,6 +167,7 @@ impl World {
             disk_at: Mono(0),
             next_pid: 100,
             next_request: 1,
+            lost: BTreeSet::new(),
             crash_at: None,
             ended: false,
             disk_failures: 0,
@@ -623,6 +626,10 @@ impl World {
             let Some(last) = &remembered.last else {
                 continue;
             };
+            if self.lost.contains(&(name.clone(), last.run)) {
+                doubted.push((name.clone(), last.run, "records were lost".to_owned()));
+                continue;
+            }
             if last.process.is_none() || last.end.is_some() {
                 continue;
             }
@@ -635,6 +642,7 @@ impl World {
                 Some(process) => process.recorded = true,
             }
         }
+        self.lost.clear();
         let make = |world: &mut Self| Boot {
             start,
             settings: world.settings.clone(),
@@ -657,7 +665,9 @@ impl World {
             self.plan_in(every, Occurrence::Rescan);
         }
         self.booted(&boot);
+        let unborn = self.unborn(&boot);
         self.tell(Event::Boot(Box::new(boot)));
+        self.check_unborn(&unborn);
         self.check_taken_back();
     }
 
@@ -689,16 +699,30 @@ impl World {
         }) = at
         {
             // Killed in the middle of it.
-            match self.random.below(4) {
+            match self.random.below(5) {
                 0 => self.begin_run(&child, run, &spec),
+                // Its record was written and is lost.
                 1 => {
                     self.begin_run(&child, run, &spec);
-                    self.fork(child, run, spec);
+                    self.fork(child.clone(), run, spec);
+                    self.lost.insert((child, run));
                 }
                 2 => {
                     self.begin_run(&child, run, &spec);
                     let pid = self.fork(child.clone(), run, spec);
                     self.note_started(&child, run, pid);
+                }
+                // It wrote itself down, and could not be executed.
+                3 => {
+                    self.begin_run(&child, run, &spec);
+                    self.next_pid += 1;
+                    self.note_started(&child, run, self.next_pid);
+                    self.memory.apply(&Record::NotStarted {
+                        child,
+                        run,
+                        why: "no such program".to_owned(),
+                        at: self.now,
+                    });
                 }
                 _ => {}
             }
