@@ -25,7 +25,10 @@ use std::{
     sync::OnceLock,
 };
 
-use self::{coverage::Coverage, world::World};
+use self::{
+    coverage::Coverage,
+    world::{Weather, World},
+};
 use super::{
     event::StartKind,
     planted::{ALL, Bug, plant},
@@ -38,6 +41,10 @@ const SEEDS: u64 = 2_000;
 const SEED_ROUNDS_MAX: u64 = 4;
 /// How many times something happens in each before the world goes quiet.
 const STEPS: u64 = 200;
+/// How many lives are lived as often as they have effects, with a crash at each.
+const SEEDS_CRASHED: u64 = 8;
+/// How many times something happens in those.
+const STEPS_CRASHED: u64 = 60;
 
 /// What went wrong in one life, and how it came to that.
 struct Failed {
@@ -60,9 +67,14 @@ impl Failed {
 fn live(seed: u64, history: Option<Vec<String>>) -> (World, Option<String>) {
     let mut world = World::new(seed);
     world.history = history;
+    live_on(world, STEPS)
+}
+
+/// Lives a life of so many steps.
+fn live_on(mut world: World, steps: u64) -> (World, Option<String>) {
     let lived = catch_unwind(AssertUnwindSafe(|| {
         world.boot(StartKind::Fresh);
-        for _ in 0..STEPS {
+        for _ in 0..steps {
             if world.checks.fault.is_some() {
                 return;
             }
@@ -154,6 +166,40 @@ fn seeds_third_quarter() {
 #[test]
 fn seeds_fourth_quarter() {
     quarter(3);
+}
+
+/// Lives the life of a seed with the server killed at this of its effects, beside all else that
+/// happens in it. `None`: it has not so many.
+fn live_killed_at(
+    seed: u64,
+    effect: u64,
+    history: Option<Vec<String>>,
+) -> Option<(World, Option<String>)> {
+    let mut world = World::new(seed);
+    world.history = history;
+    world.weather = Weather::Rough;
+    world.crash_on = Some(effect);
+    let (world, why) = live_on(world, STEPS_CRASHED);
+    (world.effects >= effect).then_some((world, why))
+}
+
+/// As many seeds as `SIM_CRASHES` says; by default as many as are lived in some seconds.
+#[test]
+fn a_crash_at_every_effect_of_a_life_is_survived() {
+    let asked = std::env::var("SIM_CRASHES").ok();
+    let seeds = asked.and_then(|text| text.parse().ok());
+    for seed in 0..seeds.unwrap_or(SEEDS_CRASHED) {
+        let mut effect = 1;
+        while let Some((_, why)) = live_killed_at(seed, effect, None) {
+            if why.is_some() {
+                let again = live_killed_at(seed, effect, Some(Vec::new()));
+                let history = again.and_then(|(mut world, _)| world.history.take());
+                println!("{}", history.unwrap_or_default().join("\n"));
+                panic!("seed {seed}, killed at effect {effect}: {why:?}");
+            }
+            effect += 1;
+        }
+    }
 }
 
 /// Lives lives until one shows the bug.

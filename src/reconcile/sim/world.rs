@@ -114,6 +114,10 @@ pub(super) struct World {
     pub(super) next_request: u64,
     /// Runs whose record of a start is lost.
     lost: BTreeSet<RunKey>,
+    /// How many effects were ordered.
+    pub(super) effects: u64,
+    /// A crash will happen at this effect of the whole life.
+    pub(super) crash_on: Option<u64>,
     /// A crash will happen at this effect of the next step that has one.
     crash_at: Option<u64>,
     pub(super) ended: bool,
@@ -168,6 +172,8 @@ impl World {
             next_pid: 100,
             next_request: 1,
             lost: BTreeSet::new(),
+            effects: 0,
+            crash_on: None,
             crash_at: None,
             ended: false,
             disk_failures: 0,
@@ -313,6 +319,11 @@ impl World {
         }
         self.check_order(&effects);
         for effect in effects {
+            self.effects += 1;
+            if self.crash_on == Some(self.effects) {
+                self.crash(Some(effect));
+                return;
+            }
             if let Some(left) = self.crash_at.take() {
                 if left == 0 {
                     self.crash(Some(effect));
@@ -694,40 +705,15 @@ impl World {
     /// The server is killed: what it had in mind is gone, what lives lives on.
     fn crash(&mut self, at: Option<Effect>) {
         self.told(|world| format!("{:>11} ===== the server is killed", world.clock()));
-        if let Some(Effect::Spawn {
-            child, run, spec, ..
-        }) = at
-        {
-            // Killed in the middle of it.
-            match self.random.below(5) {
-                0 => self.begin_run(&child, run, &spec),
-                // Its record was written and is lost.
-                1 => {
-                    self.begin_run(&child, run, &spec);
-                    self.fork(child.clone(), run, spec);
-                    self.lost.insert((child, run));
-                }
-                2 => {
-                    self.begin_run(&child, run, &spec);
-                    let pid = self.fork(child.clone(), run, spec);
-                    self.note_started(&child, run, pid);
-                }
-                // It wrote itself down, and could not be executed.
-                3 => {
-                    self.begin_run(&child, run, &spec);
-                    self.next_pid += 1;
-                    self.note_started(&child, run, self.next_pid);
-                    self.memory.apply(&Record::NotStarted {
-                        child,
-                        run,
-                        why: "no such program".to_owned(),
-                        at: self.now,
-                    });
-                }
-                _ => {}
-            }
+        match at {
+            Some(Effect::Spawn {
+                child, run, spec, ..
+            }) => self.crash_within_spawn(child, run, spec),
+            Some(Effect::Record { records, .. }) => self.tear(records),
+            Some(_) | None => {}
         }
-        // Some of what was on its way to the disk got there, the oldest first.
+        // Some of what was on its way to the disk got there, the oldest first, and of the last
+        // perhaps a part.
         let arrived = self
             .random
             .below(3)
@@ -739,10 +725,59 @@ impl World {
                 }
             }
         }
+        if let Some((_, records)) = self.journal.pop_front() {
+            self.tear(records);
+        }
         self.die();
         let down = self.random.millis(0, 3_000);
         self.sleep(down);
         self.boot(StartKind::Continued);
+    }
+
+    /// Records are written in one go; of a torn tail those count that are whole.
+    fn tear(&mut self, records: Vec<Record>) {
+        let all = u64::try_from(records.len()).unwrap_or(0);
+        let whole = usize::try_from(self.random.below(all + 1)).unwrap_or(0);
+        let stores = [Store::Runtime, Store::State];
+        let of = |store| records.iter().filter(move |record| record.store() == store);
+        // What is for the other store is handed to its thread, and lost with it.
+        let store = stores.into_iter().find(|store| of(*store).next().is_some());
+        if let Some(store) = store {
+            for record in of(store).take(whole) {
+                self.memory.apply(record);
+            }
+        }
+    }
+
+    /// Killed in the middle of a start.
+    fn crash_within_spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
+        match self.random.below(5) {
+            0 => self.begin_run(&child, run, &spec),
+            // Its record was written and is lost.
+            1 => {
+                self.begin_run(&child, run, &spec);
+                self.fork(child.clone(), run, spec);
+                self.lost.insert((child, run));
+            }
+            2 => {
+                self.begin_run(&child, run, &spec);
+                let pid = self.fork(child.clone(), run, spec);
+                self.note_started(&child, run, pid);
+            }
+            // It wrote itself down, and could not be executed.
+            3 => {
+                self.begin_run(&child, run, &spec);
+                self.next_pid += 1;
+                self.note_started(&child, run, self.next_pid);
+                self.memory.apply(&Record::NotStarted {
+                    child,
+                    run,
+                    why: "no such program".to_owned(),
+                    at: self.now,
+                });
+            }
+            _ => {}
+        }
     }
 
     /// Forgets what only the server knew.
