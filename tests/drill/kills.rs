@@ -1,0 +1,404 @@
+//! The kill drill: a server is killed at random instants while much happens, again and again, and
+//! nothing may be lost by it.
+
+use std::{collections::BTreeMap, hint, sync::Arc, thread, time::Duration};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use supervisor_rs::clock;
+
+use crate::{
+    bed::{Bed, STRANGER, User, have},
+    children::{CHILDREN, DEAF, EDITED, GONE},
+    clients::{Clients, Shared},
+    judge::{Exits, Judge, Seen},
+    look::{check, kinds_open, leaders, mounts, zombies_of},
+    random::Random,
+    reaper,
+    sandbox::{PATIENCE, skip, stays, wait_for},
+    tally::Fault,
+    watcher::Watcher,
+};
+
+/// How many kills there are unless `DRILL_KILLS` says so.
+const KILLS: u64 = 50;
+
+/// How many for a server of another user.
+const KILLS_OF_OTHERS: u64 = 15;
+
+/// How long a server that answers lives at most, once it was looked at.
+const LIFE_MAX: Duration = Duration::from_millis(140);
+
+/// How long one that is killed before it answers lives at most.
+const BIRTH_MAX: Duration = Duration::from_millis(60);
+
+/// How soon after something happened it is killed, at most.
+const SOON: Duration = Duration::from_millis(8);
+
+/// How long there is none, at most.
+const GAP_MAX: Duration = Duration::from_millis(30);
+
+/// What is shorter is not slept but spun, to be exact.
+const SPIN: Duration = Duration::from_millis(1);
+
+/// How often a condition is looked at.
+const LOOK: Duration = Duration::from_millis(15);
+
+/// How long it may take until all is at rest.
+const SETTLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long all must be at rest at the end.
+const REST: Duration = Duration::from_millis(300);
+
+/// How long `stop --all` may take: TERM, ten seconds, KILL.
+const STOP_MAX: Duration = Duration::from_secs(60);
+
+/// What a drill does.
+struct Plan {
+    kills: u64,
+    seed: u64,
+    user: User,
+}
+
+struct Drill {
+    bed: Bed,
+    /// What the server had open when it was new.
+    at_rest: BTreeMap<String, usize>,
+    random: Random,
+    shared: Arc<Shared>,
+    judge: Arc<Judge>,
+    /// How many servers there were that answered.
+    life: u64,
+    edition: u64,
+}
+
+/// Sleeps, and spins the last bit, so that microseconds count.
+fn pause(span: Duration) {
+    let until = clock::mono() + span;
+    if span > SPIN {
+        thread::sleep(span - SPIN);
+    }
+    while clock::mono() < until {
+        hint::spin_loop();
+    }
+}
+
+impl Drill {
+    fn prepare(plan: &Plan) -> Self {
+        reaper::begin();
+        let mut bed = Bed::new("mode: sync\nrescan: 1s", plan.user);
+        bed.sandbox.start_server();
+        let exits = exits(&bed);
+        let judge = Judge::new(bed.sandbox.root(), bed.sandbox.id(), exits);
+        let at_rest = open_at_rest(bed.sandbox.server_pid());
+        Self {
+            bed,
+            at_rest,
+            random: Random::new(plan.seed, 1),
+            shared: Arc::default(),
+            judge: Arc::new(judge),
+            life: 1,
+            edition: 0,
+        }
+    }
+
+    fn act(&self, what: String) {
+        self.shared.tally.action(what);
+    }
+
+    /// Declares all children and waits until each has run.
+    fn populate(&mut self) {
+        for child in &CHILDREN {
+            self.bed.declare(child.name, 0);
+        }
+        let mut wire = self.bed.sandbox.wire();
+        let mut id = 0;
+        wait_for("a run of each", PATIENCE, || {
+            id += 1;
+            let rows = check(&mut wire, id);
+            CHILDREN
+                .iter()
+                .all(|child| rows.get(child.name).is_some_and(|row| row.run.is_some()))
+        });
+    }
+
+    /// One life of the server, to its violent end.
+    fn round(&mut self) {
+        if self.random.percent(15) {
+            self.bed.sandbox.begin_server();
+            let span = self.random.up_to(BIRTH_MAX);
+            self.act(format!("kill: {span:?} after its start"));
+            pause(span);
+        } else {
+            self.start();
+            self.live();
+        }
+        self.bed.sandbox.kill_server();
+        self.shared.publish(None);
+        self.shared.tally.count("kills");
+        if self.random.percent(40) {
+            self.disturb();
+        }
+        pause(self.random.up_to(GAP_MAX));
+    }
+
+    /// Starts the server and judges what it knows.
+    fn start(&mut self) {
+        let leaders = self.judge.leaders(&self.shared);
+        self.bed.sandbox.start_server();
+        self.life += 1;
+        self.act(format!("life {} begins", self.life));
+        let asked = clock::mono();
+        let mut wire = self.bed.sandbox.wire();
+        let rows = check(&mut wire, 1);
+        let mut seen = Seen {
+            leaders,
+            asked,
+            rows,
+        };
+        self.judge.start(&self.shared, self.life, &seen);
+        // Once more with who lives now: what was started meanwhile is known, too.
+        seen.leaders = self.judge.leaders(&self.shared);
+        seen.asked = clock::mono();
+        seen.rows = check(&mut wire, 2);
+        self.judge.start(&self.shared, self.life, &seen);
+        let server = (self.life, self.bed.sandbox.address());
+        self.shared.publish(Some(server));
+    }
+
+    /// Lets the server live until the instant in which it is to die.
+    fn live(&mut self) {
+        match self.random.below(4) {
+            0 => {
+                let span = self.random.up_to(LIFE_MAX);
+                self.act(format!("kill: after {span:?}"));
+                pause(span);
+            }
+            1 => {
+                pause(self.random.up_to(LIFE_MAX));
+                self.disturb();
+                let span = self.random.soon(SOON);
+                self.act(format!("kill: {span:?} after that"));
+                pause(span);
+            }
+            _ => {
+                pause(self.random.up_to(LIFE_MAX));
+                self.shared.await_command(LIFE_MAX);
+                let span = self.random.soon(SOON);
+                self.act(format!("kill: {span:?} after a command"));
+                pause(span);
+            }
+        }
+    }
+
+    /// Edits, removes or brings back a file, or kills a child.
+    fn disturb(&mut self) {
+        self.edition += 1;
+        match self.random.below(5) {
+            0 | 1 => {
+                self.act(format!("edit {EDITED}: {}", self.edition));
+                self.bed.declare(EDITED, self.edition);
+            }
+            2 if self.bed.is_declared(GONE) => {
+                self.act(format!("remove {GONE}"));
+                self.bed.sandbox.remove(&format!("{GONE}.yml"));
+            }
+            2 => {
+                self.act(format!("bring {GONE} back"));
+                self.bed.declare(GONE, self.edition / 20);
+            }
+            3 => {
+                self.act(format!("break {EDITED}"));
+                self.bed
+                    .sandbox
+                    .write(&format!("{EDITED}.yml"), "comand: nothing\n");
+            }
+            _ => self.kill_child(None),
+        }
+        self.shared.tally.count("edits and kills of children");
+    }
+
+    /// Kills a child's main process: this one's, or anybody's.
+    fn kill_child(&mut self, name: Option<&str>) {
+        let mut leaders = self.judge.leaders(&self.shared);
+        leaders.retain(|leader| name.is_none_or(|name| name == leader.child));
+        if leaders.is_empty() {
+            return;
+        }
+        let leader = self.random.pick(&leaders).clone();
+        let pid = Pid::from_raw(leader.pid).expect("a pid");
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return;
+        };
+        // The number may be another's by now.
+        if leader.lives() {
+            self.act(format!("KILL {leader:?}"));
+            self.judge.kill(&leader);
+            let _may_have_ended = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+
+    /// Stops everything and counts what is left.
+    fn finish(&mut self) {
+        self.start();
+        self.stop_all();
+        let server = self.bed.sandbox.server_pid();
+        let rest = || zombies_of(server).is_empty() && reaper::zombies().is_empty();
+        await_or(rest);
+        let zombies = [zombies_of(server), reaper::zombies()].concat();
+        for zombie in zombies {
+            self.shared
+                .tally
+                .fault(Fault::Zombie, format!("process {zombie}"));
+        }
+        for left in self.bed.sandbox.processes() {
+            self.shared
+                .tally
+                .fault(Fault::LeftBehind, format!("{left:?}"));
+        }
+        self.count_descriptors();
+        assert_eq!(self.bed.sandbox.stop_server(), 0);
+        for mount in mounts(self.bed.sandbox.root()) {
+            self.shared.tally.fault(Fault::Mount, mount);
+        }
+        self.judge.end(&self.shared);
+    }
+
+    /// Stops all children. One that does not hear TERM is killed, so that nobody waits.
+    fn stop_all(&mut self) {
+        let mut wire = self.bed.sandbox.wire();
+        wire.ask(1, r#"{"op":"stop","all":true}"#);
+        if self.shared.tally.counted("kills") > 0 {
+            self.kill_child(Some(DEAF));
+        }
+        let (_, answer) = wire.answer();
+        assert!(answer["ok"].is_object(), "{answer}");
+        wait_for("the end of all", STOP_MAX, || {
+            self.bed.sandbox.processes().is_empty()
+        });
+        let rows = check(&mut wire, 2);
+        for (name, row) in &rows {
+            let at_rest =
+                row.pid.is_none() && ["stopped", "exited", "failed"].contains(&&*row.state);
+            assert!(at_rest, "{name} is not at rest: {row:?}");
+        }
+        self.judge.rows(&self.shared, self.life, &rows);
+        stays("nothing begins by itself", REST, || {
+            leaders(self.bed.sandbox.id()).is_empty()
+        });
+    }
+
+    /// What the server has open now, when all is at rest, against what it had when it was new.
+    fn count_descriptors(&self) {
+        let server = self.bed.sandbox.server_pid();
+        let more = || {
+            let now = kinds_open(server);
+            let before = |kind: &String| self.at_rest.get(kind).copied().unwrap_or(0);
+            let more = now
+                .into_iter()
+                .filter(|(kind, count)| *count > before(kind));
+            more.collect::<Vec<_>>()
+        };
+        await_or(|| more().is_empty());
+        for (kind, count) in more() {
+            let before = self.at_rest.get(&kind);
+            let what = format!("the server has {count} times {kind}, before {before:?}");
+            self.shared.tally.fault(Fault::Descriptor, what);
+        }
+    }
+
+    /// Says what was counted; fails if anything is wrong.
+    fn judge(&self, plan: &Plan) {
+        let tally = &self.shared.tally;
+        let heading = format!("kill drill: seed {}, {:?}", plan.seed, plan.user);
+        println!("{heading}\n{}", tally.table());
+        let complaint = tally.complaint();
+        let again = format!("DRILL_SEED={} DRILL_KILLS={}", plan.seed, plan.kills);
+        assert!(complaint.is_empty(), "{again}\n{complaint}");
+        // It did what it says.
+        for (what, least) in [("kills", plan.kills), ("commands answered", plan.kills)] {
+            let count = tally.counted(what);
+            assert!(count >= least, "{what}: {count}, at least {least}; {again}");
+        }
+    }
+}
+
+/// Waits for a condition, but not for ever.
+fn await_or(mut condition: impl FnMut() -> bool) {
+    let deadline = clock::mono() + SETTLED_WITHIN;
+    while !condition() && clock::mono() < deadline {
+        thread::sleep(LOOK);
+    }
+}
+
+/// What a server has open when nothing happens: the same at several looks.
+fn open_at_rest(server: i32) -> BTreeMap<String, usize> {
+    let mut before = kinds_open(server);
+    let mut same = 0;
+    wait_for("a server at rest", PATIENCE, || {
+        let now = kinds_open(server);
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+        same > 10
+    });
+    before
+}
+
+/// Which exits this machine can tell of runs that another server had started.
+fn exits(_bed: &Bed) -> Exits {
+    Exits::KnownToTheirServer
+}
+
+/// Kills a server so many times, and says what came of it.
+fn drill(plan: &Plan) {
+    println!("DRILL_SEED={} DRILL_KILLS={}", plan.seed, plan.kills);
+    let mut drill = Drill::prepare(plan);
+    drill.populate();
+    drill.bed.sandbox.kill_server();
+    let clients = match plan.user {
+        User::Own => Clients::begin(&drill.shared, plan.seed, None),
+        User::Other(uid) => Clients::begin(&drill.shared, plan.seed, Some(uid)),
+    };
+    let watcher = Watcher::begin(&drill.shared, &drill.judge);
+    for _ in 0..plan.kills {
+        drill.round();
+    }
+    drop(clients);
+    drop(watcher);
+    drill.finish();
+    drill.judge(plan);
+}
+
+/// A number that the environment gives, if it does.
+fn given(name: &str) -> Option<u64> {
+    let value = std::env::var(name).ok()?;
+    Some(
+        value
+            .parse()
+            .unwrap_or_else(|_| panic!("{name}={value} is no number")),
+    )
+}
+
+fn plan(kills: u64, user: User) -> Plan {
+    Plan {
+        kills: given("DRILL_KILLS").map_or(kills, |given| given * kills / KILLS),
+        seed: given("DRILL_SEED").unwrap_or_else(|| clock::now().wall.0.unsigned_abs()),
+        user,
+    }
+}
+
+#[test]
+fn kills_at_random_instants_lose_nothing() {
+    if have(&["perl"]) {
+        drill(&plan(KILLS, User::Own));
+    }
+}
+
+#[test]
+fn kills_lose_nothing_where_the_server_is_not_root() {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can be somebody else");
+    }
+    if have(&["perl", "setpriv"]) {
+        drill(&plan(KILLS_OF_OTHERS, User::Other(STRANGER)));
+    }
+}
