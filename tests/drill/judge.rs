@@ -14,11 +14,15 @@ use crate::{
     clients::{Outcome, Sent, Shared, Verb},
     look::{Leader, Row, descriptors, doubles, leaders},
     reaper::{self, End},
+    sandbox::millis_of,
     tally::Fault,
 };
 
 /// How the server says that it does not know what became of a run.
 const DOUBT: &str = "whether it lives is not known";
+
+/// How far apart two tellings of one time may be, in milliseconds: the wall clock is not steady.
+const CLOCK_MS: u64 = 250;
 
 /// A child and a run of it.
 type Run = (String, u64);
@@ -47,6 +51,8 @@ struct Memory {
     runs: BTreeMap<Run, (i32, String)>,
     /// How each ended, as the server told.
     exits: BTreeMap<Run, String>,
+    /// When the repeat that each has armed is due, in milliseconds since 1970.
+    repeats: BTreeMap<Run, i64>,
     /// Start times of processes, by run.
     ticks: BTreeMap<Run, (i32, u64)>,
     /// Those of which the server said that it does not know.
@@ -55,6 +61,34 @@ struct Memory {
     killed: BTreeSet<Run>,
     /// Commands of which it was seen that they are kept, so that none is counted twice.
     kept: BTreeSet<(Mono, (u64, u64))>,
+}
+
+impl Memory {
+    /// Remembers what is told of a run; says what was told otherwise before.
+    fn change(&mut self, run: &Run, row: &Row) -> Option<String> {
+        if let Some(pid) = row.pid {
+            let now = (pid, row.started_at.clone());
+            let before = self.runs.entry(run.clone()).or_insert_with(|| now.clone());
+            if *before != now {
+                return Some(format!("was process {before:?}, is {now:?}"));
+            }
+            // In another state it is a restart's delay, or what a stop leaves.
+            let armed = row.next.as_ref().filter(|_| row.state == "running");
+            if let Some((action, at)) = armed {
+                let due = millis_of(at);
+                let before = *self.repeats.entry(run.clone()).or_insert(due);
+                if before.abs_diff(due) > CLOCK_MS {
+                    return Some(format!("{action} was due at {before}, is at {due}"));
+                }
+            }
+        }
+        let exit = row.exit.as_ref()?;
+        let before = self
+            .exits
+            .entry(run.clone())
+            .or_insert_with(|| exit.clone());
+        (before != exit).then(|| format!("had ended with {before}, now with {exit}"))
+    }
 }
 
 /// What is looked at once the server answers.
@@ -153,26 +187,9 @@ impl Judge {
                 let fault = format!("life {life}: {name}: {row:?}");
                 shared.tally.fault(Fault::InDoubt, fault);
             }
-            if let Some(pid) = row.pid {
-                let now = (pid, row.started_at.clone());
-                let before = memory
-                    .runs
-                    .entry(run.clone())
-                    .or_insert_with(|| now.clone());
-                if *before != now {
-                    let what = format!("{run:?} was {before:?}, is {now:?}");
-                    shared.tally.fault(Fault::Changed, what);
-                }
-            }
-            if let Some(exit) = &row.exit {
-                let before = memory
-                    .exits
-                    .entry(run.clone())
-                    .or_insert_with(|| exit.clone());
-                if before != exit {
-                    let what = format!("{run:?} had ended with {before}, now with {exit}");
-                    shared.tally.fault(Fault::Changed, what);
-                }
+            if let Some(what) = memory.change(&run, row) {
+                let what = format!("life {life}: {run:?}: {what}");
+                shared.tally.fault(Fault::Changed, what);
             }
         }
     }

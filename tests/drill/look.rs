@@ -147,6 +147,8 @@ pub(crate) struct Row {
     pub(crate) is_held: bool,
     pub(crate) exit: Option<String>,
     pub(crate) reason: String,
+    /// What its repeat is about to do, and when.
+    pub(crate) next: Option<(String, String)>,
 }
 
 impl Row {
@@ -154,6 +156,8 @@ impl Row {
     fn read(value: &Value) -> (String, Self) {
         let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
         let pid = value["pid"].as_i64();
+        let next = &value["next"];
+        let word = |key: &str| next[key].as_str().unwrap_or_default().to_owned();
         let row = Self {
             state: text("state"),
             pid: pid.map(|pid| i32::try_from(pid).expect("a pid")),
@@ -164,6 +168,7 @@ impl Row {
                 .filter(|exit| exit.is_object())
                 .map(exit),
             reason: text("reason"),
+            next: next.as_object().map(|_| (word("action"), word("at"))),
         };
         (text("name"), row)
     }

@@ -24,10 +24,12 @@
 mod bed;
 mod children;
 mod clients;
+mod hygiene;
 mod judge;
 mod kills;
 mod line;
 mod look;
+mod pre_exec;
 mod random;
 mod reaper;
 #[path = "../it/sandbox.rs"]

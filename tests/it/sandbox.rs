@@ -209,9 +209,16 @@ impl Sandbox {
         panic!("found no free port:\n{}", self.server_log());
     }
 
-    /// Starts the server and waits for nothing.
+    /// Starts the server and waits for nothing; [`Sandbox::await_server`] does.
     pub(crate) fn begin_server(&mut self) {
         self.server = Some(self.spawn_server());
+    }
+
+    /// Waits until the server that was begun answers.
+    pub(crate) fn await_server(&mut self) {
+        if let Err(code) = self.wait_for_hello() {
+            panic!("the server ended with {code}:\n{}", self.server_log());
+        }
     }
 
     /// Runs a server that is expected to end by itself.

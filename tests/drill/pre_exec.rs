@@ -1,0 +1,215 @@
+//! A server is killed while a child is not yet its program, for as long as the test wants.
+//!
+//! The child is held back in execve(2) by fanotify(7): the kernel asks the test whether one file
+//! may be executed, and waits for the answer. Until then the child holds the lock on the
+//! directories of the server that has made it, so a new server knows when all are recorded.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::PermissionsExt,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde_json::json;
+
+use crate::{
+    bed::have,
+    look::stat,
+    reaper,
+    sandbox::{PATIENCE, Sandbox, lives, skip, stays, wait_for},
+};
+
+const HOLDER: &str = include_str!("hold_exec.py");
+
+/// Far less than the five seconds for which a server waits for the lock.
+const WAITS_AT_LEAST: Duration = Duration::from_secs(1);
+
+/// The server's exit code when its state is in use.
+const IN_USE: i32 = 7;
+
+/// Holds back whoever executes one file.
+struct Holder {
+    process: Child,
+    input: ChildStdin,
+    lines: Receiver<String>,
+    /// Who was held, and since when it runs.
+    held: Vec<(i32, u64)>,
+}
+
+impl Holder {
+    /// `None`, having said so, where that cannot be.
+    fn new(sandbox: &Sandbox, file: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            skip("only root may hold back an execve");
+            return None;
+        }
+        if !have(&["python3"]) {
+            return None;
+        }
+        let script = sandbox.root().join("hold_exec.py");
+        fs::write(&script, HOLDER).unwrap();
+        let mut process = Command::new("python3")
+            .arg(script)
+            .arg(sandbox.root().join(file))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        // It ends with the holder's output.
+        thread::spawn(move || {
+            for line in output.lines() {
+                let _nobody_listens = sender.send(line.unwrap());
+            }
+        });
+        let input = process.stdin.take().unwrap();
+        let holder = Self {
+            process,
+            input,
+            lines,
+            held: Vec::new(),
+        };
+        match holder.lines.recv_timeout(PATIENCE) {
+            Ok(line) => assert_eq!(line, "ready"),
+            Err(RecvTimeoutError::Disconnected) => {
+                skip("this kernel has no fanotify(7) that asks for permissions");
+                return None;
+            }
+            Err(RecvTimeoutError::Timeout) => panic!("not ready"),
+        }
+        Some(holder)
+    }
+
+    /// Waits until somebody is held, and says who.
+    fn held(&mut self) -> i32 {
+        let line = self.lines.recv_timeout(PATIENCE).unwrap();
+        let pid = line.strip_prefix("held ").unwrap().parse().unwrap();
+        self.held.push((pid, stat(pid).unwrap().start_ticks));
+        pid
+    }
+
+    /// Lets all go that are held.
+    fn let_go(&mut self) {
+        self.input.write_all(b"go\n").unwrap();
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The kernel lets go whoever is held when nobody is left to answer.
+        let _may_have_ended = self.process.kill();
+        let _reaped = self.process.wait();
+        if thread::panicking() {
+            for (pid, start_ticks) in &self.held {
+                end(*pid, *start_ticks);
+            }
+        }
+    }
+}
+
+/// Kills a process, if it is still the one that began then.
+fn end(pid: i32, start_ticks: u64) {
+    let Ok(pidfd) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else {
+        return;
+    };
+    if stat(pid).is_some_and(|stat| stat.start_ticks == start_ticks) {
+        let _may_have_ended = pidfd_send_signal(pidfd, Signal::KILL);
+    }
+}
+
+/// A server in `quiet` mode that knows `slow`, whose program is held back, and was killed when it
+/// was about to start it; who is held.
+fn killed_before_exec() -> Option<(Sandbox, Holder, i32)> {
+    reaper::begin();
+    let mut sandbox = Sandbox::new("mode: quiet");
+    let program = sandbox.root().join("slow");
+    sandbox.replace(&program, "#!/bin/sh\nexec sleep 300\n");
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut holder = Holder::new(&sandbox, "slow")?;
+    sandbox.start_server();
+    sandbox.write("slow.yml", &format!("command: [{}]\n", program.display()));
+    sandbox.wait_state("slow", "stopped");
+    let mut wire = sandbox.wire();
+    wire.ask(1, r#"{"op":"start","child":"slow"}"#);
+    let pid = holder.held();
+    sandbox.kill_server();
+    assert!(lives(pid), "what is held back outlives its server");
+    Some((sandbox, holder, pid))
+}
+
+/// `slow` runs, as this process and no other, in its first run.
+fn assert_runs(sandbox: &Sandbox, pid: i32) {
+    let row = sandbox.wait_state("slow", "running");
+    assert_eq!((&row["pid"], &row["run"]), (&json!(pid), &json!(1)));
+    wait_for("its program", PATIENCE, || {
+        sandbox
+            .processes()
+            .iter()
+            .any(|process| process.command.starts_with("sleep 300"))
+    });
+    let processes = sandbox.processes();
+    assert_eq!(processes.len(), 1, "{processes:?}");
+    assert_eq!((processes[0].pid, processes[0].group), (pid, pid));
+}
+
+#[test]
+fn a_new_server_waits_for_a_child_that_is_not_yet_its_program_and_takes_it_back() {
+    let Some((mut sandbox, mut holder, pid)) = killed_before_exec() else {
+        return;
+    };
+    sandbox.begin_server();
+    let server = sandbox.server_pid();
+    let servers = || sandbox.server_log().matches("the server runs").count();
+    stays("it waits for the lock", WAITS_AT_LEAST, || {
+        lives(server) && servers() == 1
+    });
+    holder.let_go();
+    sandbox.await_server();
+    assert_runs(&sandbox, pid);
+    let answer = sandbox.done(&["stop", "slow"]);
+    assert_eq!(answer["run"], 1);
+    wait_for("its end", PATIENCE, || sandbox.processes().is_empty());
+}
+
+#[test]
+fn a_new_server_gives_up_after_five_seconds_and_names_who_holds_the_lock() {
+    let Some((mut sandbox, mut holder, pid)) = killed_before_exec() else {
+        return;
+    };
+    sandbox.begin_server();
+    assert_eq!(sandbox.wait_server(), IN_USE);
+    let log = sandbox.server_log();
+    assert!(log.contains(&pid.to_string()), "{pid}: {log}");
+    assert!(lives(pid), "nothing was done to it");
+    holder.let_go();
+    sandbox.start_server();
+    assert_runs(&sandbox, pid);
+}
+
+#[test]
+fn a_child_that_was_killed_before_it_was_its_program_is_not_in_doubt() {
+    let Some((mut sandbox, mut holder, pid)) = killed_before_exec() else {
+        return;
+    };
+    end(pid, stat(pid).unwrap().start_ticks);
+    wait_for("its end", PATIENCE, || !lives(pid));
+    sandbox.start_server();
+    let row = sandbox.wait_state("slow", "exited");
+    assert_eq!((&row["run"], &row["pid"]), (&json!(1), &json!(null)));
+    // Who wants to execute it now is held again.
+    let mut wire = sandbox.wire();
+    wire.ask(1, r#"{"op":"start","child":"slow"}"#);
+    let second = holder.held();
+    holder.let_go();
+    let (_, answer) = wire.answer();
+    assert_eq!(
+        (&answer["ok"]["pid"], &answer["ok"]["run"]),
+        (&json!(second), &json!(2))
+    );
+}
