@@ -22,13 +22,15 @@ pub(crate) struct Child {
 
 /// One that does not hear TERM; only KILL ends it.
 pub(crate) const DEAF: &str = "deaf";
+/// The one that only the drill itself commands, so that each answer can be held to what follows.
+pub(crate) const KEPT: &str = "kept";
 /// The one whose file is edited.
 pub(crate) const EDITED: &str = "edited";
 /// The one whose file goes and comes back.
 pub(crate) const GONE: &str = "gone";
 
 /// All of them.
-pub(crate) const CHILDREN: [Child; 12] = [
+pub(crate) const CHILDREN: [Child; 13] = [
     Child {
         name: "always",
         kind: "write",
@@ -73,6 +75,11 @@ pub(crate) const CHILDREN: [Child; 12] = [
         name: "hooked",
         kind: "write",
         rest: "hooks:\n- prehook: run sleep 0.02\n- posthook: run sleep 0.02\n",
+    },
+    Child {
+        name: KEPT,
+        kind: "write",
+        rest: "restart: {when: always, delay: 10ms, factor: 1, max_delay: 10ms}\n",
     },
     Child {
         name: EDITED,

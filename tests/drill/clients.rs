@@ -23,7 +23,7 @@ use serde_json::Value;
 use supervisor_rs::{clock, spec::Mono};
 
 use crate::{
-    children::{CHILDREN, DEAF},
+    children::{CHILDREN, DEAF, KEPT},
     line::{Gone, Line},
     random::Random,
     tally::Tally,
@@ -53,12 +53,8 @@ pub(crate) enum Verb {
     Stop,
 }
 
-const VERBS: [(Verb, &str); 4] = [
-    (Verb::Start, "start"),
-    (Verb::Restart, "restart"),
-    (Verb::Trystart, "trystart"),
-    (Verb::Stop, "stop"),
-];
+/// All of them.
+pub(crate) const VERBS: [Verb; 4] = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,6 +87,44 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    /// One that is about to be sent.
+    pub(crate) fn new(
+        verb: Verb,
+        child: Option<&'static str>,
+        life: u64,
+        connection: (u64, u64),
+    ) -> Self {
+        Self {
+            verb,
+            child,
+            life,
+            connection,
+            sent: clock::mono(),
+            answered: None,
+            outcome: Outcome::Silence,
+        }
+    }
+
+    /// As it is sent.
+    pub(crate) fn command(&self) -> String {
+        let op = match self.verb {
+            Verb::Start => "start",
+            Verb::Restart => "restart",
+            Verb::Trystart => "trystart",
+            Verb::Stop => "stop",
+        };
+        match self.child {
+            Some(child) => format!(r#"{{"op":"{op}","child":"{child}"}}"#),
+            None => format!(r#"{{"op":"{op}","all":true}}"#),
+        }
+    }
+
+    /// Takes in what it was answered.
+    pub(crate) fn hear(&mut self, answer: &Value) {
+        self.answered = Some(clock::mono());
+        self.outcome = outcome(answer);
+    }
+
     /// Whether it is about this child.
     pub(crate) fn concerns(&self, child: &str) -> bool {
         self.child.is_none_or(|own| own == child)
@@ -287,37 +321,29 @@ impl Client {
 
     /// A command as JSON, and what is kept of it when it changes something.
     fn choose(&mut self, life: u64) -> (String, Option<Sent>) {
-        let name = self.random.pick(&CHILDREN).name;
-        if self.random.percent(10) {
-            return (format!(r#"{{"op":"check","child":"{name}"}}"#), None);
+        let mut child = self.random.pick(&CHILDREN).name;
+        if child == KEPT {
+            child = DEAF;
         }
-        let &(mut verb, mut op) = self.random.pick(&VERBS);
-        let mut child = Some(name);
-        if self.random.percent(2) {
+        if self.random.percent(10) {
+            return (format!(r#"{{"op":"check","child":"{child}"}}"#), None);
+        }
+        let mut verb = *self.random.pick(&VERBS);
+        let mut child = Some(child);
+        if self.random.percent(1) {
             child = None;
-            (verb, op) = (Verb::Start, "start");
-            if self.random.percent(20) {
-                (verb, op) = (Verb::Stop, "stop");
-            }
+            verb = if self.random.percent(80) {
+                Verb::Start
+            } else {
+                Verb::Stop
+            };
         }
         // Its stop takes ten seconds, unless somebody kills it.
-        if name == DEAF && verb != Verb::Start && self.random.percent(90) {
-            (verb, op) = (Verb::Start, "start");
+        if child == Some(DEAF) && self.random.percent(90) {
+            verb = Verb::Start;
         }
-        let command = match child {
-            Some(name) => format!(r#"{{"op":"{op}","child":"{name}"}}"#),
-            None => format!(r#"{{"op":"{op}","all":true}}"#),
-        };
-        let sent = Sent {
-            verb,
-            child,
-            life,
-            connection: (self.number, self.connections),
-            sent: clock::mono(),
-            answered: None,
-            outcome: Outcome::Silence,
-        };
-        (command, Some(sent))
+        let sent = Sent::new(verb, child, life, (self.number, self.connections));
+        (sent.command(), Some(sent))
     }
 
     fn hear(&self, connection: &mut Connection, answer: &Value) -> Result<(), Gone> {
@@ -329,11 +355,7 @@ impl Client {
         let index = index.unwrap_or_else(|| panic!("nobody asked: {answer}"));
         self.shared.tally.count("commands answered");
         let Some(index) = index else { return Ok(()) };
-        let outcome = outcome(answer);
-        let mut commands = self.shared.commands();
-        let sent = &mut commands[index];
-        sent.answered = Some(clock::mono());
-        sent.outcome = outcome;
+        self.shared.commands()[index].hear(answer);
         Ok(())
     }
 }

@@ -8,13 +8,14 @@ use supervisor_rs::clock;
 
 use crate::{
     bed::{Bed, STRANGER, User, have},
-    children::{CHILDREN, DEAF, EDITED, GONE},
-    clients::{Clients, Shared},
+    children::{CHILDREN, DEAF, EDITED, GONE, KEPT},
+    clients::{Clients, Sent, Shared, VERBS},
     judge::{Exits, Judge, Seen},
-    look::{check, kinds_open, leaders, mounts, zombies_of},
+    line::Line,
+    look::{Row, check, kinds_open, mounts, zombies_of},
     random::Random,
     reaper,
-    sandbox::{PATIENCE, skip, stays, wait_for},
+    sandbox::{PATIENCE, skip, wait_for},
     tally::Fault,
     watcher::Watcher,
 };
@@ -49,8 +50,14 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(10);
 /// How long all must be at rest at the end.
 const REST: Duration = Duration::from_millis(300);
 
-/// How long `stop --all` may take: TERM, ten seconds, KILL.
-const STOP_MAX: Duration = Duration::from_secs(60);
+/// How long the end of all may take after `stop --all` was answered.
+const STOP_MAX: Duration = Duration::from_secs(15);
+
+/// The states in which nothing is due.
+const AT_REST: [&str; 3] = ["stopped", "exited", "failed"];
+
+/// No client's connection.
+const OWN_CONNECTION: (u64, u64) = (u64::MAX, 0);
 
 /// What the kernel calls the descriptor of a process.
 const PIDFD: &str = "anon_inode:[pidfd]";
@@ -170,27 +177,50 @@ impl Drill {
 
     /// Lets the server live until the instant in which it is to die.
     fn live(&mut self) {
-        match self.random.below(4) {
+        match self.random.below(6) {
             0 => {
                 let span = self.random.up_to(LIFE_MAX);
                 self.act(format!("kill: after {span:?}"));
                 pause(span);
+                return;
             }
             1 => {
                 pause(self.random.up_to(LIFE_MAX));
                 self.disturb();
-                let span = self.random.soon(SOON);
-                self.act(format!("kill: {span:?} after that"));
-                pause(span);
+            }
+            2 | 3 => {
+                pause(self.random.up_to(LIFE_MAX));
+                self.shared.await_command(LIFE_MAX);
             }
             _ => {
                 pause(self.random.up_to(LIFE_MAX));
-                self.shared.await_command(LIFE_MAX);
-                let span = self.random.soon(SOON);
-                self.act(format!("kill: {span:?} after a command"));
-                pause(span);
+                self.command();
             }
         }
+        let span = self.random.soon(SOON);
+        self.act(format!("kill: {span:?} after that"));
+        pause(span);
+    }
+
+    /// Gives a command to the one child that nobody else commands, and waits for the answer.
+    fn command(&mut self) {
+        let Some(mut line) = Line::open(&self.shared) else {
+            return;
+        };
+        let verb = *self.random.pick(&VERBS);
+        let mut sent = Sent::new(verb, Some(KEPT), self.life, OWN_CONNECTION);
+        self.act(format!("drill: {}", sent.command()));
+        let request = format!("{{\"id\":1,\"command\":{}}}\n", sent.command());
+        // The server lives until this thread kills it.
+        line.write(&request).expect("a server that reads");
+        let answer = line
+            .next(clock::mono() + PATIENCE)
+            .expect("a server that lives");
+        sent.hear(&answer.expect("an answer"));
+        self.act(format!("drill: {:?}", sent.outcome));
+        self.shared.tally.count("commands sent");
+        self.shared.tally.count("commands answered");
+        self.shared.commands().push(sent);
     }
 
     /// Edits, removes or brings back a file, or kills a child.
@@ -246,17 +276,12 @@ impl Drill {
         self.stop_all();
         let server = self.bed.sandbox.server_pid();
         let rest = || zombies_of(server).is_empty() && reaper::zombies().is_empty();
-        await_or(rest);
+        await_or(SETTLED_WITHIN, rest);
         let zombies = [zombies_of(server), reaper::zombies()].concat();
         for zombie in zombies {
             self.shared
                 .tally
                 .fault(Fault::Zombie, format!("process {zombie}"));
-        }
-        for left in self.bed.sandbox.processes() {
-            self.shared
-                .tally
-                .fault(Fault::LeftBehind, format!("{left:?}"));
         }
         // For what may be left of an adopted run's group one descriptor may be kept.
         self.count_descriptors(CHILDREN.len());
@@ -278,19 +303,22 @@ impl Drill {
         }
         let (_, answer) = wire.answer();
         assert!(answer["ok"].is_object(), "{answer}");
-        wait_for("the end of all", STOP_MAX, || {
-            self.bed.sandbox.processes().is_empty()
-        });
+        await_or(STOP_MAX, || self.bed.sandbox.processes().is_empty());
         let rows = check(&mut wire, 2);
-        for (name, row) in &rows {
-            let at_rest =
-                row.pid.is_none() && ["stopped", "exited", "failed"].contains(&&*row.state);
-            assert!(at_rest, "{name} is not at rest: {row:?}");
-        }
         self.judge.rows(&self.shared, self.life, &rows);
-        stays("nothing begins by itself", REST, || {
-            leaders(self.bed.sandbox.id()).is_empty()
-        });
+        let at_rest = |row: &Row| row.pid.is_none() && AT_REST.contains(&&*row.state);
+        for (name, row) in rows.iter().filter(|(_, row)| !at_rest(row)) {
+            let what = format!("{name} is not at rest: {row:?}");
+            self.shared.tally.fault(Fault::LeftBehind, what);
+        }
+        // Nothing begins by itself any more.
+        thread::sleep(REST);
+        for left in self.bed.sandbox.processes() {
+            self.bed.sandbox.expect_leftovers();
+            self.shared
+                .tally
+                .fault(Fault::LeftBehind, format!("{left:?}"));
+        }
     }
 
     /// What the server has open now, when all is at rest, against what it had when it was new;
@@ -306,7 +334,7 @@ impl Drill {
             more.retain(|kind, count| *count > most(kind));
             more
         };
-        await_or(|| more().is_empty());
+        await_or(SETTLED_WITHIN, || more().is_empty());
         for (kind, count) in more() {
             let before = self.at_rest.get(&kind);
             let what = format!("the server has {count} times {kind}, before {before:?}");
@@ -331,8 +359,8 @@ impl Drill {
 }
 
 /// Waits for a condition, but not for ever.
-fn await_or(mut condition: impl FnMut() -> bool) {
-    let deadline = clock::mono() + SETTLED_WITHIN;
+fn await_or(longest: Duration, mut condition: impl FnMut() -> bool) {
+    let deadline = clock::mono() + longest;
     while !condition() && clock::mono() < deadline {
         thread::sleep(LOOK);
     }

