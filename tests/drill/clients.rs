@@ -148,6 +148,8 @@ pub(crate) struct Shared {
     /// The server that runs: its number and address.
     server: Mutex<Option<(u64, SocketAddr)>>,
     commands: Mutex<Vec<Sent>>,
+    /// When servers were killed.
+    kills: Mutex<Vec<Mono>>,
     /// How many requests were sent, and who waits for one.
     pulse: (Mutex<u64>, Condvar),
     over: AtomicBool,
@@ -167,6 +169,18 @@ impl Shared {
     /// The server that runs.
     pub(crate) fn server(&self) -> Option<(u64, SocketAddr)> {
         *locked(&self.server)
+    }
+
+    /// A server was killed just now.
+    pub(crate) fn killed(&self) {
+        self.publish(None);
+        locked(&self.kills).push(clock::mono());
+        self.tally.count("kills");
+    }
+
+    /// When servers were killed.
+    pub(crate) fn kills(&self) -> Vec<Mono> {
+        locked(&self.kills).clone()
     }
 
     /// Whether the drill has ended.

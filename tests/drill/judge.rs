@@ -27,14 +27,21 @@ const CLOCK_MS: u64 = 250;
 /// A child and a run of it.
 type Run = (String, u64);
 
-/// Which exits of runs this machine can tell, whatever happens to the server.
+/// Which exits of runs this machine can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exits {
-    /// All of them.
-    Known,
-    /// Not of those that an earlier server has started.
+    /// All of them, once the server that has started a run has pinned it.
+    Pinned,
+    /// Those of runs that end while the server lives that has started them.
     KnownToTheirServer,
 }
+
+/// How long after the start of a process its pin is there for certain, and how exact that start is
+/// known, in microseconds.
+const PINNED_AFTER: u64 = 150_000;
+
+/// A clock tick of `/proc/PID/stat`, in microseconds.
+const TICK: u64 = 10_000;
 
 /// What was seen, to be compared with what is seen later.
 #[derive(Debug)]
@@ -82,11 +89,15 @@ impl Memory {
                 }
             }
         }
-        let exit = row.exit.as_ref()?;
+        self.end(run, row.exit.as_ref()?)
+    }
+
+    /// As [`Memory::change`], of how a run has ended.
+    fn end(&mut self, run: &Run, exit: &str) -> Option<String> {
         let before = self
             .exits
             .entry(run.clone())
-            .or_insert_with(|| exit.clone());
+            .or_insert_with(|| exit.to_owned());
         (before != exit).then(|| format!("had ended with {before}, now with {exit}"))
     }
 }
@@ -129,6 +140,18 @@ impl Judge {
             memory.ticks.insert(run, (leader.pid, leader.start_ticks));
         }
         leaders
+    }
+
+    /// What the server tells of the runs of one child that have ended.
+    pub(crate) fn ended(&self, shared: &Shared, child: &str, exits: &BTreeMap<u64, String>) {
+        let mut memory = self.memory();
+        for (run, exit) in exits {
+            if let Some(what) = memory.end(&(child.to_owned(), *run), exit) {
+                shared
+                    .tally
+                    .fault(Fault::Changed, format!("run {run} of {child}: {what}"));
+            }
+        }
     }
 
     /// The drill is about to kill this one.
@@ -269,9 +292,7 @@ impl Judge {
             let code = ledger.codes.get(&run.1);
             if told == "unknown" {
                 shared.tally.count("exits unknown");
-                // Who was never an orphan was reaped by the server that had started it.
-                let own = ticks.is_some() && end.is_none() && reaper::is_at_work();
-                if self.exits == Exits::Known || own {
+                if !self.may_be_unknown(shared, ticks.copied()) {
                     let what = format!("{run:?} wrote {code:?} and ended with {end:?}");
                     shared.tally.fault(Fault::UnknownExit, what);
                 }
@@ -289,6 +310,25 @@ impl Judge {
                 let what = format!("{run:?} is told as {told}, wrote {code:?}, was {end:?}");
                 shared.tally.fault(Fault::WrongExit, what);
             }
+        }
+    }
+
+    /// Whether this machine could not tell how a process has ended.
+    fn may_be_unknown(&self, shared: &Shared, process: Option<(i32, u64)>) -> bool {
+        let Some((pid, start_ticks)) = process else {
+            // It was over before anybody had seen it.
+            return true;
+        };
+        // Who was never an orphan was reaped by the server that had started it.
+        let was_orphan = reaper::end_of(pid, start_ticks).is_some() || !reaper::is_at_work();
+        let began = start_ticks * TICK;
+        let before_its_pin = shared
+            .kills()
+            .iter()
+            .any(|kill| began.abs_diff(kill.0) < PINNED_AFTER);
+        match self.exits {
+            Exits::Pinned => was_orphan && before_its_pin,
+            Exits::KnownToTheirServer => was_orphan,
         }
     }
 
@@ -350,4 +390,53 @@ fn name_of(signal: i32) -> &'static str {
         15 => "SIGTERM",
         _ => "another signal",
     }
+}
+
+#[test]
+fn a_line_that_is_missing_or_there_twice_and_a_wrong_exit_are_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path();
+    children::prepare(root);
+    fs::create_dir(root.join("logs")).unwrap();
+    let write = |path: &str, text: &str| fs::write(root.join(path), text).unwrap();
+    let judge = Judge::new(root, "server", Exits::KnownToTheirServer);
+    let faults = |judge: &Judge| {
+        let shared = Shared::default();
+        judge.end(&shared);
+        shared.tally.complaint()
+    };
+    write("notes/plain.ledger", "begin 1 10\nend 1 3 2\nbegin 2 11\n");
+    write(
+        "notes/plain.claims",
+        &format!("{:15}\n{:15}\n{:15}\n", "", 2, 1),
+    );
+    write("logs/plain.out", "plain 1 1\nplain 2 1\nplain 1 2\n");
+    judge.ended(
+        &Shared::default(),
+        "plain",
+        &BTreeMap::from([(1, "code 3".to_owned())]),
+    );
+    assert_eq!(faults(&judge), "");
+    write("logs/plain.out", "plain 1 1\nplain 2 1\n");
+    assert!(faults(&judge).starts_with("LineLost: "));
+    write("logs/plain.out", "plain 1 2\nplain 2 1\n");
+    assert!(faults(&judge).starts_with("LineLost: "));
+    write(
+        "logs/plain.out",
+        "plain 1 1\nplain 1 2\nplain 2 1\nplain 2 1\n",
+    );
+    assert!(faults(&judge).starts_with("LineDoubled: "));
+    write("logs/plain.out", "plain 1 1\nplain 1 2\nplain 2 1\n");
+    write("notes/plain.ledger", "begin 1 10\nend 1 4 2\nbegin 2 11\n");
+    assert!(faults(&judge).starts_with("WrongExit: "));
+    write(
+        "notes/plain.ledger",
+        "begin 1 10\nend 1 3 2\nbegin 2 11\nbegin 2 12\n",
+    );
+    assert!(faults(&judge).starts_with("Doubled: "));
+    write(
+        "notes/plain.ledger",
+        "begin 1 10\nend 1 3 2\nbegin 2 11\nfault 2 output: EIO\n",
+    );
+    assert!(faults(&judge).starts_with("Blocked: "));
 }

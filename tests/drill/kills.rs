@@ -12,7 +12,7 @@ use crate::{
     clients::{Clients, Sent, Shared, VERBS},
     judge::{Exits, Judge, Seen},
     line::Line,
-    look::{Row, check, kinds_open, mounts, zombies_of},
+    look::{Row, capabilities, check, check_one, exits, kinds_open, mounts, zombies_of},
     random::Random,
     reaper,
     sandbox::{PATIENCE, skip, wait_for},
@@ -97,7 +97,7 @@ impl Drill {
         reaper::begin();
         let mut bed = Bed::new("mode: sync\nrescan: 1s", plan.user);
         bed.sandbox.start_server();
-        let exits = exits(&bed);
+        let exits = exits_told(&bed);
         let judge = Judge::new(bed.sandbox.root(), bed.sandbox.id(), exits);
         let at_rest = open_at_rest(bed.sandbox.server_pid());
         Self {
@@ -143,8 +143,7 @@ impl Drill {
             self.live();
         }
         self.bed.sandbox.kill_server();
-        self.shared.publish(None);
-        self.shared.tally.count("kills");
+        self.shared.killed();
         if self.random.percent(40) {
             self.disturb();
         }
@@ -171,6 +170,11 @@ impl Drill {
         seen.asked = clock::mono();
         seen.rows = check(&mut wire, 2);
         self.judge.start(&self.shared, self.life, &seen);
+        for (id, child) in (3..).zip(&CHILDREN) {
+            wire.ask(id, &check_one(child.name));
+            self.judge
+                .ended(&self.shared, child.name, &exits(&wire.value()));
+        }
         let server = (self.life, self.bed.sandbox.address());
         self.shared.publish(Some(server));
     }
@@ -379,9 +383,13 @@ fn open_at_rest(server: i32) -> BTreeMap<String, usize> {
     before
 }
 
-/// Which exits this machine can tell of runs that another server had started.
-fn exits(_bed: &Bed) -> Exits {
-    Exits::KnownToTheirServer
+/// Which exits this machine can tell, by what the server says of it.
+fn exits_told(bed: &Bed) -> Exits {
+    let capabilities = capabilities(bed.sandbox.address());
+    match capabilities.get("pins").map(String::as_str) {
+        Some("yes") => Exits::Pinned,
+        Some(_) | None => Exits::KnownToTheirServer,
+    }
 }
 
 /// Kills a server so many times, and says what came of it.

@@ -199,6 +199,27 @@ pub(crate) fn check(wire: &mut Wire, id: u64) -> BTreeMap<String, Row> {
     rows(&wire.value())
 }
 
+/// What is asked to be told of one child.
+pub(crate) fn check_one(child: &str) -> String {
+    format!(r#"{{"op":"check","child":"{child}"}}"#)
+}
+
+/// How runs of one child have ended, as the server answered [`check_one`]: the last one, and those
+/// before it as far as it tells.
+pub(crate) fn exits(answer: &Value) -> BTreeMap<u64, String> {
+    let mut exits = BTreeMap::new();
+    let rows = answer["ok"]["children"].as_array().into_iter().flatten();
+    for row in rows {
+        let earlier = row["history"].as_array().into_iter().flatten();
+        for told in earlier.chain([row]) {
+            if let (Some(run), true) = (told["run"].as_u64(), told["exit"].is_object()) {
+                exits.insert(run, exit(&told["exit"]));
+            }
+        }
+    }
+    exits
+}
+
 /// What the machine gives, as `info` tells it.
 pub(crate) fn capabilities(address: SocketAddr) -> BTreeMap<String, String> {
     let mut wire = Wire::connect(address);
@@ -209,4 +230,30 @@ pub(crate) fn capabilities(address: SocketAddr) -> BTreeMap<String, String> {
     all.iter()
         .map(|(name, value)| (name.clone(), text(value)))
         .collect()
+}
+
+#[test]
+fn two_that_live_at_once_are_found_and_a_dead_one_is_not() {
+    use std::{os::unix::process::CommandExt, process::Command};
+
+    use crate::sandbox::{PATIENCE, Sandbox, wait_for};
+
+    let sandbox = Sandbox::new("");
+    let start = |run: u64| {
+        let mut command = Command::new("sleep");
+        command.arg("300").process_group(0);
+        command.env("SUPERVISOR_RS_RUN", format!("{}/web/{run}", sandbox.id()));
+        command.spawn().unwrap()
+    };
+    let mut both = [start(1), start(2)];
+    wait_for("both", PATIENCE, || leaders(sandbox.id()).len() == 2);
+    let seen = leaders(sandbox.id());
+    assert_eq!(doubles(&seen).len(), 2, "{seen:?}");
+    both[0].kill().unwrap();
+    wait_for("its end", PATIENCE, || leaders(sandbox.id()).len() == 1);
+    assert_eq!(doubles(&seen), Vec::<&Leader>::new());
+    for mut one in both {
+        let _may_have_ended = one.kill();
+        one.wait().unwrap();
+    }
 }

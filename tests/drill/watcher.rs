@@ -6,13 +6,15 @@ use std::{
     time::Duration,
 };
 
+use serde_json::Value;
 use supervisor_rs::clock;
 
 use crate::{
+    children::CHILDREN,
     clients::Shared,
     judge::Judge,
     line::{Gone, Line},
-    look::{CHECK, rows},
+    look::{CHECK, check_one, exits, rows},
     sandbox::PATIENCE,
 };
 
@@ -59,15 +61,22 @@ fn watch(shared: &Shared, judge: &Judge) -> Result<(), Gone> {
     let Some(mut line) = Line::open(shared) else {
         return Err(Gone);
     };
-    let mut id = 0;
-    while !shared.is_over() {
-        id += 1;
-        line.write(&format!("{{\"id\":{id},\"command\":{CHECK}}}\n"))?;
-        let answer = line.next(clock::mono() + PATIENCE)?;
-        let answer = answer.expect("a server that lives answers");
+    for (turn, child) in (0..).zip(CHILDREN.iter().cycle()) {
+        if shared.is_over() {
+            break;
+        }
+        let answer = ask(&mut line, 2 * turn + 1, CHECK)?;
         judge.rows(shared, line.life, &rows(&answer));
+        let answer = ask(&mut line, 2 * turn + 2, &check_one(child.name))?;
+        judge.ended(shared, child.name, &exits(&answer));
         judge.leaders(shared);
         thread::sleep(LOOK);
     }
     Ok(())
+}
+
+fn ask(line: &mut Line, id: u64, command: &str) -> Result<Value, Gone> {
+    line.write(&format!("{{\"id\":{id},\"command\":{command}}}\n"))?;
+    let answer = line.next(clock::mono() + PATIENCE)?;
+    Ok(answer.expect("a server that lives answers"))
 }
