@@ -38,6 +38,10 @@ const IN_FLIGHT_MAX: usize = 24;
 /// How many requests are sent at once, at most.
 const BURST_MAX: u64 = 4;
 
+/// One command in so many is about all children. While it is under way no other answer can be held
+/// against what follows.
+const ALL_ONE_IN: u64 = 400;
+
 /// How long answers are read before more is sent, at most.
 const LISTEN_MAX: Duration = Duration::from_millis(60);
 
@@ -54,7 +58,7 @@ pub(crate) enum Verb {
 }
 
 /// All of them.
-pub(crate) const VERBS: [Verb; 4] = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
+const VERBS: [Verb; 4] = [Verb::Start, Verb::Restart, Verb::Trystart, Verb::Stop];
 
 /// What became of a command.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -344,7 +348,7 @@ impl Client {
         }
         let mut verb = *self.random.pick(&VERBS);
         let mut child = Some(child);
-        if self.random.percent(1) {
+        if self.random.below(ALL_ONE_IN) == 0 {
             child = None;
             verb = if self.random.percent(80) {
                 Verb::Start

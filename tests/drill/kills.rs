@@ -9,7 +9,7 @@ use supervisor_rs::clock;
 use crate::{
     bed::{Bed, STRANGER, User, have},
     children::{CHILDREN, DEAF, EDITED, GONE, KEPT},
-    clients::{Clients, Sent, Shared, VERBS},
+    clients::{Clients, Sent, Shared, Verb},
     judge::{Exits, Judge, Seen},
     line::Line,
     look::{Row, capabilities, check, check_one, exits, kinds_open, mounts, zombies_of},
@@ -28,6 +28,9 @@ const KILLS_OF_OTHERS: u64 = 15;
 
 /// How long a server that answers lives at most, once it was looked at.
 const LIFE_MAX: Duration = Duration::from_millis(140);
+
+/// How much longer some live.
+const LONG_LIFE_MAX: Duration = Duration::from_millis(1_600);
 
 /// How long one that is killed before it answers lives at most.
 const BIRTH_MAX: Duration = Duration::from_millis(60);
@@ -55,6 +58,15 @@ const STOP_MAX: Duration = Duration::from_secs(15);
 
 /// The states in which nothing is due.
 const AT_REST: [&str; 3] = ["stopped", "exited", "failed"];
+
+/// What the drill itself commands: mostly what is not refused.
+const OWN_VERBS: [Verb; 5] = [
+    Verb::Trystart,
+    Verb::Trystart,
+    Verb::Restart,
+    Verb::Stop,
+    Verb::Stop,
+];
 
 /// No client's connection.
 const OWN_CONNECTION: (u64, u64) = (u64::MAX, 0);
@@ -181,6 +193,10 @@ impl Drill {
 
     /// Lets the server live until the instant in which it is to die.
     fn live(&mut self) {
+        if self.random.percent(8) {
+            // Long enough for repeats, and for a file that is gone.
+            pause(self.random.up_to(LONG_LIFE_MAX));
+        }
         match self.random.below(6) {
             0 => {
                 let span = self.random.up_to(LIFE_MAX);
@@ -211,7 +227,7 @@ impl Drill {
         let Some(mut line) = Line::open(&self.shared) else {
             return;
         };
-        let verb = *self.random.pick(&VERBS);
+        let verb = *self.random.pick(&OWN_VERBS);
         let mut sent = Sent::new(verb, Some(KEPT), self.life, OWN_CONNECTION);
         self.act(format!("drill: {}", sent.command()));
         let request = format!("{{\"id\":1,\"command\":{}}}\n", sent.command());
@@ -355,7 +371,13 @@ impl Drill {
         let again = format!("DRILL_SEED={} DRILL_KILLS={}", plan.seed, plan.kills);
         assert!(complaint.is_empty(), "{again}\n{complaint}");
         // It did what it says.
-        for (what, least) in [("kills", plan.kills), ("commands answered", plan.kills)] {
+        for (what, least) in [
+            ("kills", plan.kills),
+            ("commands answered", plan.kills),
+            ("acknowledged commands looked at", plan.kills / 10),
+            ("exits compared", plan.kills),
+            ("log lines", plan.kills * 10),
+        ] {
             let count = tally.counted(what);
             assert!(count >= least, "{what}: {count}, at least {least}; {again}");
         }

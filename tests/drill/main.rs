@@ -11,6 +11,8 @@
 //!   meanwhile nobody chooses.
 //! - `pre_exec`: the server is killed while a child is not yet its program, for as long as the test
 //!   wants (fanotify).
+//! - `steps`: the server is killed between any two system calls of a start, a stop and a restart
+//!   (ptrace).
 //! - `hygiene`: what children have of their server, and a server that is killed at its very start.
 //!
 //! All stands in a [`sandbox::Sandbox`], as the tests of `tests/it` do. Orphans are taken in here
@@ -35,5 +37,6 @@ mod reaper;
 #[path = "../it/sandbox.rs"]
 #[allow(dead_code, reason = "the tests of `tests/it` use all of it")]
 mod sandbox;
+mod steps;
 mod tally;
 mod watcher;
