@@ -27,7 +27,7 @@ const KILLS: u64 = 50;
 const KILLS_OF_OTHERS: u64 = 15;
 
 /// How long a server that answers lives at most, once it was looked at.
-const LIFE_MAX: Duration = Duration::from_millis(140);
+const LIFE_MAX: Duration = Duration::from_millis(100);
 
 /// How much longer some live.
 const LONG_LIFE_MAX: Duration = Duration::from_millis(1_600);
@@ -193,7 +193,7 @@ impl Drill {
 
     /// Lets the server live until the instant in which it is to die.
     fn live(&mut self) {
-        if self.random.percent(8) {
+        if self.random.percent(6) {
             // Long enough for repeats, and for a file that is gone.
             pause(self.random.up_to(LONG_LIFE_MAX));
         }
