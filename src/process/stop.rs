@@ -98,7 +98,11 @@ impl Processes {
     pub fn reap(&mut self, child: &ChildName, run: RunId, leftovers: Leftovers) {
         let owner = Owner::Run(child.clone(), run);
         let Some(process) = self.take_ended(&owner) else {
-            tracing::debug!(%child, %run, "nothing to reap");
+            match leftovers {
+                // Its main process was gone before we came.
+                Leftovers::Kill => self.kill_left(child, run),
+                Leftovers::Leave => {}
+            }
             return;
         };
         let fate = match leftovers {
@@ -120,6 +124,11 @@ impl Processes {
     /// Kills what is left of an older run's group. Nothing left is nothing done.
     pub fn clear(&mut self, child: &ChildName, run: RunId) {
         self.reap(child, run, Leftovers::Kill);
+        self.kill_left(child, run);
+    }
+
+    /// Kills the rest of a group whose leader was let go, if it was spared until now.
+    fn kill_left(&mut self, child: &ChildName, run: RunId) {
         let tag = self.run_tag(child, run);
         let Some(left) = self.left.get_mut(&(child.clone(), run)) else {
             return;

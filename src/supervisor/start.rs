@@ -40,7 +40,7 @@ use crate::{
         self, State,
         event::{Boot, Event, StartKind},
         listing::LoadpathState,
-        memory::Memory,
+        memory::{Memory, RememberedEnd},
         record::Record,
     },
     spec::{ChildName, Exit, RunId, Spec, Time},
@@ -453,9 +453,14 @@ fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>)
         let Some((pid, start_ticks)) = last.process else {
             continue;
         };
-        if last.end.is_some() {
+        if let Some(end) = &last.end {
             // Only so that what is left of its group is found before the next run begins.
             let _gone = processes.adopt(child, last.run, pid, start_ticks);
+            match end {
+                // A server that died right after the record of its end has left the rest to us.
+                RememberedEnd::Exited { by: Some(_), .. } => processes.clear(child, last.run),
+                RememberedEnd::Exited { by: None, .. } | RememberedEnd::NotStarted { .. } => {}
+            }
             continue;
         }
         match processes.adopt(child, last.run, pid, start_ticks) {

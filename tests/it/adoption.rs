@@ -206,6 +206,34 @@ fn a_stop_under_way_is_gone_on_with() {
 }
 
 #[test]
+fn a_stop_under_way_ends_the_whole_group_although_the_main_process_is_gone_already() {
+    let mut sandbox = Sandbox::start("mode: quiet");
+    let (up, gate) = (sandbox.root().join("up"), sandbox.gate("gate"));
+    // One of its group does not hear TERM; it ends itself when its gate is opened.
+    let text = format!(
+        "(trap '' TERM; echo up >> {up}; exec sleep 300) & trap '{gate}; exit 0' TERM; \
+         echo up >> {up}; while :; do sleep 0.05; done",
+        up = up.display()
+    );
+    sandbox.write("web.yml", &script(&text));
+    let mut wire = sandbox.wire();
+    sandbox.done(&["start", "web"]);
+    wait_lines(&up, 2);
+    let pid = pid_of(&sandbox.row("web").unwrap());
+    wire.ask(1, r#"{"op":"stop","child":"web"}"#);
+    sandbox.wait_state("web", "stopping");
+    sandbox.kill_server();
+    sandbox.open_gate("gate");
+    wait_for("the main process's end", PATIENCE, || !lives(pid));
+    assert_eq!(sandbox.processes().len(), 1, "the other one lives on");
+    sandbox.start_server();
+    sandbox.wait_state("web", "stopped");
+    wait_for("the end of its group", PATIENCE, || {
+        sandbox.processes().is_empty()
+    });
+}
+
+#[test]
 fn a_held_child_stays_held_and_the_log_says_since_when_and_what_releases_it() {
     let mut sandbox = Sandbox::start("mode: sync");
     sandbox.write("web.yml", SLEEPER);
