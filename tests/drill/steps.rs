@@ -40,8 +40,8 @@ const STEPS_MAX: u64 = 5_000;
 /// How often an answer is looked for.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A child that ends at TERM.
-const WEB: &str = "command: [sleep, '300']\n";
+/// A child that ends at TERM, and with it one of its group that does not.
+const WEB: &str = "command: [sh, -c, \"(trap '' TERM; exec sleep 300) & exec sleep 300\"]\n";
 
 /// Whoever traces the server.
 struct Tracer {
@@ -138,8 +138,8 @@ fn hear(mut wire: Wire) -> Receiver<Option<Value>> {
     heard
 }
 
-/// Waits until nothing is under way with `web`, and returns its row. It has one process when it
-/// runs, and none when it does not.
+/// Waits until nothing is under way with `web`, and returns its row. It has one main process when
+/// it runs, and none when it does not; whoever else lives is of that one's group.
 fn settled(sandbox: &Sandbox) -> Value {
     let mut row = Value::Null;
     wait_for("`web` at rest", PATIENCE, || {
@@ -148,16 +148,15 @@ fn settled(sandbox: &Sandbox) -> Value {
         ["running", "stopped", "exited", "failed"].contains(&state)
     });
     assert_ne!(row["state"], "failed", "{row}");
-    let pids = || -> Vec<i64> {
-        let leaders = leaders(sandbox.id());
-        leaders.iter().map(|leader| leader.pid.into()).collect()
-    };
     let expected: Vec<i64> = row["pid"].as_i64().into_iter().collect();
-    wait_for(
-        &format!("process {expected:?}, {:?}", pids()),
-        PATIENCE,
-        || pids() == expected,
-    );
+    let as_told = || {
+        let mains = leaders(sandbox.id());
+        let mains: Vec<i64> = mains.iter().map(|main| main.pid.into()).collect();
+        let all = sandbox.processes();
+        mains == expected && all.iter().all(|one| mains.contains(&one.group.into()))
+    };
+    let what = format!("nothing but {expected:?} of {:?}", sandbox.processes());
+    wait_for(&what, PATIENCE, as_told);
     row
 }
 
