@@ -94,11 +94,9 @@ impl Memory {
 
     /// As [`Memory::change`], of how a run has ended.
     fn end(&mut self, run: &Run, exit: &str) -> Option<String> {
-        let before = self
-            .exits
-            .entry(run.clone())
-            .or_insert_with(|| exit.to_owned());
-        (before != exit).then(|| format!("had ended with {before}, now with {exit}"))
+        let before = self.exits.insert(run.clone(), exit.to_owned());
+        let before = before.filter(|before| before != exit)?;
+        Some(format!("had ended with {before}, now with {exit}"))
     }
 }
 

@@ -83,7 +83,7 @@ struct Plan {
 
 struct Drill {
     bed: Bed,
-    /// What the server had open when it was new.
+    /// What a server has open that nothing runs under, before there was any kill.
     at_rest: BTreeMap<String, usize>,
     random: Random,
     shared: Arc<Shared>,
@@ -111,10 +111,9 @@ impl Drill {
         bed.sandbox.start_server();
         let exits = exits_told(&bed);
         let judge = Judge::new(bed.sandbox.root(), bed.sandbox.id(), exits);
-        let at_rest = open_at_rest(bed.sandbox.server_pid());
         Self {
             bed,
-            at_rest,
+            at_rest: BTreeMap::new(),
             random: Random::new(plan.seed, 1),
             shared: Arc::default(),
             judge: Arc::new(judge),
@@ -127,7 +126,7 @@ impl Drill {
         self.shared.tally.action(what);
     }
 
-    /// Declares all children and waits until each has run.
+    /// Declares all children, and sees what a server has open that knows them all.
     fn populate(&mut self) {
         for child in &CHILDREN {
             self.bed.declare(child.name, 0);
@@ -141,6 +140,13 @@ impl Drill {
                 .iter()
                 .all(|child| rows.get(child.name).is_some_and(|row| row.run.is_some()))
         });
+        self.stop_all();
+        self.bed.sandbox.restart_server();
+        self.at_rest = open_at_rest(self.bed.sandbox.server_pid());
+        let mut wire = self.bed.sandbox.wire();
+        wire.ask(1, r#"{"op":"start","all":true}"#);
+        let (_, answer) = wire.answer();
+        assert!(answer["ok"].is_object(), "{answer}");
     }
 
     /// One life of the server, to its violent end.
@@ -318,9 +324,7 @@ impl Drill {
     fn stop_all(&mut self) {
         let mut wire = self.bed.sandbox.wire();
         wire.ask(1, r#"{"op":"stop","all":true}"#);
-        if self.shared.tally.counted("kills") > 0 {
-            self.kill_child(Some(DEAF));
-        }
+        self.kill_child(Some(DEAF));
         let (_, answer) = wire.answer();
         assert!(answer["ok"].is_object(), "{answer}");
         await_or(STOP_MAX, || self.bed.sandbox.processes().is_empty());
@@ -341,7 +345,7 @@ impl Drill {
         }
     }
 
-    /// What the server has open now, when all is at rest, against what it had when it was new;
+    /// What the server has open now, when all is at rest, against what one had before any kill;
     /// and so many descriptors of processes.
     fn count_descriptors(&self, pidfds: usize) {
         let server = self.bed.sandbox.server_pid();
