@@ -25,12 +25,16 @@ mod claim;
 mod error;
 mod folder;
 mod frame;
+mod holder;
 mod home;
 mod identity;
 mod log;
+mod mark;
 mod slip;
 mod writer;
 
+#[cfg(test)]
+mod damage;
 #[cfg(test)]
 mod drill;
 #[cfg(test)]
@@ -49,6 +53,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 pub use self::{
     error::{JournalError, RecordError},
     folder::LOCK_WAIT,
+    holder::Holder,
     identity::boot_identity,
     slip::{PREFIX_LEN, Slip},
 };
@@ -89,7 +94,8 @@ pub struct Opened {
     pub memory: Memory,
     /// How this start is to be understood.
     pub start: StartKind,
-    /// Whether something that was written of live runs could not be read.
+    /// Whether records of live processes are lost: what lives is not all known, and must be looked
+    /// for before anything is written to this journal ([`Journal::rebuild`]).
     pub records_lost: bool,
     /// Who this server is: a UUID.
     pub server_id: String,
@@ -165,7 +171,6 @@ fn open_waiting(
         STATE_NAME,
         Box::new(state_dir.clone()),
     )?;
-    let records_lost = runtime.records_lost;
     let (runtime, start) = begin(runtime, boot, &mut warnings);
     let mut memory = runtime.memory;
     for record in state.log.memory().records(Store::State) {
@@ -190,7 +195,7 @@ fn open_waiting(
         },
         memory,
         start,
-        records_lost,
+        records_lost: runtime.records_lost,
         server_id,
         warnings,
     })
@@ -212,6 +217,7 @@ struct Begun {
     log: Log,
     /// As it was found, less what another boot left.
     memory: Memory,
+    records_lost: bool,
 }
 
 fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartKind) {
@@ -230,17 +236,23 @@ fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartK
         log.forget_boot();
     }
     let memory = log.memory().clone();
+    let records_lost = found.records_lost && this_boot;
     let opened = [Record::Opened {
         boot: boot.to_owned(),
     }];
-    match log.append(&opened) {
-        Ok(()) => {}
-        Err(error) => {
-            log.owe(&opened);
-            warnings.push(format!("cannot write to `{RUNTIME_NAME}`: {error}"));
-        }
+    if records_lost {
+        // A server that dies before it has found what lives must leave the loss to be seen.
+        log.owe(&opened);
+    } else if let Err(error) = log.append(&opened) {
+        log.owe(&opened);
+        warnings.push(format!("cannot write to `{RUNTIME_NAME}`: {error}"));
     }
-    (Begun { log, memory }, start)
+    let begun = Begun {
+        log,
+        memory,
+        records_lost,
+    };
+    (begun, start)
 }
 
 impl Journal {
@@ -297,6 +309,17 @@ impl Journal {
     pub fn take_in(&mut self) -> Result<Vec<Record>, RecordError> {
         let taken = self.runtime.take_in();
         taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
+    }
+
+    /// Writes the runtime store anew in one step, with these records of what was found to live
+    /// after records were lost. Until then a server that dies leaves the loss as it was.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; the records are kept in mind and stay owed.
+    pub fn rebuild(&mut self, records: &[Record]) -> Result<(), RecordError> {
+        self.runtime.owe(records);
+        self.catch_up()
     }
 
     /// Hands state records to the thread that writes them; never waits.

@@ -408,8 +408,8 @@ mod tests {
         let (answers, received_answers) = unbounded_channel();
         write(&mut log, &mut entries, &answers);
         assert_eq!(received(received_answers).len(), 50);
-        // One write, one sync.
-        assert_eq!(faults.lock().unwrap().operations - before, 2);
+        // One write, one sync, one mark.
+        assert_eq!(faults.lock().unwrap().operations - before, 3);
     }
 
     #[test]
