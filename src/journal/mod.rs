@@ -97,6 +97,8 @@ pub struct Opened {
     /// Whether records of live processes are lost: what lives is not all known, and must be looked
     /// for before anything is written to this journal ([`Journal::rebuild`]).
     pub records_lost: bool,
+    /// Whether holds, or their ends, may be lost.
+    pub holds_lost: bool,
     /// Who this server is: a UUID.
     pub server_id: String,
     /// What an operator should know, each a line for the log.
@@ -177,13 +179,13 @@ fn open_waiting(
         memory.apply(&record);
     }
     warnings.extend(state.warning);
-    let mut state = state.log;
-    if let Err(error) = state.catch_up() {
+    let mut log = state.log;
+    if let Err(error) = log.catch_up() {
         warnings.push(format!("cannot write to `{STATE_NAME}`: {error}"));
     }
 
     let (answers, committed) = mpsc::unbounded_channel();
-    let writer = Writer::start(state, answers.clone()).map_err(JournalError::Thread)?;
+    let writer = Writer::start(log, answers.clone()).map_err(JournalError::Thread)?;
     Ok(Opened {
         journal: Journal {
             runtime: runtime.log,
@@ -196,6 +198,7 @@ fn open_waiting(
         memory,
         start,
         records_lost: runtime.records_lost,
+        holds_lost: state.records_lost,
         server_id,
         warnings,
     })

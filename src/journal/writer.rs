@@ -228,6 +228,8 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Closed
         | Record::Begun { .. }
         | Record::Started { .. }
+        | Record::Found { .. }
+        | Record::Matched { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }

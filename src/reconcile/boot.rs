@@ -77,6 +77,7 @@ impl State {
             start,
             settings,
             memory,
+            records_lost,
             ended,
             doubted,
             listing,
@@ -93,7 +94,14 @@ impl State {
         for (name, remembered) in memory.children {
             let doubt = doubted.iter().find(|(child, ..)| *child == name);
             let doubt = doubt.map(|(_, _, why)| why.clone());
+            let reserved = remembered.reserved;
             self.take_back(turn, &name, remembered, start, doubt);
+            if let (true, Some(upto), Some(child)) =
+                (records_lost, reserved, self.children.get_mut(&name))
+            {
+                child.maybe_used = upto.0;
+            }
+            self.tell_found(turn, &name);
         }
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
         let lived = self.children.iter().filter(lived);
@@ -331,6 +339,7 @@ impl State {
             .children
             .iter()
             .filter(|(name, child)| child.entry.is_none() && (lived.contains(*name) || due(child)))
+            .filter(|(_, child)| child.run.as_ref().is_none_or(|run| !run.found))
             .filter_map(|(name, child)| {
                 let run = child.run.as_ref().map(|run| &run.spec);
                 let spec = run.or_else(|| child.last.as_ref().map(|last| &last.spec))?;
@@ -422,6 +431,7 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
     Run {
         id: last.run,
         spec: Arc::clone(&last.spec),
+        found: last.found,
         pid: last.process.map(|(pid, _)| pid),
         started: last.started.unwrap_or(now),
         phase,

@@ -51,6 +51,8 @@ pub struct RememberedRun {
     pub process: Option<(i32, u64)>,
     /// When it began.
     pub started: Option<Time>,
+    /// Whether what it was started with is not known: the spec is what its process shows.
+    pub found: bool,
     /// Whether its stop was under way.
     pub stopping: bool,
     /// Whether that stop was the first half of a replacement.
@@ -103,7 +105,15 @@ impl Memory {
             Record::Begun { child, run, spec } => {
                 self.child(child).last = Some(RememberedRun::begun(*run, spec));
             }
+            Record::Found {
+                child, run, spec, ..
+            } => {
+                let mut found = RememberedRun::begun(*run, spec);
+                found.apply(record);
+                self.child(child).last = Some(found);
+            }
             Record::Started { child, run, .. }
+            | Record::Matched { child, run, .. }
             | Record::NotStarted { child, run, .. }
             | Record::Stopping { child, run }
             | Record::Replacing { child, run }
@@ -192,6 +202,23 @@ impl Memory {
         }
     }
 
+    /// The children whose live run began after the hold that is remembered of them: its end is
+    /// what was lost, for a held child is not started.
+    #[must_use]
+    pub fn overtaken_holds(&self) -> Vec<ChildName> {
+        let overtaken = |remembered: &Remembered| {
+            let last = remembered.last.as_ref().filter(|last| last.end.is_none());
+            let started = last.and_then(|last| last.started);
+            let since = remembered.held;
+            started
+                .zip(since)
+                .is_some_and(|(at, since)| at.wall > since)
+        };
+        let children = self.children.iter();
+        let overtaken = children.filter(|(_, remembered)| overtaken(remembered));
+        overtaken.map(|(name, _)| name.clone()).collect()
+    }
+
     /// Where a loadpath stood when it last had files in it.
     #[must_use]
     pub fn loadpath(&self, path: &Path) -> Option<(u64, u64)> {
@@ -245,6 +272,7 @@ impl RememberedRun {
             spec: Arc::clone(spec),
             process: None,
             started: None,
+            found: false,
             stopping: false,
             replacing: false,
             given_up: None,
@@ -266,6 +294,21 @@ impl RememberedRun {
             } => {
                 self.process = Some((*pid, *start_ticks));
                 self.started = Some(*at);
+                self.doubt = None;
+            }
+            Record::Found {
+                pid,
+                start_ticks,
+                at,
+                ..
+            } => {
+                self.process = Some((*pid, *start_ticks));
+                self.started = Some(*at);
+                self.found = true;
+            }
+            Record::Matched { spec, .. } => {
+                self.spec = Arc::clone(spec);
+                self.found = false;
             }
             Record::NotStarted { why, at, .. } => {
                 let why = why.clone();
@@ -306,21 +349,38 @@ impl RememberedRun {
         }
     }
 
+    /// Whether it was announced and nothing more is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.process.is_none() && self.end.is_none() && self.doubt.is_none()
+    }
+
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         let (child, run) = (child.clone(), self.run);
-        all.push(Record::Begun {
-            child: child.clone(),
-            run,
-            spec: Arc::clone(&self.spec),
-        });
-        if let (Some((pid, start_ticks)), Some(at)) = (self.process, self.started) {
-            all.push(Record::Started {
+        let process = self.process.zip(self.started);
+        if let (true, Some(((pid, start_ticks), at))) = (self.found, process) {
+            all.push(Record::Found {
                 child: child.clone(),
                 run,
+                spec: Arc::clone(&self.spec),
                 pid,
                 start_ticks,
                 at,
             });
+        } else {
+            all.push(Record::Begun {
+                child: child.clone(),
+                run,
+                spec: Arc::clone(&self.spec),
+            });
+            if let Some(((pid, start_ticks), at)) = process {
+                all.push(Record::Started {
+                    child: child.clone(),
+                    run,
+                    pid,
+                    start_ticks,
+                    at,
+                });
+            }
         }
         if self.stopping {
             let child = child.clone();

@@ -11,6 +11,7 @@ mod authority;
 mod inbox;
 mod key_looks;
 mod perform;
+mod rebuild;
 mod server_file;
 mod start;
 

@@ -22,6 +22,7 @@ use super::{
     inbox::Inbox,
     is_on_terminal,
     key_looks::KeyLooks,
+    rebuild,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -242,8 +243,13 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }
-    let doubted = find_again(&mut opened);
-    match start_with(&server_file, &listener, &opened, doubted, started) {
+    if opened.holds_lost {
+        rebuild::release_overtaken(&mut opened);
+    }
+    if opened.records_lost {
+        rebuild::look_for_runs(&mut opened);
+    }
+    match start_with(&server_file, &listener, &opened, started) {
         Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
         Err(error) => {
             // Nothing was started: the next start is still the fresh one.
@@ -278,7 +284,6 @@ fn start_with(
     server_file: &ServerFile,
     listener: &TcpListener,
     opened: &Opened,
-    mut doubted: Vec<Doubted>,
     started: Time,
 ) -> Result<Ready, ServeError> {
     let spec = server_file.spec();
@@ -288,7 +293,7 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
-    let ended = adopt(&mut processes, &opened.memory, &mut doubted);
+    let (ended, doubted) = adopt(&mut processes, &opened.memory);
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
@@ -298,6 +303,7 @@ fn start_with(
         start: opened.start,
         settings: server_file.settings(),
         memory: opened.memory.clone(),
+        records_lost: opened.records_lost,
         ended,
         doubted,
         listing,
@@ -394,58 +400,14 @@ fn have_run(memory: &Memory) -> Vec<Arc<Spec>> {
         .collect()
 }
 
-/// After records of live runs were lost: finds the processes of runs that are known to have begun,
-/// and no more (I2). Says of which it cannot be told whether they live. Where nothing was lost such
-/// a run was never executed, since a process writes itself down before that.
-fn find_again(opened: &mut Opened) -> Vec<Doubted> {
-    let (mut records, mut doubted) = (Vec::new(), Vec::new());
-    if !opened.records_lost {
-        return doubted;
-    }
-    for (child, remembered) in &mut opened.memory.children {
-        let Some(last) = remembered.last.as_mut() else {
-            continue;
-        };
-        if last.process.is_some() || last.end.is_some() {
-            continue;
-        }
-        let Some(found) = process::find_run(&opened.server_id, child, last.run) else {
-            let why = format!(
-                "records were lost, and run {} may have been started",
-                last.run
-            );
-            doubted.push((child.clone(), last.run, why));
-            continue;
-        };
-        let Started { pid, start_ticks } = found;
-        tracing::warn!(%child, run = %last.run, pid, "found by its environment");
-        // When it began is not known; that is told from when it was found.
-        let at = last.started.unwrap_or_else(clock::now);
-        (last.process, last.started) = (Some((pid, start_ticks)), Some(at));
-        records.push(Record::Started {
-            child: child.clone(),
-            run: last.run,
-            pid,
-            start_ticks,
-            at,
-        });
-    }
-    if !records.is_empty()
-        && let Err(error) = opened.journal.append(&records)
-    {
-        tracing::error!(%error, "a record could not be written");
-    }
-    doubted
-}
-
 /// A run that is no more, and how it ended.
 type Ended = (ChildName, RunId, Exit);
 /// A run of which nobody can tell, and why.
 type Doubted = (ChildName, RunId, String);
 
 /// Takes back what the records call live; says of which runs nothing lives, and how they ended.
-fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>) -> Vec<Ended> {
-    let mut ended = Vec::new();
+fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
+    let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
             continue;
@@ -464,7 +426,7 @@ fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>)
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
-    ended
+    (ended, doubted)
 }
 
 /// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.

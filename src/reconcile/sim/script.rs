@@ -284,6 +284,7 @@ impl Stage {
             start,
             settings: self.settings.clone(),
             memory: self.memory.clone(),
+            records_lost: false,
             ended: ended.collect(),
             doubted,
             listing: self.read_all(Scope::Whole),
@@ -737,6 +738,8 @@ fn record_text(record: &Record) -> String {
         } => format!("{child} run {run} ended, {exit}"),
         Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
         Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
+        Record::Found { child, run, .. } => format!("run {run} of {child} was found"),
+        Record::Matched { child, run, .. } => format!("run {run} of {child} is of its file"),
         Record::Settled { child } => format!("nothing is due for {child} any more"),
         Record::Armed {
             child,
