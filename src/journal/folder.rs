@@ -44,7 +44,7 @@ pub(super) const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(super) const CORRUPT_KEPT_MAX: usize = 4;
 
 /// The most bytes of a file that are read; what is over counts as damaged.
-const READ_LEN_MAX: u64 = 1 << 30;
+pub(super) const READ_LEN_MAX: u64 = 1 << 30;
 
 /// What stands in the names of damaged files that are kept.
 const CORRUPT: &str = "corrupt";
@@ -143,11 +143,7 @@ impl Folder {
             dir: path.to_owned(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(failed)?;
+        make_dirs(path).map_err(failed)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
         let stat = rustix::fs::fstat(&dir).map_err(|e| failed(e.into()))?;
@@ -465,6 +461,20 @@ fn promised(kept: rustix::io::Result<()>) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV | Errno::PERM) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// How often a directory is made whose parent somebody takes away meanwhile, because it was empty.
+const MAKE_TRIES_MAX: usize = 3;
+
+fn make_dirs(path: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES_MAX => {}
+            made => return made,
+        }
     }
 }
 

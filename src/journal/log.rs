@@ -443,14 +443,14 @@ impl Found {
         }
     }
 
-    fn lost(&mut self, warning: String) {
+    pub(super) fn lost(&mut self, warning: String) {
         self.records_lost = true;
         self.warning = Some(warning);
     }
 }
 
 /// Whether an error says nothing of the file: the next start may read it.
-fn passes_by_itself(error: &io::Error) -> bool {
+pub(super) fn passes_by_itself(error: &io::Error) -> bool {
     let errnos = [
         Errno::MFILE,
         Errno::NFILE,

@@ -30,6 +30,7 @@ mod home;
 mod identity;
 mod log;
 mod mark;
+mod place;
 mod slip;
 mod writer;
 
@@ -55,6 +56,7 @@ pub use self::{
     folder::LOCK_WAIT,
     holder::Holder,
     identity::boot_identity,
+    place::{Place, RecordedRun, forget_place, is_same_dir, note_place, places},
     slip::{PREFIX_LEN, Slip},
 };
 use self::{
@@ -156,7 +158,12 @@ fn open_waiting(
     let runtime_dir = Folder::open(&dirs.runtime_dir)?;
     let (state_dir, runtime_dir) = own(state_dir, runtime_dir, wait)?;
     let mut warnings = Vec::new();
-    let server_id = identity::server_id(&state_dir.folder(), fixed_id, &mut warnings)?;
+    let noted = || {
+        let here = |place: &Place| place.state_dir == dirs.state_dir;
+        let place = places(dirs, None).into_iter().find(here)?;
+        Some(place.id)
+    };
+    let server_id = identity::server_id(&state_dir.folder(), fixed_id, noted, &mut warnings)?;
     if fixed_id.is_none() {
         state_dir.keep_id(&server_id);
     }
@@ -173,6 +180,14 @@ fn open_waiting(
         STATE_NAME,
         Box::new(state_dir.clone()),
     )?;
+    let mut runtime = runtime;
+    if !runtime.records_lost && lacks_records(&runtime.log, dirs, boot) {
+        let path = dirs.runtime_dir.join(RUNTIME_NAME);
+        runtime.lost(format!(
+            "`{}` is missing, and a server of this boot left something running",
+            path.display()
+        ));
+    }
     let (runtime, start) = begin(runtime, boot, &mut warnings);
     let mut memory = runtime.memory;
     for record in state.log.memory().records(Store::State) {
@@ -202,6 +217,14 @@ fn open_waiting(
         server_id,
         warnings,
     })
+}
+
+/// Whether a server of this boot has noted these directories, and the record is not there at all.
+fn lacks_records(runtime: &Log, dirs: &Dirs, boot: &str) -> bool {
+    let here = |place: &Place| place.dirs() == *dirs && place.boot == boot;
+    runtime.is_behind()
+        && *runtime.memory() == Memory::default()
+        && places(dirs, None).iter().any(here)
 }
 
 /// Becomes the one server of both directories, which may be one.

@@ -230,6 +230,7 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Started { .. }
         | Record::Found { .. }
         | Record::Matched { .. }
+        | Record::MaybeUsed { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }

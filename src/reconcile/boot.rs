@@ -77,7 +77,6 @@ impl State {
             start,
             settings,
             memory,
-            records_lost,
             ended,
             doubted,
             listing,
@@ -94,13 +93,7 @@ impl State {
         for (name, remembered) in memory.children {
             let doubt = doubted.iter().find(|(child, ..)| *child == name);
             let doubt = doubt.map(|(_, _, why)| why.clone());
-            let reserved = remembered.reserved;
             self.take_back(turn, &name, remembered, start, doubt);
-            if let (true, Some(upto), Some(child)) =
-                (records_lost, reserved, self.children.get_mut(&name))
-            {
-                child.maybe_used = upto.0;
-            }
             self.tell_found(turn, &name);
         }
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
@@ -131,6 +124,7 @@ impl State {
         let child = self.enter(name);
         child.hold = remembered.held;
         child.reserved = remembered.reserved.map_or(0, |run| run.0);
+        child.maybe_used = remembered.maybe_used.map_or(0, |run| run.0);
         // Which numbers of a reserved block were used is known only while the records of this
         // boot last.
         child.latest = remembered

@@ -130,8 +130,6 @@ pub struct Boot {
     pub settings: Settings,
     /// What the records say.
     pub memory: Memory,
-    /// Whether some of what they said of this boot is lost.
-    pub records_lost: bool,
     /// Of the runs that the records call live: those that are not, and how they ended.
     pub ended: Vec<(ChildName, RunId, Exit)>,
     /// Of the runs that the records call live: those of which nobody can tell, and why.

@@ -34,6 +34,8 @@ pub struct Remembered {
     pub held: Option<Wall>,
     /// The last reserved run number.
     pub reserved: Option<RunId>,
+    /// Runs that are not known may have had numbers up to this one.
+    pub maybe_used: Option<RunId>,
     /// Its last run of this boot.
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
@@ -159,6 +161,10 @@ impl Memory {
                 let reserved = &mut self.child(child).reserved;
                 *reserved = (*reserved).max(Some(*upto));
             }
+            Record::MaybeUsed { child, upto } => {
+                let used = &mut self.child(child).maybe_used;
+                *used = (*used).max(Some(*upto));
+            }
             Record::Forgotten { child } => {
                 let remembered = self.child(child);
                 remembered.last = None;
@@ -197,6 +203,7 @@ impl Memory {
         self.closed = false;
         self.loadpaths.clear();
         for remembered in self.children.values_mut() {
+            remembered.maybe_used = None;
             remembered.last = None;
             remembered.armed = None;
         }
@@ -246,6 +253,15 @@ impl Remembered {
         }
         if let Some(upto) = self.reserved {
             all.push(Record::Reserved {
+                child: child.clone(),
+                upto,
+            });
+        }
+        // Without a last run they go on behind the reserved ones anyway.
+        if let (Some(upto), Some(last)) = (self.maybe_used, &self.last)
+            && last.run < upto
+        {
+            all.push(Record::MaybeUsed {
                 child: child.clone(),
                 upto,
             });
@@ -345,6 +361,7 @@ impl RememberedRun {
             | Record::Held { .. }
             | Record::Released { .. }
             | Record::Reserved { .. }
+            | Record::MaybeUsed { .. }
             | Record::Forgotten { .. } => {}
         }
     }

@@ -55,6 +55,11 @@ pub fn records(memory: &Memory, found: &[Found], alive: &BTreeSet<ChildName>) ->
         }
     }
     for (name, remembered) in &memory.children {
+        if let Some(upto) = remembered.reserved {
+            // Of a reserved block it is not known any more which numbers were used.
+            let child = name.clone();
+            records.push(Record::MaybeUsed { child, upto });
+        }
         let Some(last) = &remembered.last else {
             continue;
         };
@@ -234,8 +239,12 @@ mod tests {
         for record in &records {
             memory.apply(record);
         }
-        let again = self::memory(&memory.records(Store::Runtime));
-        assert_eq!(again.children, memory.children);
+        let mut whole = memory.records(Store::Runtime);
+        whole.extend(memory.records(Store::State));
+        assert_eq!(
+            self::memory(&whole).records(Store::Runtime),
+            memory.records(Store::Runtime)
+        );
         (records, memory)
     }
 
@@ -327,7 +336,6 @@ mod tests {
                 ..Settings::default()
             },
             memory,
-            records_lost: true,
             ended: Vec::new(),
             doubted: Vec::new(),
             listing: listing(content),
@@ -422,9 +430,16 @@ mod tests {
             // The record of the block is lost as well.
             (vec![begun(7), started(7, 70)], 8),
         ] {
-            let (mut state, _) = booted(memory(&records), good(1));
-            let child = state.children.get_mut(&web()).unwrap();
-            assert_eq!(child.highest() + 1, expected);
+            let (_, rebuilt) = rebuilt(&records, &[], &[]);
+            // For the servers that follow too.
+            let mut again = memory(&rebuilt.records(Store::Runtime));
+            for record in rebuilt.records(Store::State) {
+                again.apply(&record);
+            }
+            for memory in [rebuilt, again] {
+                let (state, _) = booted(memory, good(1));
+                assert_eq!(state.children[&web()].highest() + 1, expected);
+            }
         }
     }
 

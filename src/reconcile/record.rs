@@ -77,6 +77,13 @@ pub enum Record {
         /// What the file says.
         spec: Arc<Spec>,
     },
+    /// Records were lost: runs that are not known may have had numbers up to this one.
+    MaybeUsed {
+        /// Whose.
+        child: ChildName,
+        /// The last of them.
+        upto: RunId,
+    },
     /// A run was never begun after all.
     NotStarted {
         /// Whose.
@@ -205,6 +212,7 @@ impl Record {
             | Self::Started { .. }
             | Self::Found { .. }
             | Self::Matched { .. }
+            | Self::MaybeUsed { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
             | Self::Replacing { .. }
@@ -229,6 +237,7 @@ impl Record {
             | Self::Closed
             | Self::Begun { .. }
             | Self::Matched { .. }
+            | Self::MaybeUsed { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
             | Self::Replacing { .. }

@@ -71,6 +71,7 @@ fn tell(record: &Record) {
         | Record::Closed
         | Record::Begun { .. }
         | Record::Matched { .. }
+        | Record::MaybeUsed { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }

@@ -22,6 +22,7 @@ use super::{
     inbox::Inbox,
     is_on_terminal,
     key_looks::KeyLooks,
+    moved::{self, Moved},
     rebuild,
     server_file::{BEING_WRITTEN, ServerFile},
 };
@@ -35,8 +36,8 @@ use crate::{
         keys::{Ring, RingSurvey},
         server::{Control, Look},
     },
-    journal::{self, Dirs, Journal, JournalError, Opened},
-    process::{self, Adoption, Processes, Started},
+    journal::{self, Journal, JournalError, Opened, Place},
+    process::{self, Adoption, Processes},
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
@@ -82,6 +83,9 @@ pub enum ServeError {
     /// Its state cannot be used.
     #[error("{0}")]
     State(JournalError),
+    /// Its directories were edited while something lives that only the old ones tell of.
+    #[error("{0}")]
+    Moved(Moved),
     /// Its audit trail cannot be used or read.
     #[error("{0}")]
     Audit(AuditError),
@@ -108,7 +112,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::BadConfig(_) => 6,
+            Self::BadConfig(_) | Self::Moved(_) => 6,
             Self::Listen { .. } | Self::InUse(_) => 7,
             Self::State(_) | Self::Audit(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
         }
@@ -233,11 +237,11 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     let spec = server_file.spec();
     let address = SocketAddr::new(spec.listener_addr, spec.listener_port);
     let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
-    let dirs = Dirs {
-        runtime_dir: spec.runtime_dir.clone(),
-        state_dir: spec.state_dir.clone(),
-    };
+    let (dirs, place) = (server_file.dirs(), server_file.place());
     let boot = journal::boot_identity().map_err(ServeError::system("tell this boot"))?;
+    if let Some(moved) = moved::find(&dirs, place.as_deref(), &boot) {
+        return Err(ServeError::Moved(moved));
+    }
     let mut opened = journal::open(&dirs, spec.id.as_deref(), &boot).map_err(refused)?;
     journal::own_dir(&spec.log_dir).map_err(ServeError::State)?;
     for warning in &opened.warnings {
@@ -250,7 +254,18 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
         rebuild::look_for_runs(&mut opened);
     }
     match start_with(&server_file, &listener, &opened, started) {
-        Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
+        Ok(ready) => {
+            let noted = Place {
+                state_dir: dirs.state_dir,
+                runtime_dir: dirs.runtime_dir,
+                boot,
+                id: opened.server_id,
+            };
+            for warning in journal::note_place(&noted, place.as_deref()) {
+                tracing::warn!("{warning}");
+            }
+            Ok(ready.into_supervisor(server_file, opened.journal))
+        }
         Err(error) => {
             // Nothing was started: the next start is still the fresh one.
             if opened.start == StartKind::Fresh
@@ -303,7 +318,6 @@ fn start_with(
         start: opened.start,
         settings: server_file.settings(),
         memory: opened.memory.clone(),
-        records_lost: opened.records_lost,
         ended,
         doubted,
         listing,

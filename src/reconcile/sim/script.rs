@@ -284,7 +284,6 @@ impl Stage {
             start,
             settings: self.settings.clone(),
             memory: self.memory.clone(),
-            records_lost: false,
             ended: ended.collect(),
             doubted,
             listing: self.read_all(Scope::Whole),
@@ -740,6 +739,7 @@ fn record_text(record: &Record) -> String {
         Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
         Record::Found { child, run, .. } => format!("run {run} of {child} was found"),
         Record::Matched { child, run, .. } => format!("run {run} of {child} is of its file"),
+        Record::MaybeUsed { child, upto } => format!("{child} may have had runs up to {upto}"),
         Record::Settled { child } => format!("nothing is due for {child} any more"),
         Record::Armed {
             child,

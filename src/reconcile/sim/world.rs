@@ -658,7 +658,6 @@ impl World {
             start,
             settings: world.settings.clone(),
             memory: world.memory.clone(),
-            records_lost: false,
             ended: ended.clone(),
             doubted: doubted.clone(),
             listing: world.files.snapshot(&world.settings, Scope::Whole, None),
