@@ -24,7 +24,7 @@
 mod claim;
 mod error;
 mod folder;
-mod frame;
+pub mod frame;
 mod holder;
 mod home;
 mod identity;
@@ -38,6 +38,8 @@ mod writer;
 mod damage;
 #[cfg(test)]
 mod drill;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]

@@ -269,7 +269,7 @@ mod tests {
                 ..elsewhere.clone()
             },
         ] {
-            assert_eq!(bench.found(&dirs), [bench.place.clone()], "{dirs:?}");
+            assert_eq!(bench.found(&dirs), vec![bench.place.clone()], "{dirs:?}");
         }
         fs::remove_dir_all(&bench.default).unwrap();
         assert_eq!(bench.found(&elsewhere), []);

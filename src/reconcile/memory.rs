@@ -110,9 +110,7 @@ impl Memory {
             Record::Found {
                 child, run, spec, ..
             } => {
-                let mut found = RememberedRun::begun(*run, spec);
-                found.apply(record);
-                self.child(child).last = Some(found);
+                self.child(child).last = Some(RememberedRun::found(*run, spec, record));
             }
             Record::Started { child, run, .. }
             | Record::Matched { child, run, .. }
@@ -157,14 +155,8 @@ impl Memory {
             }
             Record::Held { child, since } => self.child(child).held = Some(*since),
             Record::Released { child } => self.child(child).held = None,
-            Record::Reserved { child, upto } => {
-                let reserved = &mut self.child(child).reserved;
-                *reserved = (*reserved).max(Some(*upto));
-            }
-            Record::MaybeUsed { child, upto } => {
-                let used = &mut self.child(child).maybe_used;
-                *used = (*used).max(Some(*upto));
-            }
+            Record::Reserved { child, upto } => raise(&mut self.child(child).reserved, *upto),
+            Record::MaybeUsed { child, upto } => raise(&mut self.child(child).maybe_used, *upto),
             Record::Forgotten { child } => {
                 let remembered = self.child(child);
                 remembered.last = None;
@@ -242,6 +234,10 @@ impl Memory {
     }
 }
 
+fn raise(number: &mut Option<RunId>, upto: RunId) {
+    *number = (*number).max(Some(upto));
+}
+
 impl Remembered {
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         let child = child.clone();
@@ -297,6 +293,13 @@ impl RememberedRun {
             settled: false,
             end: None,
         }
+    }
+
+    /// A run that was found by its process.
+    fn found(run: RunId, spec: &Arc<Spec>, record: &Record) -> Self {
+        let mut found = Self::begun(run, spec);
+        found.apply(record);
+        found
     }
 
     /// Takes a record about this run into account.
@@ -371,7 +374,8 @@ impl RememberedRun {
         self.process.is_none() && self.end.is_none() && self.doubt.is_none()
     }
 
-    fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
+    /// How it began, as far as that is known.
+    fn beginning(&self, child: &ChildName, all: &mut Vec<Record>) {
         let (child, run) = (child.clone(), self.run);
         let process = self.process.zip(self.started);
         if let (true, Some(((pid, start_ticks), at))) = (self.found, process) {
@@ -399,6 +403,11 @@ impl RememberedRun {
                 });
             }
         }
+    }
+
+    fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
+        self.beginning(child, all);
+        let (child, run) = (child.clone(), self.run);
         if self.stopping {
             let child = child.clone();
             all.push(Record::Stopping { child, run });

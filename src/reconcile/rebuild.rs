@@ -69,7 +69,10 @@ pub fn records(memory: &Memory, found: &[Found], alive: &BTreeSet<ChildName>) ->
             records.push(Record::Doubted {
                 child: name.clone(),
                 run: last.run,
-                why: format!("records were lost, and run {} may have been started", last.run),
+                why: format!(
+                    "records were lost, and run {} may have been started",
+                    last.run
+                ),
             });
         }
     }
@@ -290,10 +293,7 @@ mod tests {
         for found in [vec![], vec![found(3, None)], vec![found(4, None)]] {
             let (_, memory) = rebuilt(&[begun(3)], &found, &[]);
             let last = memory.children[&web()].last.clone().unwrap();
-            assert!(
-                last.doubt.is_some() && last.process.is_none(),
-                "{found:?}"
-            );
+            assert!(last.doubt.is_some() && last.process.is_none(), "{found:?}");
             assert_eq!(last.run.0, found.first().map_or(3, |found| found.run.0));
         }
     }
