@@ -201,6 +201,32 @@ mod tests {
     }
 
     #[test]
+    fn an_id_that_is_lost_is_the_one_that_is_noted_for_children_are_known_by_it() {
+        const NOTED: &str = "11111111-2222-4333-8444-555555555555";
+        for spoil in [
+            |_: &std::path::Path| {},
+            |id: &std::path::Path| std::fs::write(id, "x").unwrap(),
+            |id: &std::path::Path| std::fs::create_dir(id).unwrap(),
+        ] {
+            let (temp, state) = state();
+            spoil(&temp.path().join("state/id"));
+            let noted = || Some(NOTED.to_owned());
+            let mut warnings = Vec::new();
+            let id = server_id(&state, None, noted, &mut warnings).unwrap();
+            assert_eq!(id, NOTED);
+            let told = "the id noted in `directories` is used";
+            assert!(warnings[0].contains(told), "{warnings:?}");
+            assert_eq!(id_of(&state, None), (id, vec![]));
+        }
+        // Nor is a note believed that is no id.
+        let (_temp, state) = state();
+        let mut warnings = Vec::new();
+        let id = server_id(&state, None, || Some("../x".to_owned()), &mut warnings).unwrap();
+        assert!(is_uuid(&id), "{id}");
+        assert_eq!(warnings, [""; 0]);
+    }
+
+    #[test]
     fn an_id_that_would_leave_its_place_is_not_believed() {
         for text in [
             "../../etc/passwd",

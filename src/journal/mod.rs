@@ -9,17 +9,17 @@
 //!   it is deleted: it is made anew, with all that is known.
 //! - Damage never keeps the server from starting. What can be read is used, the damaged file
 //!   is kept aside, and a warning says so. A full disk does not either: what cannot be
-//!   written is owed. Only a directory that is not ours alone, a file of a newer format and
-//!   another server are errors.
+//!   written is owed. Only a directory that is not ours alone, a file of a newer format, another
+//!   server, and what passes by itself (no descriptor free) are errors.
 //! - A runtime file holds the records of one boot: those of another are forgotten before
 //!   anything is added. Where damage took the name of the boot, it counts as this one: a live
 //!   run that is forgotten would be started twice, a dead one is told by its start time.
 //!
-//! Reading order: `frame` (bytes), `log` (one file), `slip` (what a process writes of itself), `folder`
-//! (directories, locks), `home` and `claim` (those for the server's life), `writer` (the thread), then
-//! this.
+//! Reading order: `frame` (bytes), `log` (one file), `mark` (its length), `slip` (what a process writes
+//! of itself), `folder` (directories, locks), `holder` (who has a lock), `home` and `claim` (those for
+//! the server's life), `place` (where they are noted), `writer` (the thread), then this.
 //!
-//! Absent on purpose: reading these files without owning them, and history.
+//! Absent on purpose: history.
 
 mod claim;
 mod error;
@@ -170,7 +170,7 @@ fn open_waiting(
         state_dir.keep_id(&server_id);
     }
 
-    let runtime = Log::open(
+    let mut runtime = Log::open(
         Store::Runtime,
         Durability::Server,
         RUNTIME_NAME,
@@ -182,7 +182,6 @@ fn open_waiting(
         STATE_NAME,
         Box::new(state_dir.clone()),
     )?;
-    let mut runtime = runtime;
     if !runtime.records_lost && lacks_records(&runtime.log, dirs, boot) {
         let path = dirs.runtime_dir.join(RUNTIME_NAME);
         runtime.lost(format!(

@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Owner, Parent, Phase, Process, Processes, Started, found, identity,
+    Owner, Parent, Phase, Process, Processes, identity,
     stop::{Fate, Left},
     strays, wait,
 };
@@ -113,18 +113,6 @@ impl Processes {
         self.enter(Owner::Run(child.clone(), run), process);
         exit.map_or(Adoption::Live, Adoption::Gone)
     }
-}
-
-/// Finds the process of a run of which it is not recorded which one it is: the server died
-/// between starting it and writing that down. `None` when nobody, or more than one, may be it:
-/// it may be too young to be told, or hide its environment, so that nothing is proven by it.
-///
-/// By which marks it is believed: `found`. What a child starts in turn has the same environment.
-#[must_use]
-pub fn find_run(server_id: &str, child: &ChildName, run: RunId) -> Option<Started> {
-    let tag = identity::run_tag(server_id, child, run);
-    let candidates = identity::pids().filter(|pid| identity::belongs(*pid, &tag));
-    found::oldest(candidates.filter_map(found::leader).collect())
 }
 
 /// Whether a recorded process is there and has not ended.

@@ -73,6 +73,27 @@ pub fn find_runs(server_id: &str) -> Vec<FoundRun> {
     found.collect()
 }
 
+/// A live process that may be a child's main one and does not show whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HiddenProcess {
+    /// Its number.
+    pub pid: i32,
+    /// The file that it executes.
+    pub program: PathBuf,
+}
+
+/// Finds processes of our user that lead a group as a child's main process does, and whose
+/// environment cannot be read or was written over.
+#[must_use]
+pub fn find_hidden() -> Vec<HiddenProcess> {
+    let hidden = |pid: i32| {
+        leader(pid)?;
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        (!identity::shows_environment(pid)).then_some(HiddenProcess { pid, program })
+    };
+    identity::pids().filter_map(hidden).collect()
+}
+
 /// The run that a process says it is the main process of.
 fn candidate(pid: i32, server_id: &str) -> Option<((ChildName, RunId), Started)> {
     let before = leader(pid)?;
@@ -86,7 +107,7 @@ fn candidate(pid: i32, server_id: &str) -> Option<((ChildName, RunId), Started)>
 }
 
 /// A live process that may be a child's main one, whatever its environment says.
-pub(super) fn leader(pid: i32) -> Option<Started> {
+fn leader(pid: i32) -> Option<Started> {
     identity::number(pid)?;
     let stat = identity::stat(pid).ok()?;
     let leads = stat.group == pid && stat.session != pid && identity::is_own(pid);
@@ -97,7 +118,7 @@ pub(super) fn leader(pid: i32) -> Option<Started> {
 }
 
 /// The one that began first; `None` when that is not one.
-pub(super) fn oldest(mut found: Vec<Started>) -> Option<Started> {
+fn oldest(mut found: Vec<Started>) -> Option<Started> {
     found.sort_by_key(|process| process.start_ticks);
     match found.as_slice() {
         [one] => Some(*one),

@@ -193,6 +193,13 @@ pub(super) fn run_of(pid: i32) -> Option<String> {
     runs.next().is_none().then(|| run.to_owned())
 }
 
+/// Whether a process shows an environment at all: the kernel may hide it, and programs that choose
+/// their own title write over it.
+pub(super) fn shows_environment(pid: i32) -> bool {
+    let is_variable = |text: &[u8]| text.iter().position(|byte| *byte == b'=') > Some(0);
+    environment(pid).is_some_and(|all| all.split(|byte| *byte == 0).any(is_variable))
+}
+
 fn environment(pid: i32) -> Option<Vec<u8>> {
     let mut environment = Vec::new();
     let file = File::open(format!("/proc/{pid}/environ")).ok()?;

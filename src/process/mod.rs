@@ -58,9 +58,9 @@ mod strays;
 mod tests;
 mod wait;
 
-pub use adopt::{Adoption, find_run, is_alive};
+pub use adopt::{Adoption, is_alive};
 pub use birth::{Birth, PREFIX_BYTES};
-pub use found::{FoundProcess, FoundRun, find_runs};
+pub use found::{FoundProcess, FoundRun, HiddenProcess, find_hidden, find_runs};
 pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
 pub use lease::open_for_writing;

@@ -8,14 +8,21 @@
 //!   then counts as what it was started with, so that only a later change restarts it (`sync`).
 //! - A run that lives, or may, and of which nobody can tell the process is in doubt (I1), and
 //!   stays so for the servers that follow.
+//! - A process that hides whose it is, and executes the program of a child that is not found, may be
+//!   that child: it is in doubt as well.
 //! - Run numbers go on behind all that may have been used.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use super::{
     State, Turn,
     child::Child,
     effect::Level,
+    listing::{Content, Update},
     memory::{Memory, RememberedRun},
     record::Record,
 };
@@ -34,6 +41,65 @@ pub struct Found {
     pub process: Option<(i32, u64)>,
     /// When it began.
     pub at: Time,
+}
+
+/// A process that may be a child's and does not show whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hidden {
+    /// Its number.
+    pub pid: i32,
+    /// The file that it executes.
+    pub program: PathBuf,
+}
+
+/// What is to be recorded of the children that may be one of these processes: each whose program
+/// one of them executes, and of which no process is known.
+#[must_use]
+pub fn doubts(
+    memory: &Memory,
+    listing: &Update,
+    hidden: &[Hidden],
+    alive: &BTreeSet<ChildName>,
+) -> Vec<Record> {
+    let mut records = Vec::new();
+    for (name, entry) in &listing.entries {
+        let Some(Content::Good(spec)) = entry.as_ref().map(|entry| &entry.content) else {
+            continue;
+        };
+        let program = spec
+            .command
+            .first()
+            .map(Path::new)
+            .and_then(Path::file_name);
+        let may_be = |hidden: &&Hidden| hidden.program.file_name() == program;
+        let remembered = memory.children.get(name);
+        let last = remembered.and_then(|it| it.last.as_ref());
+        let doubted = last.is_some_and(|last| last.end.is_none() && last.doubt.is_some());
+        let Some(hidden) = hidden.iter().find(may_be) else {
+            continue;
+        };
+        if alive.contains(name) || doubted {
+            continue;
+        }
+        let used = [
+            last.map(|last| last.run),
+            remembered.and_then(|it| it.maybe_used),
+            remembered.and_then(|it| it.reserved),
+        ];
+        let run = used.into_iter().flatten().max().unwrap_or(RunId(0)).next();
+        let (child, spec) = (name.clone(), Arc::clone(spec));
+        records.push(Record::Begun { child, run, spec });
+        records.push(Record::Doubted {
+            child: name.clone(),
+            run,
+            why: format!(
+                "records were lost, and process {}, which runs `{}`, does not show whose it is",
+                hidden.pid,
+                hidden.program.display()
+            ),
+        });
+    }
+    records
 }
 
 /// What is to be recorded of the runs that were found. `alive` are the children whose recorded
@@ -157,14 +223,12 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::{
         reconcile::{
             effect::Effect,
             event::{Boot, Event, Settings, StartKind},
-            listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
+            listing::{Entry, Loadpath, LoadpathState, Scope},
             record::Store,
         },
         spec::{Digest, Exit, Mode, Mono, RestartPolicy, Sink, Wall},
@@ -415,6 +479,43 @@ mod tests {
         let why = child.failure.clone().unwrap();
         assert!(why.contains("records were lost"), "{why}");
         assert!(why.contains("whether it lives is not known"), "{why}");
+    }
+
+    #[test]
+    fn a_child_that_may_be_a_process_that_hides_itself_is_in_doubt_for_good() {
+        let hidden = |program: &str| Hidden {
+            pid: 80,
+            program: PathBuf::from(program),
+        };
+        let reserved = Record::Reserved {
+            child: web(),
+            upto: RunId(1_000),
+        };
+        let doubts = |before: &[Record], program: &str, alive: &[ChildName]| {
+            let alive = alive.iter().cloned().collect();
+            super::doubts(
+                &memory(before),
+                &listing(good(1)),
+                &[hidden(program)],
+                &alive,
+            )
+        };
+        assert_eq!(doubts(&[], "/bin/other", &[]), []);
+        assert_eq!(doubts(&[], "/bin/web", &[web()]), []);
+        let records = doubts(&[reserved], "/usr/bin/web", &[]);
+        let memory = memory(&records);
+        let last = memory.children[&web()].last.clone().unwrap();
+        assert_eq!(last.run, RunId(1_001));
+        let (state, effects) = booted(memory.clone(), good(1));
+        assert!(!acts(&effects), "{effects:?}");
+        let why = state.children[&web()].failure.clone().unwrap();
+        assert!(
+            why.contains("process 80, which runs `/usr/bin/web`"),
+            "{why}"
+        );
+        let (_, effects) = booted(memory, good(2));
+        assert!(!acts(&effects), "another file is no answer: {effects:?}");
+        assert_eq!(doubts(&records, "/usr/bin/web", &[]), []);
     }
 
     #[test]

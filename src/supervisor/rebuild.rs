@@ -9,9 +9,10 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     clock,
     journal::Opened,
-    process::{self, FoundProcess, FoundRun},
+    process::{self, FoundProcess, FoundRun, HiddenProcess},
     reconcile::{
-        rebuild::{self, Found},
+        listing::Update,
+        rebuild::{self, Found, Hidden},
         record::Record,
     },
     spec::{ChildName, Digest, OpenMode, RestartPolicy, Sink, Spec, Time, Wall},
@@ -34,6 +35,24 @@ pub(super) fn look_for_runs(opened: &mut Opened) {
         "records of live processes were lost: those that live were looked for"
     );
     if let Err(error) = opened.journal.rebuild(&records) {
+        tracing::error!(%error, "a record could not be written");
+    }
+}
+
+/// Has nothing started of which a process may live that does not show whose it is (I1).
+pub(super) fn doubt_hidden(opened: &mut Opened, listing: &Update) {
+    let hidden = process::find_hidden().into_iter();
+    let hidden: Vec<Hidden> = hidden
+        .map(|HiddenProcess { pid, program }| Hidden { pid, program })
+        .collect();
+    let records = rebuild::doubts(&opened.memory, listing, &hidden, &alive(opened));
+    if records.is_empty() {
+        return;
+    }
+    for record in &records {
+        opened.memory.apply(record);
+    }
+    if let Err(error) = opened.journal.append(&records) {
         tracing::error!(%error, "a record could not be written");
     }
 }

@@ -253,7 +253,7 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     if opened.records_lost {
         rebuild::look_for_runs(&mut opened);
     }
-    match start_with(&server_file, &listener, &opened, started) {
+    match start_with(&server_file, &listener, &mut opened, started) {
         Ok(ready) => {
             let noted = Place {
                 state_dir: dirs.state_dir,
@@ -298,7 +298,7 @@ struct Ready {
 fn start_with(
     server_file: &ServerFile,
     listener: &TcpListener,
-    opened: &Opened,
+    opened: &mut Opened,
     started: Time,
 ) -> Result<Ready, ServeError> {
     let spec = server_file.spec();
@@ -314,6 +314,9 @@ fn start_with(
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
     let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
+    if opened.records_lost {
+        rebuild::doubt_hidden(opened, &listing);
+    }
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),

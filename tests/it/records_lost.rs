@@ -376,6 +376,46 @@ fn a_forged_environment_makes_no_stranger_a_child() {
 }
 
 #[test]
+fn a_child_that_has_written_over_its_environment_is_not_started_twice() {
+    let perl = Path::new("/usr/bin/perl");
+    if !perl.exists() {
+        return skip("no `perl`, which writes its title over its environment");
+    }
+    let mut sandbox = Sandbox::start("mode: sync");
+    let up = sandbox.root().join("up");
+    let script = format!(
+        "$0 = 'x' x 100_000; open(F, '>', '{}'); close(F); sleep 300",
+        up.display()
+    );
+    let command = json!(["perl", "-e", script]);
+    sandbox.write("web.yml", &format!("command: {command}\n"));
+    let web = pid_of(&sandbox.wait_state("web", "running"));
+    wait_for("its title", PATIENCE, || up.exists());
+    sandbox.kill_server();
+    fs::remove_file(&up).unwrap();
+    lose_run_dir(&sandbox);
+    for _ in 0..2 {
+        sandbox.start_server();
+        let row = sandbox.row("web").unwrap();
+        assert_eq!(row["state"], "failed", "{row}");
+        let reason = row["reason"].as_str().unwrap();
+        let told = format!("records were lost, and process {web}, which runs `");
+        assert!(reason.starts_with(&told), "{reason}");
+        sandbox.kill_server();
+    }
+    assert!(
+        lives(web) && !up.exists(),
+        "nothing was started in its place"
+    );
+    kill_process(Pid::from_raw(web).unwrap(), Signal::KILL).unwrap();
+    sandbox.start_server();
+    sandbox.done(&["start", "web"]);
+    wait_for("its title", PATIENCE, || up.exists());
+    // It cannot be found by its environment at the end.
+    sandbox.done(&["stop", "web"]);
+}
+
+#[test]
 fn what_ended_while_records_were_lost_is_started_by_its_mode_as_if_new() {
     let (mut sandbox, web) = killed("mode: sync");
     kill_process(Pid::from_raw(web).unwrap(), Signal::KILL).unwrap();

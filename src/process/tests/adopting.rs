@@ -254,6 +254,13 @@ fn sessions_and_groups_that_are_led_from_outside_the_namespace_are_no_obstacle()
     assert_eq!(text.matches("1 passed").count(), 3, "{text}");
 }
 
+/// The process of one run, if it is found.
+fn find_run(id: &str, child: &ChildName, run: RunId) -> Option<Started> {
+    let found = runs_of(id, child).into_iter();
+    let mut found = found.filter(|found| found.run == run);
+    found.next()?.process.map(|process| process.started)
+}
+
 /// The runs of one child that are found.
 fn runs_of(id: &str, child: &ChildName) -> Vec<FoundRun> {
     let mut found = find_runs(id);
