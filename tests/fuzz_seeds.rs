@@ -53,6 +53,11 @@ fn key_scopes_hold() {
 }
 
 #[test]
+fn record_files_hold() {
+    over_seeds("record_file", &[], properties::record_file::holds);
+}
+
+#[test]
 fn server_ymls_hold() {
     let others = ["fixtures/config/ok", "fixtures/config/bad", "fixtures/demo"];
     over_seeds("server_yml", &others, properties::server_yml::holds);

@@ -10,6 +10,7 @@
 pub mod child_yml;
 pub mod key_file;
 pub mod key_scope;
+pub mod record_file;
 pub mod request_line;
 pub mod server_yml;
 mod text;

@@ -33,7 +33,9 @@ mod values;
 pub use child::{ChildContext, Defaults, child, child_keys};
 pub use diagnostic::{Diagnostic, Place};
 pub use key_scope::{ChildPattern, KeyScope, key_scope};
-pub use server::{Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, server, server_keys};
+pub use server::{
+    Host, PORT_DEFAULT, RESCAN_DEFAULT, ServerSpec, default_runtime_dir, server, server_keys,
+};
 
 use std::path::Path;
 

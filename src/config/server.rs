@@ -216,28 +216,44 @@ fn directories(
     canonical: &Path,
     host: &Host,
 ) -> Option<(PathBuf, PathBuf, PathBuf)> {
-    let own = path_hash(canonical);
     let given = |dir: &Option<(PathBuf, Span)>| dir.as_ref().map(|(path, _)| path.clone());
-    let state_default = || {
-        let usable = |path: &PathBuf| path.is_absolute() && path.to_str().is_some();
-        let absolute = |path: &Option<PathBuf>| path.clone().filter(usable);
-        let base = if host.root {
-            PathBuf::from("/var/lib")
-        } else {
-            absolute(&host.xdg_state_home)
-                .or_else(|| Some(absolute(&host.home)?.join(".local/state")))?
-        };
-        Some(base.join("supervisor-rs").join(&own))
-    };
-    let state_dir = given(&draft.state_dir).or_else(state_default)?;
-    let runtime_default = if host.root {
-        Path::new("/run/supervisor-rs").join(&own)
-    } else {
-        state_dir.join("run")
-    };
-    let runtime_dir = given(&draft.runtime_dir).unwrap_or(runtime_default);
+    let state_dir = given(&draft.state_dir).or_else(|| state_default(canonical, host))?;
+    let runtime_default = || runtime_default(&state_dir, canonical, host);
+    let runtime_dir = given(&draft.runtime_dir).unwrap_or_else(runtime_default);
     let log_dir = given(&draft.log_dir).unwrap_or_else(|| state_dir.join("logs"));
     Some((state_dir, runtime_dir, log_dir))
+}
+
+/// The state directory of a server.yml that names none.
+fn state_default(canonical: &Path, host: &Host) -> Option<PathBuf> {
+    let usable = |path: &PathBuf| path.is_absolute() && path.to_str().is_some();
+    let absolute = |path: &Option<PathBuf>| path.clone().filter(usable);
+    let base = if host.root {
+        PathBuf::from("/var/lib")
+    } else {
+        absolute(&host.xdg_state_home)
+            .or_else(|| Some(absolute(&host.home)?.join(".local/state")))?
+    };
+    Some(base.join("supervisor-rs").join(path_hash(canonical)))
+}
+
+fn runtime_default(state_dir: &Path, canonical: &Path, host: &Host) -> PathBuf {
+    if host.root {
+        Path::new("/run/supervisor-rs").join(path_hash(canonical))
+    } else {
+        state_dir.join("run")
+    }
+}
+
+/// The runtime directory of a `server.yml` that names no directory: a place that depends on
+/// nothing but the file's path. `None` when nothing says where it is.
+#[must_use]
+pub fn default_runtime_dir(canonical: &Path, host: &Host) -> Option<PathBuf> {
+    if host.root {
+        return Some(runtime_default(Path::new("/"), canonical, host));
+    }
+    let state_dir = state_default(canonical, host)?;
+    Some(runtime_default(&state_dir, canonical, host))
 }
 
 /// The first hexadecimal digits of the hash of a path.

@@ -18,6 +18,7 @@ use crate::reconcile::{
 };
 
 pub(super) const NAME: &str = "test.journal";
+const MARK: &str = "test.length";
 
 /// How the disk behaves. Every operation that changes it counts.
 #[derive(Debug, Default)]
@@ -104,7 +105,15 @@ impl Shelf for FaultyShelf {
 
     fn read(&self, name: &str) -> io::Result<Option<Contents>> {
         let read = self.inner.read(name)?;
-        Ok(read.map(|(file, bytes)| (self.wrap(file), bytes)))
+        Ok(read.map(|Contents { file, bytes }| Contents {
+            file: file.map(|file| self.wrap(file)),
+            bytes,
+        }))
+    }
+
+    fn open_over(&self, name: &str) -> io::Result<Box<dyn Medium>> {
+        self.operation()?;
+        Ok(self.wrap(self.inner.open_over(name)?))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Medium>> {
@@ -130,6 +139,11 @@ impl Shelf for FaultyShelf {
     fn set_aside(&self, name: &str, bytes: &[u8]) -> io::Result<String> {
         self.operation()?;
         self.inner.set_aside(name, bytes)
+    }
+
+    fn move_aside(&self, name: &str) -> io::Result<String> {
+        self.operation()?;
+        self.inner.move_aside(name)
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -212,6 +226,18 @@ impl Medium for FaultyFile {
 
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.inner.descriptor()
+    }
+
+    fn write_over(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut disk = self.disk.lock().unwrap();
+        if let Err(error) = disk.operation() {
+            let dead_before = disk.power_until.is_some() && !disk.is_first_dead();
+            if !dead_before {
+                self.inner.write_over(&bytes[..bytes.len() / 2])?;
+            }
+            return Err(error);
+        }
+        self.inner.write_over(bytes)
     }
 }
 
@@ -350,7 +376,7 @@ fn refusals_at_any_step_leave_a_store_that_works_again_and_says_the_truth() {
                 drop(log);
                 let found = bench.reopened(store);
                 assert_eq!(essence(&found, store), essence(&truth, store), "{when}");
-                assert_eq!(bench.names(), [NAME], "{when}");
+                assert_eq!(bench.names(), [NAME, MARK], "{when}");
             }
         }
     }
@@ -538,7 +564,7 @@ fn each_leftover_of_a_rewrite_is_removed_and_the_named_file_counts() {
         let (mut log, _, warning) = bench.open(Store::Runtime);
         assert_eq!(warning, None);
         assert_eq!(log.memory(), &fold(&old));
-        assert_eq!(bench.names(), [NAME]);
+        assert_eq!(bench.names(), [NAME, MARK]);
         log.append(&[samples::ended("old", 1)]).unwrap();
     }
     // Died before the very first file had its name.
@@ -574,7 +600,7 @@ fn a_torn_tail_is_cut_and_the_file_added_to() {
     log.append(&[samples::started("a", 1)]).unwrap();
     let expected = fold(&[samples::begun("a", 1), samples::started("a", 1)]);
     assert_eq!(bench.reopened(Store::Runtime), expected);
-    assert_eq!(bench.names(), [NAME]);
+    assert_eq!(bench.names(), [NAME, MARK]);
 }
 
 #[test]

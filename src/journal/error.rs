@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use rustix::io::Errno;
 
+use super::holder::Holder;
+
 /// Why the server cannot keep records, and so cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -41,18 +43,13 @@ pub enum JournalError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Another server uses the directory.
-    #[error(
-        "directory `{}` is in use by {}\n\
-         hint: each server needs a `state_dir` and a `runtime_dir` of its own",
-        .dir.display(),
-        .pid.map_or_else(|| "another server".to_owned(), |pid| format!("the server with pid {pid}"))
-    )]
+    /// Another server uses the directory, or what it has left.
+    #[error("directory `{}` is in use by {holder}\nhint: {}", .dir.display(), .holder.hint())]
     InUse {
         /// Which.
         dir: PathBuf,
-        /// The other server, if it left its number.
-        pid: Option<i32>,
+        /// By whom.
+        holder: Holder,
     },
     /// A file in the directory could not be opened, read or written.
     #[error("cannot use `{}`: {source}", .path.display())]

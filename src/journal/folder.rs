@@ -31,7 +31,7 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::error::JournalError;
+use super::{error::JournalError, holder::Holder};
 use crate::clock;
 
 /// How long the end of another server is waited for before its lock counts as held.
@@ -44,7 +44,13 @@ pub(super) const LOCK_RETRY: Duration = Duration::from_millis(20);
 pub(super) const CORRUPT_KEPT_MAX: usize = 4;
 
 /// The most bytes of a file that are read; what is over counts as damaged.
-const READ_LEN_MAX: u64 = 1 << 30;
+pub(super) const READ_LEN_MAX: u64 = 1 << 30;
+
+/// What stands in the names of damaged files that are kept.
+const CORRUPT: &str = "corrupt";
+
+/// What stands in the names of what could not be read.
+const UNREADABLE: &str = "unreadable";
 
 const LOCK_NAME: &str = "lock";
 const PRIVATE_FILE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -79,10 +85,17 @@ pub(super) trait Medium: Send {
     fn read_from(&self, len: u64) -> io::Result<Vec<u8>>;
     /// For whoever else is to add to it.
     fn descriptor(&self) -> BorrowedFd<'_>;
+    /// Writes these few bytes over the first ones of a file from [`Shelf::open_over`].
+    fn write_over(&mut self, bytes: &[u8]) -> io::Result<()>;
 }
 
-/// A file opened for adding, and all its bytes.
-pub(super) type Contents = (Box<dyn Medium>, Vec<u8>);
+/// A file as it was found.
+pub(super) struct Contents {
+    /// For adding to it; `None` where nothing can be written (a read-only file system).
+    pub(super) file: Option<Box<dyn Medium>>,
+    /// All of it.
+    pub(super) bytes: Vec<u8>,
+}
 
 /// A directory with files in it.
 pub(super) trait Shelf: Send {
@@ -90,6 +103,8 @@ pub(super) trait Shelf: Send {
     fn stand(&mut self) -> io::Result<Standing>;
     /// Opens an existing file for adding, and reads all of it.
     fn read(&self, name: &str) -> io::Result<Option<Contents>>;
+    /// Opens a file whose first bytes are written over, made if it is missing.
+    fn open_over(&self, name: &str) -> io::Result<Box<dyn Medium>>;
     /// Makes an empty file, in place of what had the name.
     fn create(&self, name: &str) -> io::Result<Box<dyn Medium>>;
     /// Gives a file another name, in place of what had that name.
@@ -100,6 +115,8 @@ pub(super) trait Shelf: Send {
     fn sync(&self) -> io::Result<()>;
     /// Keeps a damaged file under another name as well, and says which.
     fn set_aside(&self, name: &str, bytes: &[u8]) -> io::Result<String>;
+    /// Gives what cannot be read another name, whatever it is, and says which.
+    fn move_aside(&self, name: &str) -> io::Result<String>;
     /// The path of a file, for messages.
     fn path(&self, name: &str) -> PathBuf;
 }
@@ -126,11 +143,7 @@ impl Folder {
             dir: path.to_owned(),
             source,
         };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(failed)?;
+        make_dirs(path).map_err(failed)?;
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(|e| failed(e.into()))?;
         let stat = rustix::fs::fstat(&dir).map_err(|e| failed(e.into()))?;
@@ -171,9 +184,7 @@ impl Folder {
     pub(super) fn lock(&self, wait: Duration) -> Result<Lock, JournalError> {
         let deadline = clock::mono() + wait;
         loop {
-            let mut file = self
-                .open_file(LOCK_NAME, OFlags::RDWR | OFlags::CREATE)
-                .map_err(|source| self.file_error(LOCK_NAME, source))?;
+            let mut file = self.open_lock()?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) if self.has_name(&file, LOCK_NAME) => {
                     // A full disk must not keep the server from starting.
@@ -186,13 +197,34 @@ impl Folder {
                 Err(errno) => return Err(self.file_error(LOCK_NAME, errno.into())),
             }
             if clock::mono() >= deadline {
-                return Err(JournalError::InUse {
-                    dir: self.path.clone(),
-                    pid: holder(&mut file),
-                });
+                return Err(self.in_use(noted(&mut file)));
             }
+            drop(file);
             thread::sleep(LOCK_RETRY);
         }
+    }
+
+    /// Names who uses the directory; `noted` tells of a server that may be it.
+    pub(super) fn in_use(&self, noted: Option<i32>) -> JournalError {
+        let lock = rustix::fs::statat(&self.dir, LOCK_NAME, AtFlags::SYMLINK_NOFOLLOW);
+        let holder = match (lock, noted) {
+            (Ok(lock), noted) => Holder::of((lock.st_dev, lock.st_ino), noted),
+            (Err(_), Some(pid)) => Holder::Server { pid },
+            (Err(_), None) => Holder::Unknown,
+        };
+        JournalError::InUse {
+            dir: self.path.clone(),
+            holder,
+        }
+    }
+
+    fn open_lock(&self) -> Result<File, JournalError> {
+        let opened = match self.open_file(LOCK_NAME, OFlags::RDWR | OFlags::CREATE) {
+            // What is there can be locked all the same.
+            Err(error) if is(&error, Errno::ROFS) => self.open_file(LOCK_NAME, OFlags::RDONLY),
+            opened => opened,
+        };
+        opened.map_err(|source| self.file_error(LOCK_NAME, source))
     }
 
     /// Reads a small file whole; `None` when there is none.
@@ -221,9 +253,30 @@ impl Folder {
         }
         // Specs hold what children are told in confidence; a backup may have opened it up.
         if metadata.mode() & 0o077 != 0 {
-            rustix::fs::fchmod(&file, PRIVATE_FILE)?;
+            match rustix::fs::fchmod(&file, PRIVATE_FILE) {
+                Ok(()) | Err(Errno::ROFS) => {}
+                Err(errno) => return Err(errno.into()),
+            }
         }
         Ok(file)
+    }
+
+    /// Gives our user its rights to a file of ours back.
+    fn permit(&self, name: &str) -> io::Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.dir, name, flags, Mode::empty())?;
+        let stat = rustix::fs::fstat(&file)?;
+        let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
+        if !is_file || stat.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        // In our own directory nobody else can exchange it meanwhile.
+        Ok(rustix::fs::chmodat(
+            &self.dir,
+            name,
+            PRIVATE_FILE,
+            AtFlags::empty(),
+        )?)
     }
 
     /// Whether this file is still the one of that name.
@@ -237,9 +290,9 @@ impl Folder {
         (open.st_dev, open.st_ino) == (named.st_dev, named.st_ino)
     }
 
-    /// The numbers of the damaged files that are kept of this name, sorted.
-    fn corrupt_numbers(&self, name: &str) -> io::Result<Vec<u32>> {
-        let prefix = format!("{name}.corrupt-");
+    /// The numbers of the files that are kept of this name, sorted.
+    fn kept_numbers(&self, name: &str, why: &str) -> io::Result<Vec<u32>> {
+        let prefix = format!("{name}.{why}-");
         let mut numbers = Vec::new();
         for entry in Dir::read_from(&self.dir)? {
             let entry = entry?;
@@ -259,14 +312,31 @@ impl Shelf for Folder {
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Contents>> {
-        let file = match self.open_file(name, OFlags::RDWR | OFlags::APPEND) {
-            Ok(file) => file,
+        let adding = OFlags::RDWR | OFlags::APPEND;
+        let opened = match self.open_file(name, adding) {
+            // Ours, and somebody has taken our rights to it: what it says is worth more.
+            Err(error) if is(&error, Errno::ACCESS) => {
+                self.permit(name)?;
+                self.open_file(name, adding)
+            }
+            opened => opened,
+        };
+        let (file, writable) = match opened {
+            Ok(file) => (file, true),
+            Err(error) if is(&error, Errno::ROFS) => (self.open_file(name, OFlags::RDONLY)?, false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut bytes = Vec::new();
         (&file).take(READ_LEN_MAX).read_to_end(&mut bytes)?;
-        Ok(Some((Box::new(file), bytes)))
+        let file = writable.then(|| Box::new(file) as Box<dyn Medium>);
+        Ok(Some(Contents { file, bytes }))
+    }
+
+    fn open_over(&self, name: &str) -> io::Result<Box<dyn Medium>> {
+        Ok(Box::new(
+            self.open_file(name, OFlags::WRONLY | OFlags::CREATE)?,
+        ))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn Medium>> {
@@ -292,8 +362,8 @@ impl Shelf for Folder {
     }
 
     fn set_aside(&self, name: &str, bytes: &[u8]) -> io::Result<String> {
-        let numbers = self.corrupt_numbers(name)?;
-        let aside = |number: u32| format!("{name}.corrupt-{number}");
+        let numbers = self.kept_numbers(name, CORRUPT)?;
+        let aside = |number: u32| format!("{name}.{CORRUPT}-{number}");
         let damaged = rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
         if let Some(last) = numbers.last() {
             // A server that could not write a new file since has kept this one already.
@@ -312,6 +382,19 @@ impl Shelf for Folder {
         let over = (numbers.len() + 1).saturating_sub(CORRUPT_KEPT_MAX);
         for number in numbers.into_iter().take(over) {
             self.remove(&aside(number))?;
+        }
+        Ok(kept)
+    }
+
+    fn move_aside(&self, name: &str) -> io::Result<String> {
+        let numbers = self.kept_numbers(name, UNREADABLE)?;
+        let aside = |number: u32| format!("{name}.{UNREADABLE}-{number}");
+        let kept = aside(numbers.last().map_or(1, |last| last.saturating_add(1)));
+        self.rename(name, &kept)?;
+        let over = (numbers.len() + 1).saturating_sub(CORRUPT_KEPT_MAX);
+        for number in numbers.into_iter().take(over) {
+            // A directory stays: it is not ours to empty.
+            let _best_effort = self.remove(&aside(number));
         }
         Ok(kept)
     }
@@ -354,6 +437,10 @@ impl Medium for File {
     fn descriptor(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
+
+    fn write_over(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(bytes, 0)
+    }
 }
 
 impl Lock {
@@ -363,6 +450,10 @@ impl Lock {
     }
 }
 
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
+}
+
 /// What an attempt to keep room free means: that none can be promised, be it by this file system
 /// or to this process, says nothing of the disk.
 fn promised(kept: rustix::io::Result<()>) -> io::Result<()> {
@@ -370,6 +461,20 @@ fn promised(kept: rustix::io::Result<()>) -> io::Result<()> {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::NODEV | Errno::PERM) => Ok(()),
         Err(errno) => Err(errno.into()),
+    }
+}
+
+/// How often a directory is made whose parent somebody takes away meanwhile, because it was empty.
+const MAKE_TRIES_MAX: usize = 3;
+
+fn make_dirs(path: &Path) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match DirBuilder::new().recursive(true).mode(0o700).create(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < MAKE_TRIES_MAX => {}
+            made => return made,
+        }
     }
 }
 
@@ -392,7 +497,7 @@ fn check_owner(path: &Path, owner: u32, mode: u32) -> Result<(), JournalError> {
 }
 
 /// The pid that the lock's holder left.
-fn holder(file: &mut File) -> Option<i32> {
+fn noted(file: &mut File) -> Option<i32> {
     const PID_LEN_MAX: u64 = 16;
     let mut text = String::new();
     file.take(PID_LEN_MAX).read_to_string(&mut text).ok()?;
@@ -455,7 +560,7 @@ mod tests {
         let (_temp, path, folder) = folder();
         write(&folder, "journal", b"x");
         fs::set_permissions(path.join("journal"), fs::Permissions::from_mode(0o666)).unwrap();
-        let (_file, bytes) = folder.read("journal").unwrap().unwrap();
+        let Contents { bytes, .. } = folder.read("journal").unwrap().unwrap();
         assert_eq!(bytes, b"x");
         assert_eq!(mode(&path.join("journal")), 0o600);
     }
@@ -555,7 +660,7 @@ mod tests {
         assert!(clock::mono() - asked >= wait);
         let own = i32::try_from(std::process::id()).unwrap();
         assert!(
-            matches!(&error, JournalError::InUse { dir, pid: Some(pid) } if *dir == path && *pid == own),
+            matches!(&error, JournalError::InUse { dir, holder: Holder::Server { pid } } if *dir == path && *pid == own),
             "{error}"
         );
         drop(first);
@@ -591,16 +696,17 @@ mod tests {
     }
 
     #[test]
-    fn garbage_in_the_lock_file_is_nobodys_pid() {
+    fn garbage_in_the_lock_file_does_not_hide_who_has_it() {
         let (_temp, path, folder) = folder();
         let _first = folder.lock(Duration::ZERO).unwrap();
         fs::write(path.join(LOCK_NAME), [0xff, 0xfe, b'9']).unwrap();
+        let own = i32::try_from(std::process::id()).unwrap();
         let error = Folder::open(&path)
             .unwrap()
             .lock(Duration::ZERO)
             .unwrap_err();
         assert!(
-            matches!(error, JournalError::InUse { pid: None, .. }),
+            matches!(&error, JournalError::InUse { holder: Holder::Server { pid }, .. } if *pid == own),
             "{error}"
         );
     }
@@ -625,7 +731,10 @@ mod tests {
             // Seen again before anything new was written: nothing more is kept.
             assert_eq!(folder.set_aside("journal", b"unused").unwrap(), kept);
         }
-        assert_eq!(folder.corrupt_numbers("journal").unwrap(), [4, 5, 6, 7]);
+        assert_eq!(
+            folder.kept_numbers("journal", CORRUPT).unwrap(),
+            [4, 5, 6, 7]
+        );
         let last = fs::read_to_string(path.join("journal.corrupt-7")).unwrap();
         assert_eq!(last, "7");
     }

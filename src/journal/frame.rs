@@ -23,10 +23,10 @@
 use crate::reconcile::record::Record;
 
 /// The format that is written, and the only one that is read.
-pub(super) const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 1;
 
 /// The longest payload, in bytes. Below 16 MiB, see the module's head.
-pub(super) const RECORD_LEN_MAX: usize = 8 << 20;
+pub const RECORD_LEN_MAX: usize = 8 << 20;
 const _: () = assert!(RECORD_LEN_MAX < 1 << 24);
 
 /// The most bytes that are hashed in search of sound records after damaged ones.
@@ -42,18 +42,18 @@ pub(super) const PREFIX_LEN: usize = 8;
 
 /// What a file's bytes amount to.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub struct Scan {
     /// The records that are sound, in order.
-    pub(super) records: Vec<Record>,
+    pub records: Vec<Record>,
     /// The length of the undamaged beginning, in bytes.
-    pub(super) sound_len: u64,
+    pub sound_len: u64,
     /// What is wrong with the rest.
-    pub(super) damage: Damage,
+    pub damage: Damage,
 }
 
 /// What is wrong with a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Damage {
+pub enum Damage {
     /// Nothing.
     None,
     /// Its last record was not written to its end.
@@ -72,13 +72,14 @@ pub(super) enum Damage {
 
 /// A file of a format that this program does not know: it is left alone.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Newer {
-    pub(super) found: u32,
+pub struct Newer {
+    /// Its format.
+    pub found: u32,
 }
 
 /// Why a record cannot be written at all, now or later.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EncodeError {
+pub enum EncodeError {
     /// Such as a path that is not UTF-8.
     #[error("the record cannot be written as JSON: {0}")]
     Json(#[from] serde_json::Error),
@@ -88,7 +89,7 @@ pub(super) enum EncodeError {
 }
 
 /// The first line of every file.
-pub(super) fn header() -> Vec<u8> {
+pub fn header() -> Vec<u8> {
     header_of(FORMAT).into_bytes()
 }
 
@@ -99,7 +100,7 @@ fn header_of(format: u32) -> String {
 }
 
 /// Adds one record to `out`; on an error nothing is added.
-pub(super) fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), EncodeError> {
+pub fn encode(record: &Record, out: &mut Vec<u8>) -> Result<(), EncodeError> {
     let payload = serde_json::to_vec(record)?;
     let len = match u32::try_from(payload.len()) {
         Ok(len) if payload.len() <= RECORD_LEN_MAX => len,
@@ -135,7 +136,7 @@ pub(super) fn added(bytes: &[u8]) -> (Vec<Record>, usize) {
 }
 
 /// Reads a whole file.
-pub(super) fn scan(bytes: &[u8]) -> Result<Scan, Newer> {
+pub fn scan(bytes: &[u8]) -> Result<Scan, Newer> {
     let mut scan = Scan {
         records: Vec::new(),
         sound_len: 0,

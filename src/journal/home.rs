@@ -15,7 +15,7 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -60,7 +60,7 @@ impl Home {
         let path = folder.dir_path().to_owned();
         let until = clock::mono() + wait;
         // First: who has it also has the directory when that was deleted, and the lock with it.
-        let claim = claim(&path, until)?;
+        let claim = claim(&folder, until)?;
         let lock = folder.lock(until - clock::mono())?;
         let place = Place {
             path,
@@ -97,14 +97,14 @@ impl Home {
     }
 }
 
-fn claim(path: &Path, until: crate::spec::Mono) -> Result<Option<Claim>, JournalError> {
+fn claim(folder: &Folder, until: crate::spec::Mono) -> Result<Option<Claim>, JournalError> {
     let mut foreign = 0;
     loop {
-        match Claim::make(path) {
+        match Claim::make(folder.dir_path()) {
             Claimed::Ours(claim) => return Ok(Some(claim)),
             Claimed::Unavailable => return Ok(None),
             Claimed::Foreign if foreign == FOREIGN_TRIES_MAX => {
-                let dir = path.display();
+                let dir = folder.dir_path().display();
                 tracing::warn!(%dir, "another user has the name that this directory is claimed by");
                 return Ok(None);
             }
@@ -113,10 +113,7 @@ fn claim(path: &Path, until: crate::spec::Mono) -> Result<Option<Claim>, Journal
                 thread::sleep(LOCK_RETRY);
             }
             Claimed::Taken(pid) if clock::mono() >= until => {
-                return Err(JournalError::InUse {
-                    dir: path.to_owned(),
-                    pid: Some(pid),
-                });
+                return Err(folder.in_use(Some(pid)));
             }
             Claimed::Taken(_) => thread::sleep(LOCK_RETRY),
         }
@@ -141,7 +138,7 @@ impl Place {
     fn make_anew(&mut self) -> Result<(), JournalError> {
         let folder = Folder::open(&self.path)?;
         if !matches!(&self.claim, Some(claim) if claim.is_on(&self.path)) {
-            self.claim = claim(&self.path, clock::mono())?.or(self.claim.take());
+            self.claim = claim(&folder, clock::mono())?.or(self.claim.take());
         }
         self.lock = folder.lock(Duration::ZERO)?;
         self.folder = Arc::new(folder);
@@ -176,6 +173,10 @@ impl Shelf for Home {
         self.folder().read(name)
     }
 
+    fn open_over(&self, name: &str) -> io::Result<Box<dyn Medium>> {
+        self.folder().open_over(name)
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn Medium>> {
         self.folder().create(name)
     }
@@ -196,6 +197,10 @@ impl Shelf for Home {
         self.folder().set_aside(name, bytes)
     }
 
+    fn move_aside(&self, name: &str) -> io::Result<String> {
+        self.folder().move_aside(name)
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.place().path.join(name)
     }
@@ -206,10 +211,11 @@ mod tests {
     use std::{
         fs,
         os::unix::fs::{MetadataExt, PermissionsExt},
+        path::Path,
     };
 
     use super::{
-        super::{folder::LOCK_WAIT, samples},
+        super::{folder::LOCK_WAIT, holder::Holder, samples},
         *,
     };
 
@@ -261,7 +267,7 @@ mod tests {
         // I1: it has made the directory, and could have locked it.
         let error = second(&path);
         assert!(
-            matches!(error, JournalError::InUse { pid: Some(pid), .. } if pid == own),
+            matches!(error, JournalError::InUse { holder: Holder::Server { pid }, .. } if pid == own),
             "{error}"
         );
         assert_eq!(home.stand().unwrap(), Standing::Anew);

@@ -10,6 +10,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use super::{
     error::JournalError,
     folder::{Folder, Shelf},
+    log::passes_by_itself,
 };
 
 const ID_NAME: &str = "id";
@@ -46,35 +47,58 @@ fn start_ticks(stat: &str) -> Option<&str> {
     ticks.parse::<u64>().ok().map(|_| ticks)
 }
 
-/// The server's id: the fixed one, else the one on disk, else a new one, which is kept.
+/// The server's id: the fixed one, else the one on disk, else the one that is `noted` elsewhere,
+/// else a new one; it is kept.
 ///
 /// A disk that takes nothing and an id file that holds something else do not keep the server
 /// from starting; they are told in `warnings`.
 pub(super) fn server_id(
     state: &Folder,
     fixed: Option<&str>,
+    noted: impl FnOnce() -> Option<String>,
     warnings: &mut Vec<String>,
 ) -> Result<String, JournalError> {
     if let Some(fixed) = fixed {
         return Ok(fixed.to_owned());
     }
     let shown = state.path(ID_NAME);
-    let bytes = state
-        .read_small(ID_NAME, ID_LEN_MAX)
-        .map_err(|source| state.file_error(ID_NAME, source))?;
-    if let Some(bytes) = bytes {
-        let text = String::from_utf8_lossy(&bytes);
-        if is_uuid(text.trim()) {
-            return Ok(text.trim().to_owned());
+    let read = state.read_small(ID_NAME, ID_LEN_MAX);
+    let damage = match read {
+        Ok(None) => None,
+        Ok(Some(bytes)) => {
+            let text = String::from_utf8_lossy(&bytes);
+            if is_uuid(text.trim()) {
+                return Ok(text.trim().to_owned());
+            }
+            let kept = state.set_aside(ID_NAME, &bytes);
+            Some(("holds no server id".to_owned(), kept))
         }
-        let kept = state.set_aside(ID_NAME, &bytes);
-        let kept = kept.map_or_else(|error| error.to_string(), |kept| format!("`{kept}`"));
-        warnings.push(format!(
-            "`{}` holds no server id: a new one is made (the old file: {kept})",
-            shown.display()
-        ));
+        Err(error) if passes_by_itself(&error) => {
+            return Err(state.file_error(ID_NAME, error));
+        }
+        Err(error) => {
+            let why = format!("cannot be read: {error}");
+            Some((why, state.move_aside(ID_NAME)))
+        }
+    };
+    let noted = noted().filter(|id| is_uuid(id));
+    if damage.is_some() || noted.is_some() {
+        let (why, kept) = match damage {
+            Some((why, Ok(kept))) => (why, format!(" (the old file: `{kept}`)")),
+            Some((why, Err(error))) => (why, format!(" (the old file: {error})")),
+            None => ("is missing".to_owned(), String::new()),
+        };
+        let instead = match &noted {
+            Some(_) => "the id noted in `directories` is used",
+            None => "a new one is made",
+        };
+        let shown = shown.display();
+        warnings.push(format!("`{shown}` {why}: {instead}{kept}"));
     }
-    let id = new_uuid().map_err(JournalError::Random)?;
+    let id = match noted {
+        Some(id) => id,
+        None => new_uuid().map_err(JournalError::Random)?,
+    };
     if let Err(error) = keep(state, &id) {
         warnings.push(format!(
             "the new server id cannot be kept in `{}`: {error}",
@@ -140,7 +164,7 @@ mod tests {
 
     fn id_of(state: &Folder, fixed: Option<&str>) -> (String, Vec<String>) {
         let mut warnings = Vec::new();
-        let id = server_id(state, fixed, &mut warnings).unwrap();
+        let id = server_id(state, fixed, || None, &mut warnings).unwrap();
         (id, warnings)
     }
 
@@ -174,6 +198,32 @@ mod tests {
         assert!(is_uuid(&id), "{id}");
         assert!(warnings[0].contains("id.corrupt-1"), "{warnings:?}");
         assert_eq!(id_of(&state, None), (id, vec![]));
+    }
+
+    #[test]
+    fn an_id_that_is_lost_is_the_one_that_is_noted_for_children_are_known_by_it() {
+        const NOTED: &str = "11111111-2222-4333-8444-555555555555";
+        for spoil in [
+            |_: &std::path::Path| {},
+            |id: &std::path::Path| std::fs::write(id, "x").unwrap(),
+            |id: &std::path::Path| std::fs::create_dir(id).unwrap(),
+        ] {
+            let (temp, state) = state();
+            spoil(&temp.path().join("state/id"));
+            let noted = || Some(NOTED.to_owned());
+            let mut warnings = Vec::new();
+            let id = server_id(&state, None, noted, &mut warnings).unwrap();
+            assert_eq!(id, NOTED);
+            let told = "the id noted in `directories` is used";
+            assert!(warnings[0].contains(told), "{warnings:?}");
+            assert_eq!(id_of(&state, None), (id, vec![]));
+        }
+        // Nor is a note believed that is no id.
+        let (_temp, state) = state();
+        let mut warnings = Vec::new();
+        let id = server_id(&state, None, || Some("../x".to_owned()), &mut warnings).unwrap();
+        assert!(is_uuid(&id), "{id}");
+        assert_eq!(warnings, [""; 0]);
     }
 
     #[test]

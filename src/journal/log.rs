@@ -16,14 +16,21 @@
 //!   outlives the server all the same. Where the file system cannot promise that, or where the
 //!   file was cut back since, what cannot be written is owed.
 //!
-//! Absent on purpose: what is in a file (`frame`), directories and locks (`folder`).
+//! - What cannot be read gets another name, whatever it is. Only what passes by itself (no
+//!   descriptor free, no memory) is an error: to take it for damage would forget live runs.
+//!
+//! Absent on purpose: what is in a file (`frame`), how a cut is noticed (`mark`), directories and
+//! locks (`folder`).
 
 use std::{io, os::fd::BorrowedFd};
 
+use rustix::io::Errno;
+
 use super::{
     error::{JournalError, RecordError},
-    folder::{Medium, Shelf, Standing},
+    folder::{Contents, Medium, Shelf, Standing},
     frame::{self, Damage, EncodeError},
+    mark::Mark,
 };
 use crate::reconcile::{
     memory::{Memory, Remembered},
@@ -72,6 +79,7 @@ pub(super) struct Log {
     durability: Durability,
     name: &'static str,
     shelf: Box<dyn Shelf>,
+    mark: Mark,
     /// `None`: written anew before anything is added.
     file: Option<Box<dyn Medium>>,
     /// The good length of the file, in bytes.
@@ -98,61 +106,39 @@ impl Log {
         name: &'static str,
         shelf: Box<dyn Shelf>,
     ) -> Result<Found, JournalError> {
-        let log = Self {
-            store,
-            durability,
-            name,
-            shelf,
-            file: None,
-            len: 0,
-            rewrite_at: REWRITE_LEN_MIN,
-            memory: Memory::default(),
-        };
-        let path = log.shelf.path(name);
-        // A server that died while it wrote the file anew.
-        let _best_effort = log.shelf.remove(&temporary_of(name));
-        let read = log.shelf.read(name);
-        let read = read.map_err(|source| JournalError::of_file(path.clone(), source))?;
         let mut found = Found {
-            log,
+            log: Self {
+                store,
+                durability,
+                name,
+                shelf,
+                mark: Mark::of(name),
+                file: None,
+                len: 0,
+                rewrite_at: REWRITE_LEN_MIN,
+                memory: Memory::default(),
+            },
             warning: None,
             records_lost: false,
         };
-        let Some((file, bytes)) = read else {
-            return Ok(found);
-        };
-        let scan = frame::scan(&bytes).map_err(|newer| JournalError::NewerFormat {
-            path: path.clone(),
-            found: newer.found,
-            known: frame::FORMAT,
-        })?;
-        for record in &scan.records {
-            found.log.memory.apply(record);
-        }
-        found.log.len = scan.sound_len;
-        let shown = path.display();
-        match scan.damage {
-            Damage::None => found.log.file = (scan.sound_len > 0).then_some(file),
-            Damage::TornTail { bytes } => {
-                found.log.cut(file);
-                found.warning = Some(format!(
-                    "the last record of `{shown}` was not written to its end: \
-                     its {bytes} bytes were cut off"
-                ));
+        let log = &found.log;
+        // A server that died while it wrote the file anew.
+        let _best_effort = log.shelf.remove(&temporary_of(name));
+        let marked = log.mark.read(&*log.shelf).filter(|len| *len > 0);
+        match log.shelf.read(name) {
+            Ok(Some(contents)) => found.take(contents, marked)?,
+            Ok(None) => {
+                if let Some(marked) = marked {
+                    found.lost(format!(
+                        "`{}` is missing, and {marked} bytes had been written to it",
+                        found.log.shelf.path(name).display()
+                    ));
+                }
             }
-            Damage::Corrupt { at, spots } => {
-                found.records_lost = true;
-                let kept = found.log.shelf.set_aside(name, &bytes);
-                let kept = match kept {
-                    Ok(kept) => format!("the damaged file is kept as `{kept}`"),
-                    Err(error) => format!("the damaged file could not be kept: {error}"),
-                };
-                let read = scan.records.len();
-                found.warning = Some(format!(
-                    "`{shown}` is damaged in {spots} place(s), first at byte {at}: \
-                     the {read} records that can be read are used; {kept}"
-                ));
+            Err(error) if passes_by_itself(&error) => {
+                return Err(JournalError::of_file(log.shelf.path(name), error));
             }
+            Err(error) => found.give_up(error),
         }
         Ok(found)
     }
@@ -237,6 +223,7 @@ impl Log {
             self.memory.apply(record);
         }
         self.len += sound as u64;
+        self.mark.note(&*self.shelf, self.len);
         if sound < bytes.len() {
             self.cut(file);
         } else {
@@ -258,7 +245,10 @@ impl Log {
     fn stand(&mut self) -> io::Result<()> {
         match self.shelf.stand()? {
             Standing::AsBefore => {}
-            Standing::Anew => self.file = None,
+            Standing::Anew => {
+                self.file = None;
+                self.mark.reopen();
+            }
         }
         Ok(())
     }
@@ -316,6 +306,7 @@ impl Log {
         }
         self.len += bytes.len() as u64;
         self.file = Some(file);
+        self.mark.note(&*self.shelf, self.len);
         Ok(())
     }
 
@@ -350,11 +341,12 @@ impl Log {
         }
         self.file = Some(file);
         self.len = bytes.len() as u64;
+        self.mark.note(&*self.shelf, self.len);
         self.rewrite_at = REWRITE_LEN_MIN.max(self.len.saturating_mul(REWRITE_FACTOR));
         Ok(())
     }
 
-    fn make(&self, temporary: &str, bytes: &[u8]) -> io::Result<Box<dyn Medium>> {
+    fn make(&mut self, temporary: &str, bytes: &[u8]) -> io::Result<Box<dyn Medium>> {
         let mut file = self.shelf.create(temporary)?;
         write_all(file.as_mut(), bytes)?;
         let room = self.room_for_ends();
@@ -368,9 +360,106 @@ impl Log {
         if self.durability == Durability::Host {
             file.sync()?;
         }
+        self.mark.clear(&*self.shelf, self.durability)?;
         self.shelf.rename(temporary, self.name)?;
         Ok(file)
     }
+}
+
+impl Found {
+    /// Takes in what stands in the file, which once had a length of at least `marked`.
+    fn take(&mut self, contents: Contents, marked: Option<u64>) -> Result<(), JournalError> {
+        let Contents { file, bytes } = contents;
+        let path = self.log.shelf.path(self.log.name);
+        let scan = frame::scan(&bytes).map_err(|newer| JournalError::NewerFormat {
+            path: path.clone(),
+            found: newer.found,
+            known: frame::FORMAT,
+        })?;
+        for record in &scan.records {
+            self.log.memory.apply(record);
+        }
+        self.log.len = scan.sound_len;
+        let shown = path.display();
+        let read = scan.records.len();
+        let cut = marked.filter(|marked| scan.sound_len < *marked);
+        match (scan.damage, cut) {
+            (Damage::None, None) => self.log.file = file.filter(|_| scan.sound_len > 0),
+            (Damage::TornTail { bytes }, None) => {
+                if let Some(file) = file {
+                    self.log.cut(file);
+                }
+                self.warning = Some(format!(
+                    "the last record of `{shown}` was not written to its end: \
+                     its {bytes} bytes were cut off"
+                ));
+            }
+            (Damage::None | Damage::TornTail { .. }, Some(marked)) => {
+                let kept = self.keep(&bytes);
+                self.lost(format!(
+                    "`{shown}` was cut: of the {marked} bytes that had been written, \
+                     {} are left whole: the {read} records that can be read are used; {kept}",
+                    scan.sound_len
+                ));
+            }
+            (Damage::Corrupt { at, spots }, _) => {
+                let kept = self.keep(&bytes);
+                self.lost(format!(
+                    "`{shown}` is damaged in {spots} place(s), first at byte {at}: \
+                     the {read} records that can be read are used; {kept}"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goes on without the file: what has its name cannot be read.
+    fn give_up(&mut self, error: io::Error) {
+        // Without its name and without a mark there would be nothing to tell of the loss, should
+        // this server die before it has found what lives.
+        if self
+            .log
+            .mark
+            .read(&*self.log.shelf)
+            .is_none_or(|len| len == 0)
+        {
+            self.log.mark.note(&*self.log.shelf, 1);
+        }
+        let (shelf, name) = (&self.log.shelf, self.log.name);
+        let error = JournalError::of_file(shelf.path(name), error);
+        let moved = match shelf.move_aside(name) {
+            Ok(kept) => format!("it is kept as `{kept}`"),
+            Err(error) => format!("it could not be moved away: {error}"),
+        };
+        let error = error.to_string();
+        let why = error.lines().next().unwrap_or_default();
+        self.lost(format!("{why}: {moved}"));
+    }
+
+    fn keep(&self, bytes: &[u8]) -> String {
+        match self.log.shelf.set_aside(self.log.name, bytes) {
+            Ok(kept) => format!("the damaged file is kept as `{kept}`"),
+            Err(error) => format!("the damaged file could not be kept: {error}"),
+        }
+    }
+
+    pub(super) fn lost(&mut self, warning: String) {
+        self.records_lost = true;
+        self.warning = Some(warning);
+    }
+}
+
+/// Whether an error says nothing of the file: the next start may read it.
+pub(super) fn passes_by_itself(error: &io::Error) -> bool {
+    let errnos = [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::INTR,
+        Errno::AGAIN,
+    ];
+    let is = |errno: &Errno| error.raw_os_error() == Some(errno.raw_os_error());
+    errnos.iter().any(is)
 }
 
 /// The name of a file that is being written anew.

@@ -9,30 +9,37 @@
 //!   it is deleted: it is made anew, with all that is known.
 //! - Damage never keeps the server from starting. What can be read is used, the damaged file
 //!   is kept aside, and a warning says so. A full disk does not either: what cannot be
-//!   written is owed. Only a directory that is not ours alone, a file of a newer format and
-//!   another server are errors.
+//!   written is owed. Only a directory that is not ours alone, a file of a newer format, another
+//!   server, and what passes by itself (no descriptor free) are errors.
 //! - A runtime file holds the records of one boot: those of another are forgotten before
 //!   anything is added. Where damage took the name of the boot, it counts as this one: a live
 //!   run that is forgotten would be started twice, a dead one is told by its start time.
 //!
-//! Reading order: `frame` (bytes), `log` (one file), `slip` (what a process writes of itself), `folder`
-//! (directories, locks), `home` and `claim` (those for the server's life), `writer` (the thread), then
-//! this.
+//! Reading order: `frame` (bytes), `log` (one file), `mark` (its length), `slip` (what a process writes
+//! of itself), `folder` (directories, locks), `holder` (who has a lock), `home` and `claim` (those for
+//! the server's life), `place` (where they are noted), `writer` (the thread), then this.
 //!
-//! Absent on purpose: reading these files without owning them, and history.
+//! Absent on purpose: history.
 
 mod claim;
 mod error;
 mod folder;
-mod frame;
+pub mod frame;
+mod holder;
 mod home;
 mod identity;
 mod log;
+mod mark;
+mod place;
 mod slip;
 mod writer;
 
 #[cfg(test)]
+mod damage;
+#[cfg(test)]
 mod drill;
+#[cfg(test)]
+mod power;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -49,7 +56,9 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 pub use self::{
     error::{JournalError, RecordError},
     folder::LOCK_WAIT,
+    holder::Holder,
     identity::boot_identity,
+    place::{Place, RecordedRun, forget_place, is_same_dir, note_place, places},
     slip::{PREFIX_LEN, Slip},
 };
 use self::{
@@ -89,8 +98,11 @@ pub struct Opened {
     pub memory: Memory,
     /// How this start is to be understood.
     pub start: StartKind,
-    /// Whether something that was written of live runs could not be read.
+    /// Whether records of live processes are lost: what lives is not all known, and must be looked
+    /// for before anything is written to this journal ([`Journal::rebuild`]).
     pub records_lost: bool,
+    /// Whether holds, or their ends, may be lost.
+    pub holds_lost: bool,
     /// Who this server is: a UUID.
     pub server_id: String,
     /// What an operator should know, each a line for the log.
@@ -148,12 +160,17 @@ fn open_waiting(
     let runtime_dir = Folder::open(&dirs.runtime_dir)?;
     let (state_dir, runtime_dir) = own(state_dir, runtime_dir, wait)?;
     let mut warnings = Vec::new();
-    let server_id = identity::server_id(&state_dir.folder(), fixed_id, &mut warnings)?;
+    let noted = || {
+        let here = |place: &Place| place.state_dir == dirs.state_dir;
+        let place = places(dirs, None).into_iter().find(here)?;
+        Some(place.id)
+    };
+    let server_id = identity::server_id(&state_dir.folder(), fixed_id, noted, &mut warnings)?;
     if fixed_id.is_none() {
         state_dir.keep_id(&server_id);
     }
 
-    let runtime = Log::open(
+    let mut runtime = Log::open(
         Store::Runtime,
         Durability::Server,
         RUNTIME_NAME,
@@ -165,20 +182,26 @@ fn open_waiting(
         STATE_NAME,
         Box::new(state_dir.clone()),
     )?;
-    let records_lost = runtime.records_lost;
+    if !runtime.records_lost && lacks_records(&runtime.log, dirs, boot) {
+        let path = dirs.runtime_dir.join(RUNTIME_NAME);
+        runtime.lost(format!(
+            "`{}` is missing, and a server of this boot left something running",
+            path.display()
+        ));
+    }
     let (runtime, start) = begin(runtime, boot, &mut warnings);
     let mut memory = runtime.memory;
     for record in state.log.memory().records(Store::State) {
         memory.apply(&record);
     }
     warnings.extend(state.warning);
-    let mut state = state.log;
-    if let Err(error) = state.catch_up() {
+    let mut log = state.log;
+    if let Err(error) = log.catch_up() {
         warnings.push(format!("cannot write to `{STATE_NAME}`: {error}"));
     }
 
     let (answers, committed) = mpsc::unbounded_channel();
-    let writer = Writer::start(state, answers.clone()).map_err(JournalError::Thread)?;
+    let writer = Writer::start(log, answers.clone()).map_err(JournalError::Thread)?;
     Ok(Opened {
         journal: Journal {
             runtime: runtime.log,
@@ -190,10 +213,19 @@ fn open_waiting(
         },
         memory,
         start,
-        records_lost,
+        records_lost: runtime.records_lost,
+        holds_lost: state.records_lost,
         server_id,
         warnings,
     })
+}
+
+/// Whether a server of this boot has noted these directories, and the record is not there at all.
+fn lacks_records(runtime: &Log, dirs: &Dirs, boot: &str) -> bool {
+    let here = |place: &Place| place.dirs() == *dirs && place.boot == boot;
+    runtime.is_behind()
+        && *runtime.memory() == Memory::default()
+        && places(dirs, None).iter().any(here)
 }
 
 /// Becomes the one server of both directories, which may be one.
@@ -212,6 +244,7 @@ struct Begun {
     log: Log,
     /// As it was found, less what another boot left.
     memory: Memory,
+    records_lost: bool,
 }
 
 fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartKind) {
@@ -230,17 +263,23 @@ fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartK
         log.forget_boot();
     }
     let memory = log.memory().clone();
+    let records_lost = found.records_lost && this_boot;
     let opened = [Record::Opened {
         boot: boot.to_owned(),
     }];
-    match log.append(&opened) {
-        Ok(()) => {}
-        Err(error) => {
-            log.owe(&opened);
-            warnings.push(format!("cannot write to `{RUNTIME_NAME}`: {error}"));
-        }
+    if records_lost {
+        // A server that dies before it has found what lives must leave the loss to be seen.
+        log.owe(&opened);
+    } else if let Err(error) = log.append(&opened) {
+        log.owe(&opened);
+        warnings.push(format!("cannot write to `{RUNTIME_NAME}`: {error}"));
     }
-    (Begun { log, memory }, start)
+    let begun = Begun {
+        log,
+        memory,
+        records_lost,
+    };
+    (begun, start)
 }
 
 impl Journal {
@@ -297,6 +336,17 @@ impl Journal {
     pub fn take_in(&mut self) -> Result<Vec<Record>, RecordError> {
         let taken = self.runtime.take_in();
         taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
+    }
+
+    /// Writes the runtime store anew in one step, with these records of what was found to live
+    /// after records were lost. Until then a server that dies leaves the loss as it was.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; the records are kept in mind and stay owed.
+    pub fn rebuild(&mut self, records: &[Record]) -> Result<(), RecordError> {
+        self.runtime.owe(records);
+        self.catch_up()
     }
 
     /// Hands state records to the thread that writes them; never waits.

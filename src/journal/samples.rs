@@ -147,6 +147,23 @@ pub(super) fn runtime() -> Vec<Record> {
         Record::Forgotten {
             child: name("gone"),
         },
+        Record::Found {
+            child: name("found"),
+            run: RunId(3),
+            spec: Arc::new(spec("found", vec!["/bin/found".to_owned()])),
+            pid: 4243,
+            start_ticks: 98,
+            at: at(4),
+        },
+        Record::Matched {
+            child: name("found"),
+            run: RunId(3),
+            spec: Arc::new(spec("found", vec!["/bin/found".to_owned()])),
+        },
+        Record::MaybeUsed {
+            child: name("web"),
+            upto: RunId(1_000),
+        },
         Record::Closed,
     ]
 }

@@ -228,6 +228,9 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Closed
         | Record::Begun { .. }
         | Record::Started { .. }
+        | Record::Found { .. }
+        | Record::Matched { .. }
+        | Record::MaybeUsed { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }
@@ -408,8 +411,8 @@ mod tests {
         let (answers, received_answers) = unbounded_channel();
         write(&mut log, &mut entries, &answers);
         assert_eq!(received(received_answers).len(), 50);
-        // One write, one sync.
-        assert_eq!(faults.lock().unwrap().operations - before, 2);
+        // One write, one sync, one mark.
+        assert_eq!(faults.lock().unwrap().operations - before, 3);
     }
 
     #[test]

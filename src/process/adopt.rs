@@ -19,7 +19,7 @@ use rustix::{
 };
 
 use super::{
-    Owner, Parent, Phase, Process, Processes, Started, identity,
+    Owner, Parent, Phase, Process, Processes, identity,
     stop::{Fate, Left},
     strays, wait,
 };
@@ -115,34 +115,10 @@ impl Processes {
     }
 }
 
-/// Finds the process of a run of which it is not recorded which one it is: the server died
-/// between starting it and writing that down. `None` when nobody, or more than one, may be it:
-/// it may be too young to be told, or hide its environment, so that nothing is proven by it.
-///
-/// The run is told by the environment, which any user can forge; so it must be our own user's.
-/// What a child starts in turn has the same environment; but a child's main process leads a
-/// group and no session, and is the oldest that does.
+/// Whether a recorded process is there and has not ended.
 #[must_use]
-pub fn find_run(server_id: &str, child: &ChildName, run: RunId) -> Option<Started> {
-    let tag = identity::run_tag(server_id, child, run);
-    let mut found: Vec<Started> = identity::pids()
-        .filter(|pid| identity::is_own(*pid) && identity::belongs(*pid, &tag))
-        .filter_map(|pid| {
-            let stat = identity::stat(pid).ok()?;
-            identity::number(pid)?;
-            let leads = stat.group == pid && stat.session != pid;
-            leads.then_some(Started {
-                pid,
-                start_ticks: stat.start_ticks,
-            })
-        })
-        .collect();
-    found.sort_by_key(|process| process.start_ticks);
-    match found.as_slice() {
-        [one] => Some(*one),
-        [oldest, next, ..] if oldest.start_ticks < next.start_ticks => Some(*oldest),
-        [] | [_, ..] => None,
-    }
+pub fn is_alive(pid: i32, start_ticks: u64) -> bool {
+    matches!(find(pid, start_ticks), Ok(Found::Process(pidfd)) if !has_ended(&pidfd))
 }
 
 /// Who has a recorded number.

@@ -8,7 +8,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_signal};
@@ -23,6 +23,9 @@ pub(super) const HOOK_VARIABLE: &str = "SUPERVISOR_RS_HOOK";
 
 /// How much of an environment is read, in bytes: ours comes first in it.
 const ENVIRONMENT_BYTES_MAX: u64 = 128 * 1024;
+
+/// How the kernel counts start times for us (`USER_HZ`), on every machine that is still made.
+const TICKS_PER_SECOND: u64 = 100;
 
 /// How often a group is looked through when its members may still be forking.
 const PASSES_MAX: usize = 8;
@@ -110,9 +113,29 @@ pub(super) fn run_tag(server_id: &str, child: &ChildName, run: RunId) -> String 
     format!("{server_id}/{child}/{run}")
 }
 
-/// Whether a process runs as the user that we run as.
+/// Whether a process is our user in every respect: real, effective, saved and for files. One that
+/// a stranger has started is his in one of them, until it gives that up (set-uid programs).
 pub(super) fn is_own(pid: i32) -> bool {
-    fs::metadata(format!("/proc/{pid}")).is_ok_and(|metadata| metadata.uid() == geteuid().as_raw())
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    users(&status) == Some([geteuid().as_raw(); 4])
+}
+
+/// The line `Uid:`, which comes after the name: that one cannot hold a line feed.
+fn users(status: &str) -> Option<[u32; 4]> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    let mut ids = line.split_ascii_whitespace().map(str::parse);
+    let mut next = || ids.next()?.ok();
+    Some([next()?, next()?, next()?, next()?])
+}
+
+/// How long a process that began then has lived.
+pub(super) fn age(start_ticks: u64) -> Duration {
+    let uptime = fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds = uptime.split_ascii_whitespace().next();
+    let seconds = seconds.and_then(|text| text.parse::<f64>().ok());
+    let uptime = Duration::try_from_secs_f64(seconds.unwrap_or_default()).unwrap_or_default();
+    let began = Duration::from_millis(start_ticks.saturating_mul(1_000) / TICKS_PER_SECOND);
+    uptime.saturating_sub(began)
 }
 
 /// All processes there are.
@@ -156,18 +179,43 @@ fn kill_member(pid: i32, group: i32, run: &str) -> bool {
 
 /// Whether a process was started with this run in its environment. A zombie has none.
 pub(super) fn belongs(pid: i32, run: &str) -> bool {
+    environment(pid).is_some_and(|environment| {
+        let mut runs = runs_in(&environment);
+        runs.any(|named| named == run.as_bytes())
+    })
+}
+
+/// The run that a process was started with in its environment, if it is one.
+pub(super) fn run_of(pid: i32) -> Option<String> {
+    let environment = environment(pid)?;
+    let mut runs = runs_in(&environment);
+    let run = std::str::from_utf8(runs.next()?).ok()?;
+    runs.next().is_none().then(|| run.to_owned())
+}
+
+/// Whether a process shows an environment at all: the kernel may hide it, and programs that choose
+/// their own title write over it.
+pub(super) fn shows_environment(pid: i32) -> bool {
+    let is_variable = |text: &[u8]| text.iter().position(|byte| *byte == b'=') > Some(0);
+    environment(pid).is_some_and(|all| all.split(|byte| *byte == 0).any(is_variable))
+}
+
+fn environment(pid: i32) -> Option<Vec<u8>> {
     let mut environment = Vec::new();
-    let read = File::open(format!("/proc/{pid}/environ")).and_then(|file| {
-        file.take(ENVIRONMENT_BYTES_MAX)
-            .read_to_end(&mut environment)
-    });
-    read.is_ok()
-        && environment.split(|byte| *byte == 0).any(|variable| {
-            variable
-                .strip_prefix(RUN_VARIABLE.as_bytes())
-                .and_then(|rest| rest.strip_prefix(b"="))
-                == Some(run.as_bytes())
-        })
+    let file = File::open(format!("/proc/{pid}/environ")).ok()?;
+    let read = file
+        .take(ENVIRONMENT_BYTES_MAX)
+        .read_to_end(&mut environment);
+    read.is_ok().then_some(environment)
+}
+
+fn runs_in(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let variables = environment.split(|byte| *byte == 0);
+    variables.filter_map(|variable| {
+        variable
+            .strip_prefix(RUN_VARIABLE.as_bytes())?
+            .strip_prefix(b"=")
+    })
 }
 
 #[cfg(test)]
@@ -203,6 +251,23 @@ mod tests {
         assert_eq!(parse(b"42 (sh) S 1"), None);
         let invalid = format!("42 (\u{fffd}) {}", fields.join(" ")).replace('\u{fffd}', "\u{80}");
         assert!(parse(invalid.as_bytes()).is_some());
+    }
+
+    #[test]
+    fn a_process_is_a_users_only_if_it_is_in_every_respect() {
+        let status = |uids: &str| users(&format!("Name:\tUid: 0\nUid:\t{uids}\nGid:\t0\n"));
+        assert_eq!(status("0\t0\t0\t0"), Some([0; 4]));
+        assert_eq!(status("1000\t0\t0\t0"), Some([1000, 0, 0, 0]));
+        assert_eq!(status("0\t0\t0"), None);
+        assert_eq!(users(""), None);
+    }
+
+    #[test]
+    fn an_age_is_told_by_the_start_time() {
+        let own = stat(std::process::id().cast_signed()).unwrap().start_ticks;
+        assert!(age(own) < age(0));
+        assert!(age(own) < Duration::from_secs(3_600));
+        assert_eq!(age(u64::MAX), Duration::ZERO);
     }
 
     #[test]

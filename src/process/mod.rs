@@ -14,8 +14,8 @@
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait`
-//! are what [`Processes`] does with them.
+//! `found` (runs by their marks), `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`,
+//! `adopt`, `hooks` and `wait` are what [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
 //! would take statuses that are not on record yet; threads and tasks.
@@ -40,6 +40,7 @@ use crate::{
 
 mod adopt;
 mod birth;
+mod found;
 mod group;
 mod hooks;
 mod identity;
@@ -57,8 +58,9 @@ mod strays;
 mod tests;
 mod wait;
 
-pub use adopt::{Adoption, find_run};
+pub use adopt::{Adoption, is_alive};
 pub use birth::{Birth, PREFIX_BYTES};
+pub use found::{FoundProcess, FoundRun, HiddenProcess, find_hidden, find_runs};
 pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
 pub use lease::open_for_writing;

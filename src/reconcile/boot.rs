@@ -94,6 +94,7 @@ impl State {
             let doubt = doubted.iter().find(|(child, ..)| *child == name);
             let doubt = doubt.map(|(_, _, why)| why.clone());
             self.take_back(turn, &name, remembered, start, doubt);
+            self.tell_found(turn, &name);
         }
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
         let lived = self.children.iter().filter(lived);
@@ -123,6 +124,7 @@ impl State {
         let child = self.enter(name);
         child.hold = remembered.held;
         child.reserved = remembered.reserved.map_or(0, |run| run.0);
+        child.maybe_used = remembered.maybe_used.map_or(0, |run| run.0);
         // Which numbers of a reserved block were used is known only while the records of this
         // boot last.
         child.latest = remembered
@@ -331,6 +333,7 @@ impl State {
             .children
             .iter()
             .filter(|(name, child)| child.entry.is_none() && (lived.contains(*name) || due(child)))
+            .filter(|(_, child)| child.run.as_ref().is_none_or(|run| !run.found))
             .filter_map(|(name, child)| {
                 let run = child.run.as_ref().map(|run| &run.spec);
                 let spec = run.or_else(|| child.last.as_ref().map(|last| &last.spec))?;
@@ -422,6 +425,7 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
     Run {
         id: last.run,
         spec: Arc::clone(&last.spec),
+        found: last.found,
         pid: last.process.map(|(pid, _)| pid),
         started: last.started.unwrap_or(now),
         phase,

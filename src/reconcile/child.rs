@@ -41,6 +41,8 @@ pub(super) struct Child {
     pub(super) last: Option<Last>,
     /// The number of the latest run; zero before the first.
     pub(super) latest: u64,
+    /// Records were lost, and runs that are not known may have had numbers up to this one.
+    pub(super) maybe_used: u64,
     /// The last run number that is reserved on disk.
     pub(super) reserved: u64,
     /// The repeat timer.
@@ -68,6 +70,8 @@ pub(super) struct Run {
     pub(super) id: RunId,
     /// What runs.
     pub(super) spec: Arc<Spec>,
+    /// Whether that is only what its process shows: it was found by it.
+    pub(super) found: bool,
     /// Its process, once known.
     pub(super) pid: Option<i32>,
     /// When it began.
@@ -164,6 +168,11 @@ impl Child {
     /// Whether anything is known that makes it worth a row.
     pub(super) fn is_known(&self) -> bool {
         self.entry.is_some() || self.run.is_some() || self.last.is_some() || self.hold.is_some()
+    }
+
+    /// The highest run number that may have been used.
+    pub(super) fn highest(&self) -> u64 {
+        self.latest.max(self.maybe_used)
     }
 
     /// The spec that stands in a good file now.

@@ -96,7 +96,7 @@ impl State {
             return;
         };
         let used = Used {
-            latest: child.latest,
+            latest: child.highest(),
             reserved: child.reserved,
         };
         if !planted(Bug::NumbersForgotten) {

@@ -34,6 +34,8 @@ pub struct Remembered {
     pub held: Option<Wall>,
     /// The last reserved run number.
     pub reserved: Option<RunId>,
+    /// Runs that are not known may have had numbers up to this one.
+    pub maybe_used: Option<RunId>,
     /// Its last run of this boot.
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
@@ -51,6 +53,8 @@ pub struct RememberedRun {
     pub process: Option<(i32, u64)>,
     /// When it began.
     pub started: Option<Time>,
+    /// Whether what it was started with is not known: the spec is what its process shows.
+    pub found: bool,
     /// Whether its stop was under way.
     pub stopping: bool,
     /// Whether that stop was the first half of a replacement.
@@ -103,7 +107,13 @@ impl Memory {
             Record::Begun { child, run, spec } => {
                 self.child(child).last = Some(RememberedRun::begun(*run, spec));
             }
+            Record::Found {
+                child, run, spec, ..
+            } => {
+                self.child(child).last = Some(RememberedRun::found(*run, spec, record));
+            }
             Record::Started { child, run, .. }
+            | Record::Matched { child, run, .. }
             | Record::NotStarted { child, run, .. }
             | Record::Stopping { child, run }
             | Record::Replacing { child, run }
@@ -145,10 +155,8 @@ impl Memory {
             }
             Record::Held { child, since } => self.child(child).held = Some(*since),
             Record::Released { child } => self.child(child).held = None,
-            Record::Reserved { child, upto } => {
-                let reserved = &mut self.child(child).reserved;
-                *reserved = (*reserved).max(Some(*upto));
-            }
+            Record::Reserved { child, upto } => raise(&mut self.child(child).reserved, *upto),
+            Record::MaybeUsed { child, upto } => raise(&mut self.child(child).maybe_used, *upto),
             Record::Forgotten { child } => {
                 let remembered = self.child(child);
                 remembered.last = None;
@@ -187,9 +195,27 @@ impl Memory {
         self.closed = false;
         self.loadpaths.clear();
         for remembered in self.children.values_mut() {
+            remembered.maybe_used = None;
             remembered.last = None;
             remembered.armed = None;
         }
+    }
+
+    /// The children whose live run began after the hold that is remembered of them: its end is
+    /// what was lost, for a held child is not started.
+    #[must_use]
+    pub fn overtaken_holds(&self) -> Vec<ChildName> {
+        let overtaken = |remembered: &Remembered| {
+            let last = remembered.last.as_ref().filter(|last| last.end.is_none());
+            let started = last.and_then(|last| last.started);
+            let since = remembered.held;
+            started
+                .zip(since)
+                .is_some_and(|(at, since)| at.wall > since)
+        };
+        let children = self.children.iter();
+        let overtaken = children.filter(|(_, remembered)| overtaken(remembered));
+        overtaken.map(|(name, _)| name.clone()).collect()
     }
 
     /// Where a loadpath stood when it last had files in it.
@@ -208,6 +234,10 @@ impl Memory {
     }
 }
 
+fn raise(number: &mut Option<RunId>, upto: RunId) {
+    *number = (*number).max(Some(upto));
+}
+
 impl Remembered {
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         let child = child.clone();
@@ -219,6 +249,15 @@ impl Remembered {
         }
         if let Some(upto) = self.reserved {
             all.push(Record::Reserved {
+                child: child.clone(),
+                upto,
+            });
+        }
+        // Without a last run they go on behind the reserved ones anyway.
+        if let (Some(upto), Some(last)) = (self.maybe_used, &self.last)
+            && last.run < upto
+        {
+            all.push(Record::MaybeUsed {
                 child: child.clone(),
                 upto,
             });
@@ -245,6 +284,7 @@ impl RememberedRun {
             spec: Arc::clone(spec),
             process: None,
             started: None,
+            found: false,
             stopping: false,
             replacing: false,
             given_up: None,
@@ -253,6 +293,13 @@ impl RememberedRun {
             settled: false,
             end: None,
         }
+    }
+
+    /// A run that was found by its process.
+    fn found(run: RunId, spec: &Arc<Spec>, record: &Record) -> Self {
+        let mut found = Self::begun(run, spec);
+        found.apply(record);
+        found
     }
 
     /// Takes a record about this run into account.
@@ -266,6 +313,21 @@ impl RememberedRun {
             } => {
                 self.process = Some((*pid, *start_ticks));
                 self.started = Some(*at);
+                self.doubt = None;
+            }
+            Record::Found {
+                pid,
+                start_ticks,
+                at,
+                ..
+            } => {
+                self.process = Some((*pid, *start_ticks));
+                self.started = Some(*at);
+                self.found = true;
+            }
+            Record::Matched { spec, .. } => {
+                self.spec = Arc::clone(spec);
+                self.found = false;
             }
             Record::NotStarted { why, at, .. } => {
                 let why = why.clone();
@@ -302,26 +364,50 @@ impl RememberedRun {
             | Record::Held { .. }
             | Record::Released { .. }
             | Record::Reserved { .. }
+            | Record::MaybeUsed { .. }
             | Record::Forgotten { .. } => {}
         }
     }
 
-    fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
+    /// Whether it was announced and nothing more is known.
+    pub(super) fn is_open(&self) -> bool {
+        self.process.is_none() && self.end.is_none() && self.doubt.is_none()
+    }
+
+    /// How it began, as far as that is known.
+    fn beginning(&self, child: &ChildName, all: &mut Vec<Record>) {
         let (child, run) = (child.clone(), self.run);
-        all.push(Record::Begun {
-            child: child.clone(),
-            run,
-            spec: Arc::clone(&self.spec),
-        });
-        if let (Some((pid, start_ticks)), Some(at)) = (self.process, self.started) {
-            all.push(Record::Started {
+        let process = self.process.zip(self.started);
+        if let (true, Some(((pid, start_ticks), at))) = (self.found, process) {
+            all.push(Record::Found {
                 child: child.clone(),
                 run,
+                spec: Arc::clone(&self.spec),
                 pid,
                 start_ticks,
                 at,
             });
+        } else {
+            all.push(Record::Begun {
+                child: child.clone(),
+                run,
+                spec: Arc::clone(&self.spec),
+            });
+            if let Some(((pid, start_ticks), at)) = process {
+                all.push(Record::Started {
+                    child: child.clone(),
+                    run,
+                    pid,
+                    start_ticks,
+                    at,
+                });
+            }
         }
+    }
+
+    fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
+        self.beginning(child, all);
+        let (child, run) = (child.clone(), self.run);
         if self.stopping {
             let child = child.clone();
             all.push(Record::Stopping { child, run });

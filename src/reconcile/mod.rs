@@ -57,6 +57,7 @@ pub mod listing;
 pub mod memory;
 mod numbers;
 mod planted;
+pub mod rebuild;
 pub mod record;
 mod removal;
 mod repeat;

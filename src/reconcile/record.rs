@@ -53,6 +53,37 @@ pub enum Record {
         /// When.
         at: Time,
     },
+    /// Records were lost, and a live run that they do not know was found by its process.
+    Found {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What its process shows of what it was started with.
+        spec: Arc<Spec>,
+        /// Its process.
+        pid: i32,
+        /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+        start_ticks: u64,
+        /// When it began.
+        at: Time,
+    },
+    /// A run that was found by its process is taken for one of its file.
+    Matched {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What the file says.
+        spec: Arc<Spec>,
+    },
+    /// Records were lost: runs that are not known may have had numbers up to this one.
+    MaybeUsed {
+        /// Whose.
+        child: ChildName,
+        /// The last of them.
+        upto: RunId,
+    },
     /// A run was never begun after all.
     NotStarted {
         /// Whose.
@@ -179,6 +210,9 @@ impl Record {
             | Self::Closed
             | Self::Begun { .. }
             | Self::Started { .. }
+            | Self::Found { .. }
+            | Self::Matched { .. }
+            | Self::MaybeUsed { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
             | Self::Replacing { .. }
@@ -190,6 +224,33 @@ impl Record {
             | Self::Disarmed { .. }
             | Self::LoadpathSeen { .. }
             | Self::Forgotten { .. } => Store::Runtime,
+        }
+    }
+
+    /// Whether this says that a run lives or may live.
+    pub(super) fn is_about(&self, name: &ChildName, number: RunId) -> bool {
+        match self {
+            Self::Started { child, run, .. }
+            | Self::Found { child, run, .. }
+            | Self::Doubted { child, run, .. } => child == name && *run == number,
+            Self::Opened { .. }
+            | Self::Closed
+            | Self::Begun { .. }
+            | Self::Matched { .. }
+            | Self::MaybeUsed { .. }
+            | Self::NotStarted { .. }
+            | Self::Stopping { .. }
+            | Self::Replacing { .. }
+            | Self::Ended { .. }
+            | Self::GivenUp { .. }
+            | Self::Settled { .. }
+            | Self::Armed { .. }
+            | Self::Disarmed { .. }
+            | Self::LoadpathSeen { .. }
+            | Self::Held { .. }
+            | Self::Released { .. }
+            | Self::Reserved { .. }
+            | Self::Forgotten { .. } => false,
         }
     }
 }

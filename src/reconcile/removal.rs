@@ -192,6 +192,7 @@ impl State {
             Content::Bad(_) | Content::Conflict => Level::Warn,
         };
         child.entry = Some(entry);
+        Self::match_found(turn, name, child);
         // A good file is no news because a server that starts has not seen it before.
         if turn.cause != Cause::Boot || level != Level::Info || waits {
             turn.log(level, name, what).detail = if waits && level == Level::Info {

@@ -26,7 +26,7 @@ impl State {
             return;
         };
         assert!(child.run.is_none(), "I1: `{name}` has a live run already");
-        child.latest += 1;
+        child.latest = child.highest() + 1;
         let id = RunId(child.latest);
         let clear = child
             .last
@@ -36,6 +36,7 @@ impl State {
         child.run = Some(Run {
             id,
             spec: Arc::clone(spec),
+            found: false,
             pid: None,
             started: turn.now,
             phase: Phase::Spawning,

@@ -244,8 +244,8 @@ impl State {
                 child: name.clone(),
             });
         }
-        if child.latest >= child.reserved {
-            let upto = RunId(child.latest + RUNS_RESERVED);
+        if child.highest() >= child.reserved {
+            let upto = RunId(child.highest() + RUNS_RESERVED);
             records.push(Record::Reserved {
                 child: name.clone(),
                 upto,
@@ -328,7 +328,7 @@ impl State {
             if by_operator {
                 child.hold = None;
             }
-            child.reserved = child.reserved.max(child.latest + RUNS_RESERVED);
+            child.reserved = child.reserved.max(child.highest() + RUNS_RESERVED);
         }
         self.unblock(turn, &name);
         self.spawn_now(turn, id);

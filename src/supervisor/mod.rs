@@ -10,7 +10,9 @@ mod audited;
 mod authority;
 mod inbox;
 mod key_looks;
+mod moved;
 mod perform;
+mod rebuild;
 mod server_file;
 mod start;
 
@@ -30,6 +32,7 @@ use tokio::{
 
 pub use self::{
     audited::verify_audit,
+    moved::Moved,
     start::{Checked, ServeError, check, serve},
 };
 use self::{
@@ -47,7 +50,7 @@ use crate::{
         keys::Ring,
         server::{Control, Look},
     },
-    journal::Journal,
+    journal::{self, Journal},
     process::{Fact, Processes},
     reconcile::{
         State,
@@ -274,6 +277,10 @@ impl Supervisor {
         }
         // Before the journal's lock goes: the next server writes to the same trail.
         drop(self.audit);
+        if words.children.is_empty() {
+            let place = self.server_file.place();
+            journal::forget_place(&self.server_file.dirs(), place.as_deref());
+        }
         self.journal.close();
         if interrupted && self.fixed.on_terminal {
             say_goodbye(words);

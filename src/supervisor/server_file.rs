@@ -14,6 +14,7 @@ use super::Supervisor;
 use crate::{
     clock,
     config::{self, ChildContext, Host, ServerSpec},
+    journal::Dirs,
     process,
     reconcile::event::{Event, Settings},
     spec::ChildName,
@@ -124,6 +125,21 @@ impl ServerFile {
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where the directories in use are noted: it depends on this file's path alone.
+    pub(super) fn place(&self) -> Option<PathBuf> {
+        let canonical = self.path.canonicalize();
+        let canonical = canonical.unwrap_or_else(|_| self.path.clone());
+        config::default_runtime_dir(&canonical, &self.host)
+    }
+
+    /// The directories in use: they are fixed while the server runs.
+    pub(super) fn dirs(&self) -> Dirs {
+        Dirs {
+            runtime_dir: self.spec.runtime_dir.clone(),
+            state_dir: self.spec.state_dir.clone(),
+        }
     }
 
     pub(super) fn last_look(&self) -> Arc<LastLook> {

@@ -22,6 +22,8 @@ use super::{
     inbox::Inbox,
     is_on_terminal,
     key_looks::KeyLooks,
+    moved::{self, Moved},
+    rebuild,
     server_file::{BEING_WRITTEN, ServerFile},
 };
 use crate::{
@@ -34,8 +36,8 @@ use crate::{
         keys::{Ring, RingSurvey},
         server::{Control, Look},
     },
-    journal::{self, Dirs, Journal, JournalError, Opened},
-    process::{self, Adoption, Processes, Started},
+    journal::{self, Journal, JournalError, Opened, Place},
+    process::{self, Adoption, Processes},
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
@@ -81,6 +83,9 @@ pub enum ServeError {
     /// Its state cannot be used.
     #[error("{0}")]
     State(JournalError),
+    /// Its directories were edited while something lives that only the old ones tell of.
+    #[error("{0}")]
+    Moved(Moved),
     /// Its audit trail cannot be used or read.
     #[error("{0}")]
     Audit(AuditError),
@@ -107,7 +112,7 @@ impl ServeError {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::BadConfig(_) => 6,
+            Self::BadConfig(_) | Self::Moved(_) => 6,
             Self::Listen { .. } | Self::InUse(_) => 7,
             Self::State(_) | Self::Audit(_) | Self::TooFewFiles { .. } | Self::System { .. } => 1,
         }
@@ -232,19 +237,35 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     let spec = server_file.spec();
     let address = SocketAddr::new(spec.listener_addr, spec.listener_port);
     let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
-    let dirs = Dirs {
-        runtime_dir: spec.runtime_dir.clone(),
-        state_dir: spec.state_dir.clone(),
-    };
+    let (dirs, place) = (server_file.dirs(), server_file.place());
     let boot = journal::boot_identity().map_err(ServeError::system("tell this boot"))?;
+    if let Some(moved) = moved::find(&dirs, place.as_deref(), &boot) {
+        return Err(ServeError::Moved(moved));
+    }
     let mut opened = journal::open(&dirs, spec.id.as_deref(), &boot).map_err(refused)?;
     journal::own_dir(&spec.log_dir).map_err(ServeError::State)?;
     for warning in &opened.warnings {
         tracing::warn!("{warning}");
     }
-    let doubted = find_again(&mut opened);
-    match start_with(&server_file, &listener, &opened, doubted, started) {
-        Ok(ready) => Ok(ready.into_supervisor(server_file, opened.journal)),
+    if opened.holds_lost {
+        rebuild::release_overtaken(&mut opened);
+    }
+    if opened.records_lost {
+        rebuild::look_for_runs(&mut opened);
+    }
+    match start_with(&server_file, &listener, &mut opened, started) {
+        Ok(ready) => {
+            let noted = Place {
+                state_dir: dirs.state_dir,
+                runtime_dir: dirs.runtime_dir,
+                boot,
+                id: opened.server_id,
+            };
+            for warning in journal::note_place(&noted, place.as_deref()) {
+                tracing::warn!("{warning}");
+            }
+            Ok(ready.into_supervisor(server_file, opened.journal))
+        }
         Err(error) => {
             // Nothing was started: the next start is still the fresh one.
             if opened.start == StartKind::Fresh
@@ -277,8 +298,7 @@ struct Ready {
 fn start_with(
     server_file: &ServerFile,
     listener: &TcpListener,
-    opened: &Opened,
-    mut doubted: Vec<Doubted>,
+    opened: &mut Opened,
     started: Time,
 ) -> Result<Ready, ServeError> {
     let spec = server_file.spec();
@@ -288,12 +308,15 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
-    let ended = adopt(&mut processes, &opened.memory, &mut doubted);
+    let (ended, doubted) = adopt(&mut processes, &opened.memory);
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
     let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
+    if opened.records_lost {
+        rebuild::doubt_hidden(opened, &listing);
+    }
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),
@@ -394,58 +417,14 @@ fn have_run(memory: &Memory) -> Vec<Arc<Spec>> {
         .collect()
 }
 
-/// After records of live runs were lost: finds the processes of runs that are known to have begun,
-/// and no more (I2). Says of which it cannot be told whether they live. Where nothing was lost such
-/// a run was never executed, since a process writes itself down before that.
-fn find_again(opened: &mut Opened) -> Vec<Doubted> {
-    let (mut records, mut doubted) = (Vec::new(), Vec::new());
-    if !opened.records_lost {
-        return doubted;
-    }
-    for (child, remembered) in &mut opened.memory.children {
-        let Some(last) = remembered.last.as_mut() else {
-            continue;
-        };
-        if last.process.is_some() || last.end.is_some() {
-            continue;
-        }
-        let Some(found) = process::find_run(&opened.server_id, child, last.run) else {
-            let why = format!(
-                "records were lost, and run {} may have been started",
-                last.run
-            );
-            doubted.push((child.clone(), last.run, why));
-            continue;
-        };
-        let Started { pid, start_ticks } = found;
-        tracing::warn!(%child, run = %last.run, pid, "found by its environment");
-        // When it began is not known; that is told from when it was found.
-        let at = last.started.unwrap_or_else(clock::now);
-        (last.process, last.started) = (Some((pid, start_ticks)), Some(at));
-        records.push(Record::Started {
-            child: child.clone(),
-            run: last.run,
-            pid,
-            start_ticks,
-            at,
-        });
-    }
-    if !records.is_empty()
-        && let Err(error) = opened.journal.append(&records)
-    {
-        tracing::error!(%error, "a record could not be written");
-    }
-    doubted
-}
-
 /// A run that is no more, and how it ended.
 type Ended = (ChildName, RunId, Exit);
 /// A run of which nobody can tell, and why.
 type Doubted = (ChildName, RunId, String);
 
 /// Takes back what the records call live; says of which runs nothing lives, and how they ended.
-fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>) -> Vec<Ended> {
-    let mut ended = Vec::new();
+fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
+    let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
             continue;
@@ -469,7 +448,7 @@ fn adopt(processes: &mut Processes, memory: &Memory, doubted: &mut Vec<Doubted>)
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
-    ended
+    (ended, doubted)
 }
 
 /// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.

@@ -208,6 +208,17 @@ impl SmallDisk {
         root.join(inside).join(name)
     }
 
+    /// Mounts it anew, `ro` or `rw`.
+    pub(crate) fn remount(&self, how: &str) {
+        let status = Command::new("nsenter")
+            .arg(self.namespace())
+            .args(["mount", "-o", &format!("remount,{how}")])
+            .arg(&self.at)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{:?} cannot be mounted anew", self.at);
+    }
+
     pub(crate) fn fill(&self) {
         let mut file = fs::File::create(self.file("fill")).unwrap();
         for _ in 0..FILL_KIB_MAX {

@@ -585,6 +585,26 @@ impl Sandbox {
     }
 }
 
+/// Where servers of root note their directories: each in a folder of its own, by the path of its
+/// server.yml. (Those of others do so in their `HOME`, which is the sandbox.)
+const NOTES: &str = "/run/supervisor-rs";
+
+impl Sandbox {
+    /// Takes away what servers of this sandbox have noted outside of it, and left when killed.
+    fn take_notes_away(&self) {
+        let root = format!("\"{}/", self.root().display());
+        for entry in fs::read_dir(NOTES).into_iter().flatten().flatten() {
+            let note = entry.path().join("directories");
+            if fs::read_to_string(&note).is_ok_and(|text| text.contains(&root)) {
+                let _best_effort = fs::remove_file(&note);
+                let _unless_in_use = fs::remove_dir(entry.path());
+            }
+        }
+        // Servers make it anew when they need it.
+        let _unless_in_use = fs::remove_dir(NOTES);
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         // A test that has failed already is not to fail twice, which would end all others.
@@ -597,6 +617,7 @@ impl Drop for Sandbox {
             let _reaped = server.wait();
         }
         let ended = self.end_all();
+        self.take_notes_away();
         let log = self.server_log();
         if thread::panicking() {
             println!("the server's log:\n{log}");

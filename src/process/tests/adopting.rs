@@ -253,3 +253,91 @@ fn sessions_and_groups_that_are_led_from_outside_the_namespace_are_no_obstacle()
     assert!(output.status.success(), "{text}\n{errors}");
     assert_eq!(text.matches("1 passed").count(), 3, "{text}");
 }
+
+/// The process of one run, if it is found.
+fn find_run(id: &str, child: &ChildName, run: RunId) -> Option<Started> {
+    let found = runs_of(id, child).into_iter();
+    let mut found = found.filter(|found| found.run == run);
+    found.next()?.process.map(|process| process.started)
+}
+
+/// The runs of one child that are found.
+fn runs_of(id: &str, child: &ChildName) -> Vec<FoundRun> {
+    let mut found = find_runs(id);
+    found.retain(|found| found.child == *child);
+    found
+}
+
+#[tokio::test]
+async fn all_runs_are_found_with_what_their_processes_show() {
+    let id = format!("found-{}", std::process::id());
+    let mut world = World::of(Processes::beside_others(&id).unwrap());
+    let id = world.processes.server_id.clone();
+    assert_eq!(find_runs(&id), []);
+    let started = world.start("exec sleep 100");
+    let found = || runs_of(&id, &web()).into_iter().find_map(|run| run.process);
+    until("it has become its program", || {
+        found().is_some_and(|process| process.command == ["sleep", "100"])
+    })
+    .await;
+    let [run] = <[FoundRun; 1]>::try_from(runs_of(&id, &web())).unwrap();
+    assert_eq!(run.run, ONE);
+    let process = run.process.unwrap();
+    assert_eq!(process.started, started);
+    assert!(process.age < Duration::from_secs(60), "{process:?}");
+    let spec = world.spec(&["sleep"]);
+    assert_eq!(process.workdir, spec.workdir.canonicalize().unwrap());
+    assert!(is_alive(started.pid, started.start_ticks));
+    assert!(!is_alive(started.pid, started.start_ticks + 1));
+    for other in ["", "foun", &format!("{id}/web"), "another"] {
+        assert_eq!(find_runs(other), []);
+    }
+}
+
+/// As from a stranger's shell: the environment says what he wants, and the program is ours.
+#[test]
+fn a_set_uid_program_that_a_stranger_has_started_is_not_believed() {
+    use std::os::unix::{fs::PermissionsExt, process::CommandExt};
+    const STRANGER: u32 = 12_345;
+    if !crate::trust::tests::as_root("running a program as another user") {
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let all = |mode| fs::Permissions::from_mode(mode);
+    fs::set_permissions(temp.path(), all(0o755)).unwrap();
+    let program = temp.path().join("sleep");
+    let found = ["/usr/bin/sleep", "/bin/sleep"].map(PathBuf::from);
+    let sleep = found.iter().find(|path| path.exists()).unwrap();
+    fs::copy(sleep.canonicalize().unwrap(), &program).unwrap();
+    let id = format!("forged-{}", std::process::id());
+    let mut forged = Vec::new();
+    for (run, mode, uid) in [(1, 0o4755, STRANGER), (2, 0o755, STRANGER), (3, 0o755, 0)] {
+        fs::set_permissions(&program, all(mode)).unwrap();
+        let mut command = Command::new(&program);
+        command.arg("300").uid(uid).process_group(0);
+        command.env(identity::RUN_VARIABLE, format!("{id}/web/{run}"));
+        forged.push(command.spawn().unwrap());
+        // It has become its program before that is changed: spawning waits for that.
+    }
+    let set_uid = forged[0].id();
+    let status = fs::read_to_string(format!("/proc/{set_uid}/status")).unwrap();
+    let is_effective = status.contains(&format!("Uid:\t{STRANGER}\t0\t0\t0"));
+    let found = runs_of(&id, &web());
+    let one = RunId(1);
+    let by_number = find_run(&id, &web(), one);
+    for mut process in forged {
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+    // A file system that is mounted `nosuid` shows less.
+    if !is_effective {
+        return eprintln!("skipped: no set-uid programs in the temporary directory");
+    }
+    assert_eq!(by_number, None);
+    let runs: Vec<RunId> = found.iter().map(|found| found.run).collect();
+    assert_eq!(
+        runs,
+        [RunId(3)],
+        "only the one that is ours in every respect"
+    );
+}

@@ -737,6 +737,9 @@ fn record_text(record: &Record) -> String {
         } => format!("{child} run {run} ended, {exit}"),
         Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
         Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
+        Record::Found { child, run, .. } => format!("run {run} of {child} was found"),
+        Record::Matched { child, run, .. } => format!("run {run} of {child} is of its file"),
+        Record::MaybeUsed { child, upto } => format!("{child} may have had runs up to {upto}"),
         Record::Settled { child } => format!("nothing is due for {child} any more"),
         Record::Armed {
             child,

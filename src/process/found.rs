@@ -1,0 +1,151 @@
+//! Looking for runs by what their processes carry: the last resort, when records were lost.
+//!
+//! A process tells its run by `SUPERVISOR_RS_RUN` in its environment, which anybody can forge for
+//! his own processes, a program can overwrite, and the kernel may hide. So it is believed only of
+//! one that leads a group and no session, as a child's main process does, that is the oldest such
+//! one of its run, and that is our user in every respect: real, effective, saved and for files.
+//! A set-uid program that a stranger has started with an environment of his choice is his in one
+//! of these. (Whoever is our user in all of them may do to our children as he likes anyway.)
+//!
+//! Absent on purpose: what follows from a run that is found (`reconcile::rebuild`).
+//!
+//! Sources: proc_pid_status(5), proc_pid_environ(5), proc_pid_cmdline(5), credentials(7).
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+    path::PathBuf,
+    time::Duration,
+};
+
+use super::{Started, identity};
+use crate::spec::{ChildName, RunId};
+
+/// How much of a command line is read, in bytes.
+const COMMAND_BYTES_MAX: u64 = 128 * 1024;
+
+/// A live run that was found by its processes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundRun {
+    /// Whose.
+    pub child: ChildName,
+    /// Which.
+    pub run: RunId,
+    /// Its main process, and what that shows of itself; `None` when it cannot be told which one
+    /// it is.
+    pub process: Option<FoundProcess>,
+}
+
+/// What a process shows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundProcess {
+    /// Which.
+    pub started: Started,
+    /// How long it has lived.
+    pub age: Duration,
+    /// Its program and arguments, as they are now; never empty.
+    pub command: Vec<String>,
+    /// Where it is now.
+    pub workdir: PathBuf,
+    /// The file that its standard output goes to.
+    pub stdout: Option<PathBuf>,
+    /// The file that its standard error goes to.
+    pub stderr: Option<PathBuf>,
+}
+
+/// Finds all live runs of a server, each once, by child and number.
+#[must_use]
+pub fn find_runs(server_id: &str) -> Vec<FoundRun> {
+    let mut by_run: BTreeMap<(ChildName, RunId), Vec<Started>> = BTreeMap::new();
+    for pid in identity::pids() {
+        if let Some((run, started)) = candidate(pid, server_id) {
+            by_run.entry(run).or_default().push(started);
+        }
+    }
+    let found = by_run
+        .into_iter()
+        .map(|((child, run), candidates)| FoundRun {
+            child,
+            run,
+            process: oldest(candidates).and_then(process),
+        });
+    found.collect()
+}
+
+/// A live process that may be a child's main one and does not show whose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HiddenProcess {
+    /// Its number.
+    pub pid: i32,
+    /// The file that it executes.
+    pub program: PathBuf,
+}
+
+/// Finds processes of our user that lead a group as a child's main process does, and whose
+/// environment cannot be read or was written over.
+#[must_use]
+pub fn find_hidden() -> Vec<HiddenProcess> {
+    let hidden = |pid: i32| {
+        leader(pid)?;
+        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        (!identity::shows_environment(pid)).then_some(HiddenProcess { pid, program })
+    };
+    identity::pids().filter_map(hidden).collect()
+}
+
+/// The run that a process says it is the main process of.
+fn candidate(pid: i32, server_id: &str) -> Option<((ChildName, RunId), Started)> {
+    let before = leader(pid)?;
+    let tag = identity::run_of(pid)?;
+    let mut parts = tag.splitn(3, '/');
+    let (id, child, run) = (parts.next()?, parts.next()?, parts.next()?);
+    let run = (child.parse().ok()?, RunId(run.parse().ok()?));
+    // As one process: the number may have been given away in between.
+    let same = leader(pid) == Some(before) && id == server_id && run.1 != RunId(0);
+    same.then_some((run, before))
+}
+
+/// A live process that may be a child's main one, whatever its environment says.
+fn leader(pid: i32) -> Option<Started> {
+    identity::number(pid)?;
+    let stat = identity::stat(pid).ok()?;
+    let leads = stat.group == pid && stat.session != pid && identity::is_own(pid);
+    leads.then_some(Started {
+        pid,
+        start_ticks: stat.start_ticks,
+    })
+}
+
+/// The one that began first; `None` when that is not one.
+fn oldest(mut found: Vec<Started>) -> Option<Started> {
+    found.sort_by_key(|process| process.start_ticks);
+    match found.as_slice() {
+        [one] => Some(*one),
+        [oldest, next, ..] if oldest.start_ticks < next.start_ticks => Some(*oldest),
+        [] | [_, ..] => None,
+    }
+}
+
+fn process(started: Started) -> Option<FoundProcess> {
+    let proc = PathBuf::from(format!("/proc/{}", started.pid));
+    let mut line = Vec::new();
+    let file = File::open(proc.join("cmdline")).ok()?;
+    file.take(COMMAND_BYTES_MAX).read_to_end(&mut line).ok()?;
+    let line = line.strip_suffix(b"\0").unwrap_or(&line);
+    let words = line.split(|byte| *byte == 0);
+    let command = words.map(|word| String::from_utf8_lossy(word).into_owned());
+    let output = |number: u8| {
+        let path = fs::read_link(proc.join("fd").join(number.to_string())).ok()?;
+        (path.to_str().is_some() && path.is_file()).then_some(path)
+    };
+    let utf8 = |path: PathBuf| PathBuf::from(path.to_string_lossy().into_owned());
+    Some(FoundProcess {
+        started,
+        age: identity::age(started.start_ticks),
+        command: command.collect(),
+        workdir: utf8(fs::read_link(proc.join("cwd")).unwrap_or_else(|_| PathBuf::from("/"))),
+        stdout: output(1),
+        stderr: output(2),
+    })
+}
