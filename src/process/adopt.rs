@@ -76,17 +76,21 @@ impl Processes {
         let (parent, exit) = match status {
             Ok(Some(status)) => (Parent::Us, Some(wait::exit(&status))),
             Ok(None) => (Parent::Us, None),
-            Err(_) if has_ended(&pidfd) => {
-                let exit = identity::exit_of_zombie(pid, start_ticks);
-                let left = Left {
-                    group: pid,
-                    pidfd: Some(pidfd),
-                    fate: Fate::Spared,
-                };
-                self.leave(child, run, left);
-                return Adoption::Gone(exit);
+            Err(_) => {
+                let ended = has_ended(&pidfd);
+                let exit = ended.then(|| self.exit_of_other(&pidfd, pid, start_ticks));
+                if let Some(exit) = exit.flatten() {
+                    let left = Left {
+                        group: pid,
+                        pidfd: Some(pidfd),
+                        fate: Fate::Spared,
+                    };
+                    self.leave(child, run, left);
+                    return Adoption::Gone(exit);
+                }
+                // If it has ended, its zombie does not tell us how: that is told once it is reaped.
+                (Parent::Other, None)
             }
-            Err(_) => (Parent::Other, None),
         };
         let token = self.next_token();
         let phase = match exit {

@@ -10,12 +10,15 @@
 //! - What concerns a run that is not there does nothing (I4).
 //! - A process is known by its pidfd; a number is never signalled unless somebody we know holds
 //!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
-//! - Nothing wakes us but an end, a `SIGCHLD`, the time of a hook and orphans that stand hidden (I9).
+//! - How a run ended is told exactly or as unknown, never guessed: by its zombie, or by its pidfd
+//!   once another has reaped it.
+//! - Nothing wakes us but an end, a reaping, a `SIGCHLD`, the time of a hook, orphans that stand
+//!   hidden and zombies that another keeps from us (I9).
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait`
-//! are what [`Processes`] does with them.
+//! `info` (exits), `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`,
+//! `adopt`, `hooks` and `wait` are what [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
 //! would take statuses that are not on record yet; threads and tasks.
@@ -43,6 +46,7 @@ mod birth;
 mod group;
 mod hooks;
 mod identity;
+mod info;
 mod inherit;
 mod lease;
 mod output;
@@ -66,6 +70,7 @@ pub use start::NotStarted;
 
 use group::GroupSignals;
 use hooks::Hook;
+use info::ExitSource;
 use inherit::Inheritance;
 use spawn::Spawner;
 use stop::Left;
@@ -84,6 +89,7 @@ pub struct Processes {
     descriptors: Descriptors,
     standard: Standard,
     group_signals: GroupSignals,
+    exit_source: ExitSource,
     exits: Exits,
     children_changed: SignalStream,
     strays: Strays,
@@ -94,6 +100,9 @@ pub struct Processes {
     /// Processes that have ended as far as their pidfd knows, but whose status cannot be had
     /// yet: a tracer holds it.
     unsettled: BTreeSet<Token>,
+    /// Processes of others that have ended, but cannot be told of before they are reaped; until
+    /// when that is waited for.
+    unreaped: BTreeMap<Token, Mono>,
     hooks: BTreeMap<JobId, Hook>,
     hook_time: Duration,
     /// Runs whose leader is gone while others of its group are not.
@@ -250,6 +259,7 @@ impl Processes {
                 false => Descriptors::All,
             },
             group_signals: GroupSignals::detect(),
+            exit_source: ExitSource::detect(),
             exits: Exits::new()?,
             children_changed: signal(SignalKind::child())?,
             strays,
@@ -258,6 +268,7 @@ impl Processes {
             processes: BTreeMap::new(),
             owners: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            unreaped: BTreeMap::new(),
             hooks: BTreeMap::new(),
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
             left: BTreeMap::new(),
@@ -278,6 +289,7 @@ impl Processes {
         };
         [
             ("descriptors", descriptors),
+            ("exit codes", self.exit_source.as_str()),
             ("group signals", self.group_signals.as_str()),
             ("subreaper", subreaper),
             ("waiting", "pidfd"),
