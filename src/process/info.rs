@@ -1,7 +1,7 @@
 //! How a process ended, asked of its pidfd: also for one that is not our child, and long after.
 //!
 //! Since 6.15 the kernel keeps the status with the pidfd's inode once the process was *reaped*,
-//! by whomever, for as long as somebody has that inode: such as by a descriptor. Before
+//! by whomever, for as long as somebody has that inode: a descriptor, or a mount (`pins`). Before
 //! it was reaped the answer is that there is none yet; for one of another the pidfd then polls as
 //! readable (it has ended) but not as hung up (it was reaped).
 //!
@@ -91,6 +91,14 @@ pub(super) fn exit(pidfd: impl AsFd) -> Option<Exit> {
     }
 }
 
+/// The number of the process of a pidfd, as we see it.
+///
+/// # Errors
+/// It is no pidfd, the process was reaped before anybody could ask, or the kernel is older.
+pub(super) fn pid(pidfd: impl AsFd) -> io::Result<i32> {
+    Ok(ask(pidfd)?.pid.cast_signed())
+}
+
 fn ask(pidfd: impl AsFd) -> io::Result<PidfdInfo> {
     let mut info = PidfdInfo {
         mask: INFO_EXIT,
@@ -160,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pidfd_tells_the_end_after_the_reaping() {
+    fn a_pidfd_tells_the_number_and_after_the_reaping_the_end() {
         if ExitSource::detect() == ExitSource::ZombieStatus {
             return super::super::tests::skip("this kernel's pidfds do not tell of exits");
         }
@@ -171,6 +179,7 @@ mod tests {
         ] {
             let mut child = Command::new("sh").args(["-c", script]).spawn().unwrap();
             let pidfd = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+            assert_eq!(pid(&pidfd).unwrap().cast_unsigned(), child.id());
             let end = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
             waitid(WaitId::PidFd(pidfd.as_fd()), end).unwrap();
             assert_eq!(exit(&pidfd), None, "a zombie's is not there yet");
@@ -184,5 +193,6 @@ mod tests {
     fn what_is_no_pidfd_tells_nothing() {
         let null = std::fs::File::open("/dev/null").unwrap();
         assert_eq!(exit(&null), None);
+        assert!(pid(&null).is_err());
     }
 }

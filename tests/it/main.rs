@@ -16,6 +16,7 @@ mod bad_input;
 mod commands;
 mod directories;
 mod environment;
+mod exit_codes;
 mod exits;
 mod hooks;
 mod hosts;

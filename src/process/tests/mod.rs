@@ -27,6 +27,7 @@ mod adopting;
 mod births;
 mod hooking;
 mod orphans;
+mod pinning;
 mod starting;
 mod stopping;
 
@@ -64,6 +65,25 @@ impl World {
         let mut world = Self::new();
         world.processes.group_signals = GroupSignals::Kill;
         world
+    }
+
+    /// One that pins its runs; `None` where that cannot be.
+    fn pinning() -> Option<Self> {
+        let mut world = Self::new();
+        world.pin_in(&world.path("run"));
+        let pins = world.processes.capabilities()["pins"].clone();
+        if pins != "yes" {
+            skip(&format!("exits cannot be pinned here: {pins}"));
+            return None;
+        }
+        Some(world)
+    }
+
+    fn pin_in(&mut self, runtime_dir: &std::path::Path) {
+        use std::os::unix::fs::DirBuilderExt;
+        let private = fs::DirBuilder::new().mode(0o700).create(runtime_dir);
+        assert!(private.is_ok() || runtime_dir.is_dir());
+        self.processes.keep_pins_in(runtime_dir);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -153,6 +173,9 @@ impl Drop for World {
             }
         }
         reap_members();
+        self.processes.pins.keep_only(BTreeSet::new());
+        // Before the folder, in which it is mounted.
+        self.processes.pins = Pins::none("gone");
     }
 }
 
@@ -323,11 +346,13 @@ async fn capabilities_are_told_by_name() {
             "descriptors",
             "exit codes",
             "group signals",
+            "pins",
             "subreaper",
             "waiting"
         ]
     );
     assert!(["pidfd info", "zombie's status"].contains(&capabilities["exit codes"].as_str()));
+    assert_eq!(capabilities["pins"], "no: not asked for");
     assert_eq!(capabilities["subreaper"], "yes");
     assert_eq!(capabilities["waiting"], "pidfd");
     assert_eq!(
