@@ -1,8 +1,9 @@
 //! Taking back a process that an earlier server started.
 //!
 //! A recorded pid is believed only with its start time, which is read again when the pidfd is
-//! open. What cannot be told is said to be in doubt, never gone: a second process for a child is
-//! worse than none (I1).
+//! open. A pin needs no such proof: it is made with the pidfd of the process itself. What cannot
+//! be told is said to be in doubt, never gone: a second process for a child is worse than none
+//! (I1).
 //!
 //! Absent on purpose: the boot id, without which a pid means nothing; whoever reads the record
 //! compares it.
@@ -19,7 +20,7 @@ use rustix::{
 };
 
 use super::{
-    Owner, Parent, Phase, Process, Processes, identity,
+    Owner, Parent, Phase, PinName, Process, Processes, Started, identity,
     stop::{Fate, Left},
     strays, wait,
 };
@@ -44,8 +45,16 @@ impl Processes {
         if self.live_run(child).is_some() {
             return Adoption::Doubt(format!("another run of `{child}` lives"));
         }
-        match find(pid, start_ticks) {
-            Ok(Found::Process(pidfd)) => self.take_back(child, run, pid, start_ticks, pidfd),
+        let name = PinName { pid, start_ticks };
+        let found = match self.pins.find(name) {
+            Some(pidfd) => {
+                self.pinned.insert((child.clone(), run), name);
+                Ok(Found::Process(pidfd))
+            }
+            None => find(pid, start_ticks),
+        };
+        match found {
+            Ok(Found::Process(pidfd)) => self.take_back(child, run, name, pidfd),
             Ok(Found::Nobody) => {
                 let left = Left {
                     group: pid,
@@ -67,26 +76,30 @@ impl Processes {
         &mut self,
         child: &ChildName,
         run: RunId,
-        pid: i32,
-        start_ticks: u64,
+        name: PinName,
         pidfd: OwnedFd,
     ) -> Adoption {
+        let PinName { pid, start_ticks } = name;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::PidFd(pidfd.as_fd()), options);
         let (parent, exit) = match status {
             Ok(Some(status)) => (Parent::Us, Some(wait::exit(&status))),
             Ok(None) => (Parent::Us, None),
-            Err(_) if has_ended(&pidfd) => {
-                let exit = identity::exit_of_zombie(pid, start_ticks);
-                let left = Left {
-                    group: pid,
-                    pidfd: Some(pidfd),
-                    fate: Fate::Spared,
-                };
-                self.leave(child, run, left);
-                return Adoption::Gone(exit);
+            Err(_) => {
+                let ended = has_ended(&pidfd);
+                let exit = ended.then(|| self.exit_of_other(&pidfd, pid, start_ticks));
+                if let Some(exit) = exit.flatten() {
+                    let left = Left {
+                        group: pid,
+                        pidfd: Some(pidfd),
+                        fate: Fate::Spared,
+                    };
+                    self.leave(child, run, left);
+                    return Adoption::Gone(exit);
+                }
+                // If it has ended, its zombie does not tell us how: that is told once it is reaped.
+                (Parent::Other, None)
             }
-            Err(_) => (Parent::Other, None),
         };
         let token = self.next_token();
         let phase = match exit {
@@ -111,6 +124,8 @@ impl Processes {
             phase,
         };
         self.enter(Owner::Run(child.clone(), run), process);
+        // If it was not pinned before.
+        self.pin(child, run, Started { pid, start_ticks });
         exit.map_or(Adoption::Live, Adoption::Gone)
     }
 }

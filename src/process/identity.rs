@@ -79,13 +79,11 @@ pub(super) fn number(pid: i32) -> Option<Pid> {
 
 /// How a process ended that is not our child, if its zombie is still there and we may know.
 pub(super) fn exit_of_zombie(pid: i32, start_ticks: u64) -> Exit {
+    // First: once it is reaped nothing is forbidden any more, and 0 would be taken for its word.
+    let may_inspect = may_inspect(pid);
     match stat(pid) {
-        Ok(stat) if stat.start_ticks == start_ticks => {
-            if stat.status != 0 || may_inspect(pid) {
-                exit(stat.status)
-            } else {
-                Exit::Unknown
-            }
+        Ok(stat) if stat.start_ticks == start_ticks && (stat.status != 0 || may_inspect) => {
+            exit(stat.status)
         }
         Ok(_) | Err(_) => Exit::Unknown,
     }
@@ -101,7 +99,7 @@ fn may_inspect(pid: i32) -> bool {
 }
 
 /// A status as wait(2) has it.
-fn exit(status: i32) -> Exit {
+pub(super) fn exit(status: i32) -> Exit {
     match status & 0x7f {
         0 => Exit::Code((status >> 8) & 0xff),
         signal => Exit::Signal(signal),

@@ -10,15 +10,19 @@
 //! - What concerns a run that is not there does nothing (I4).
 //! - A process is known by its pidfd; a number is never signalled unless somebody we know holds
 //!   it. All pidfds hang on one epoll instance, so that a child costs a descriptor and no task.
-//! - Nothing wakes us but an end, a `SIGCHLD`, the time of a hook and orphans that stand hidden (I9).
+//! - How a run ended is told exactly or as unknown, never guessed: by its zombie, by its pidfd once
+//!   another has reaped it, by a pin when it ended while no server lived.
+//! - Nothing wakes us but an end, a reaping, a `SIGCHLD`, the time of a hook, orphans that stand
+//!   hidden and zombies that another keeps from us (I9).
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `found` (runs by their marks), `strays` (orphans), [`open_for_writing`] (leases); `start`, `stop`,
+//! `found` (runs by their marks), `info` and `pins` (exits), `strays` (orphans), [`open_for_writing`]
+//! (leases); `start`, `stop`,
 //! `adopt`, `hooks` and `wait` are what [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
-//! would take statuses that are not on record yet; threads and tasks.
+//! would take statuses that are not on record yet; tasks, and threads but the one that keeps pins.
 //!
 //! Sources: pidfd_open(2), waitid(2), clone(2), credentials(7); s6 and dinit for the order of
 //! things.
@@ -44,9 +48,11 @@ mod found;
 mod group;
 mod hooks;
 mod identity;
+mod info;
 mod inherit;
 mod lease;
 mod output;
+mod pins;
 mod program;
 mod spawn;
 mod stack;
@@ -68,7 +74,9 @@ pub use start::NotStarted;
 
 use group::GroupSignals;
 use hooks::Hook;
+use info::ExitSource;
 use inherit::Inheritance;
+use pins::{PinName, Pins};
 use spawn::Spawner;
 use stop::Left;
 use strays::Strays;
@@ -86,6 +94,7 @@ pub struct Processes {
     descriptors: Descriptors,
     standard: Standard,
     group_signals: GroupSignals,
+    exit_source: ExitSource,
     exits: Exits,
     children_changed: SignalStream,
     strays: Strays,
@@ -96,6 +105,12 @@ pub struct Processes {
     /// Processes that have ended as far as their pidfd knows, but whose status cannot be had
     /// yet: a tracer holds it.
     unsettled: BTreeSet<Token>,
+    /// Processes of others that have ended, but cannot be told of before they are reaped; until
+    /// when that is waited for.
+    unreaped: BTreeMap<Token, Mono>,
+    pins: Pins,
+    /// Runs that may be pinned.
+    pinned: BTreeMap<(ChildName, RunId), PinName>,
     hooks: BTreeMap<JobId, Hook>,
     hook_time: Duration,
     /// Runs whose leader is gone while others of its group are not.
@@ -252,6 +267,7 @@ impl Processes {
                 false => Descriptors::All,
             },
             group_signals: GroupSignals::detect(),
+            exit_source: ExitSource::detect(),
             exits: Exits::new()?,
             children_changed: signal(SignalKind::child())?,
             strays,
@@ -260,6 +276,9 @@ impl Processes {
             processes: BTreeMap::new(),
             owners: BTreeMap::new(),
             unsettled: BTreeSet::new(),
+            unreaped: BTreeMap::new(),
+            pins: Pins::none("not asked for"),
+            pinned: BTreeMap::new(),
             hooks: BTreeMap::new(),
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
             left: BTreeMap::new(),
@@ -278,9 +297,12 @@ impl Processes {
             Ok(Some(_)) => "yes",
             Ok(None) | Err(_) => "no",
         };
+        let pins = self.pins.describe();
         [
             ("descriptors", descriptors),
+            ("exit codes", self.exit_source.as_str()),
             ("group signals", self.group_signals.as_str()),
+            ("pins", pins.as_str()),
             ("subreaper", subreaper),
             ("waiting", "pidfd"),
         ]

@@ -114,8 +114,9 @@ impl Processes {
     /// Starts a run in a process group of its own. It writes itself down before it becomes its
     /// program, as `birth` says.
     ///
-    /// Blocks until the program was executed: well below a millisecond, a few when its file is
-    /// open for writing or when killed processes of the run before are still going.
+    /// Blocks until the program was executed and is pinned: well below a millisecond, a few when
+    /// its file is open for writing, when killed processes of the run before are still going or
+    /// when much is being unpinned.
     ///
     /// # Errors
     /// [`NotStarted`]. Nothing runs then, and no output was truncated.
@@ -164,7 +165,9 @@ impl Processes {
             tag: format!("{}={}", identity::RUN_VARIABLE, self.run_tag(child, run)),
             birth,
         };
-        self.launch(&launch, Owner::Run(child.clone(), run))
+        let started = self.launch(&launch, Owner::Run(child.clone(), run))?;
+        self.pin(child, run, started);
+        Ok(started)
     }
 
     /// Whether a spec could be started now, as far as can be told without starting it. Makes

@@ -96,6 +96,7 @@ impl Processes {
     /// Lets the main process of a run go, after its exit was told and recorded. What else is in
     /// its group is killed before, or left until [`Processes::clear`].
     pub fn reap(&mut self, child: &ChildName, run: RunId, leftovers: Leftovers) {
+        self.unpin(child, run);
         let owner = Owner::Run(child.clone(), run);
         let Some(process) = self.take_ended(&owner) else {
             match leftovers {

@@ -3,6 +3,8 @@
 //! - A process is asked for once (`EPOLLONESHOT`): its zombie, which is kept, wakes nobody again.
 //! - A pidfd can be readable while the status is not ours to have yet, because a tracer takes it
 //!   first; such a process is looked at again at the next `SIGCHLD`.
+//! - A process of another's is readable when it has ended. If its zombie tells us nothing, the
+//!   pidfd will once it was reaped: then it is hung up, which is waited for, but not for ever.
 //! - [`Processes::wait`] may be dropped at any await: what it took from the kernel is in the
 //!   table by then, or in the facts that it returns without awaiting again.
 //!
@@ -26,12 +28,17 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{
     Fact, Owner, Parent, Phase, Processes, StraysDue, identity,
+    info::{self, ExitSource},
     strays::{self, HIDDEN_MAX, Outcome, Strays},
 };
 use crate::{clock, spec::Exit};
 
 /// How many ends are told at once.
 const EXITS_PER_TURN_MAX: usize = 256;
+
+/// How long it is waited for that another reaps its child, whose zombie tells us nothing. Then
+/// its exit counts as unknown.
+pub(super) const REAPED_WAIT: Duration = Duration::from_secs(1);
 
 /// Stands for a process in the kernel's answers; never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +64,13 @@ impl Exits {
         let data = epoll::EventData::new_u64(token.0);
         let flags = epoll::EventFlags::IN | epoll::EventFlags::ONESHOT;
         epoll::add(&self.epoll, pidfd, data, flags)?;
+        Ok(())
+    }
+
+    /// Once more, when it is reaped: that is told whatever is asked for.
+    fn watch_for_reaping(&self, pidfd: &OwnedFd, token: Token) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.0);
+        epoll::modify(&self.epoll, pidfd, data, epoll::EventFlags::ONESHOT)?;
         Ok(())
     }
 
@@ -94,6 +108,8 @@ impl Exits {
 enum Peek {
     Ended(Exit),
     NotYet,
+    /// It has ended; how can be told only when it is reaped.
+    Unreaped,
 }
 
 impl Processes {
@@ -128,6 +144,9 @@ impl Processes {
     /// Everything that can be told now.
     fn collect(&mut self) -> Vec<Fact> {
         let mut tokens = self.exits.take();
+        let now = clock::mono();
+        let due = self.unreaped.iter().filter(|(_, until)| **until <= now);
+        tokens.extend(due.map(|(token, _)| *token));
         tokens.extend(std::mem::take(&mut self.unsettled));
         let mut facts: Vec<Fact> = tokens
             .into_iter()
@@ -146,7 +165,12 @@ impl Processes {
             Some(StraysDue::Hidden(deadline)) => Some(deadline - clock::mono()),
             Some(StraysDue::Now) | None => None,
         };
-        [self.until_hook(), strays].into_iter().flatten().min()
+        let unreaped = self.unreaped.values().min();
+        let unreaped = unreaped.map(|until| *until - clock::mono());
+        [self.until_hook(), strays, unreaped]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     fn look_at(&mut self, token: Token) -> Option<Fact> {
@@ -158,7 +182,9 @@ impl Processes {
                 self.unsettled.insert(token);
                 return None;
             }
+            Peek::Unreaped => self.await_reaping(&owner, token)?,
         };
+        self.unreaped.remove(&token);
         self.processes.get_mut(&owner)?.phase = Phase::Ended;
         match owner {
             Owner::Run(child, run) => Some(Fact::Exited { child, run, exit }),
@@ -181,13 +207,53 @@ impl Processes {
             (Ok(Some(status)), _) => Peek::Ended(exit(&status)),
             (Ok(None), _) | (Err(Errno::INTR), _) => Peek::NotYet,
             (Err(_), Parent::Other) => {
-                Peek::Ended(identity::exit_of_zombie(process.pid, process.start_ticks))
+                match self.exit_of_other(&process.pidfd, process.pid, process.start_ticks) {
+                    Some(exit) => Peek::Ended(exit),
+                    None => Peek::Unreaped,
+                }
             }
             (Err(error), Parent::Us) => {
                 tracing::error!(pid = process.pid, %error, "a status is lost");
                 Peek::Ended(Exit::Unknown)
             }
         })
+    }
+
+    /// How a process of another's ended; `None` when that can be told once it is reaped.
+    pub(super) fn exit_of_other(
+        &self,
+        pidfd: &OwnedFd,
+        pid: i32,
+        start_ticks: u64,
+    ) -> Option<Exit> {
+        match self.exit_source {
+            ExitSource::PidfdInfo => info::exit(pidfd)
+                .or_else(|| known(identity::exit_of_zombie(pid, start_ticks)))
+                // It was reaped just then.
+                .or_else(|| info::exit(pidfd)),
+            ExitSource::ZombieStatus => Some(identity::exit_of_zombie(pid, start_ticks)),
+        }
+    }
+
+    /// Sees to it that a process is looked at again when it is reaped. `Some` when that has been
+    /// waited for long enough, or cannot be.
+    fn await_reaping(&mut self, owner: &Owner, token: Token) -> Option<Exit> {
+        let now = clock::mono();
+        match self.unreaped.get(&token) {
+            Some(until) if *until <= now => return Some(Exit::Unknown),
+            Some(_) => {}
+            None => {
+                self.unreaped.insert(token, now + REAPED_WAIT);
+            }
+        }
+        let process = self.processes.get(owner)?;
+        match self.exits.watch_for_reaping(&process.pidfd, token) {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(pid = process.pid, %error, "its reaping cannot be waited for");
+                Some(Exit::Unknown)
+            }
+        }
     }
 
     /// Reaps orphans, as far as that is due.
@@ -223,6 +289,13 @@ pub(super) fn exit(status: &WaitIdStatus) -> Exit {
         (Some(code), _) => Exit::Code(code),
         (None, Some(signal)) => Exit::Signal(signal),
         (None, None) => Exit::Unknown,
+    }
+}
+
+fn known(exit: Exit) -> Option<Exit> {
+    match exit {
+        Exit::Code(_) | Exit::Signal(_) => Some(exit),
+        Exit::Unknown => None,
     }
 }
 

@@ -308,6 +308,7 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
+    processes.keep_pins_in(&spec.runtime_dir);
     let (ended, doubted) = adopt(&mut processes, &opened.memory);
     let config = server_file
         .watch_config()
@@ -448,7 +449,15 @@ fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
+    processes.keep_only_pins_of(unended(memory));
     (ended, doubted)
+}
+
+/// The processes of runs whose end is not on record.
+fn unended(memory: &Memory) -> impl Iterator<Item = (i32, u64)> {
+    let last = memory.children.values().filter_map(|it| it.last.as_ref());
+    last.filter(|last| last.end.is_none())
+        .filter_map(|last| last.process)
 }
 
 /// A seed for the jitter of delays; where the kernel has none to give yet, the clock will do.

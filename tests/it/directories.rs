@@ -66,11 +66,29 @@ fn a_deleted_runtime_directory_is_made_anew_and_starts_go_on() {
     let mut sandbox = running();
     let web = pid_of(&sandbox.row("web").unwrap());
     let run = sandbox.root().join("run");
-    fs::remove_dir_all(&run).unwrap();
+    sandbox.delete("run");
     let late = pid_of(&sandbox.done(&["start", "late"]));
     assert_eq!(mode_of(&run), 0o700);
     assert_eq!(mode_of(&run.join("lock")), 0o600);
     assert_continued(&mut sandbox, web, late);
+}
+
+/// What the server keeps its pins by is a mount, which nobody can delete.
+#[test]
+fn what_rm_could_delete_of_a_runtime_directory_is_made_anew_and_what_it_could_not_is_used_again() {
+    let mut sandbox = running();
+    let web = pid_of(&sandbox.row("web").unwrap());
+    let mounts = sandbox.mounts();
+    let run = sandbox.root().join("run");
+    let rm = Command::new("rm").arg("-rf").arg(&run).output().unwrap();
+    let words = String::from_utf8_lossy(&rm.stderr).into_owned();
+    assert_eq!(rm.status.success(), mounts.is_empty(), "{words}");
+    assert_eq!(run.exists(), !mounts.is_empty());
+    assert!(!run.join("runtime.journal").exists());
+    let late = pid_of(&sandbox.done(&["start", "late"]));
+    assert_eq!(sandbox.mounts(), mounts);
+    assert_continued(&mut sandbox, web, late);
+    assert_eq!(sandbox.mounts(), mounts);
 }
 
 #[test]
@@ -79,7 +97,7 @@ fn all_deleted_directories_are_made_anew_and_no_second_server_comes_in_between()
     let web = pid_of(&sandbox.row("web").unwrap());
     let names = ["run", "state", "logs"];
     for name in names {
-        fs::remove_dir_all(sandbox.root().join(name)).unwrap();
+        sandbox.delete(name);
     }
     // I1: the locks are gone with their files, and the first server has not noticed yet.
     let second = second_server(&sandbox);
@@ -88,6 +106,7 @@ fn all_deleted_directories_are_made_anew_and_no_second_server_comes_in_between()
     assert!(second.stderr.contains(&told), "{second:?}");
 
     for name in names {
+        sandbox.unmount_pins();
         let _may_be_there = fs::remove_dir_all(sandbox.root().join(name));
     }
     let late = pid_of(&sandbox.done(&["start", "late"]));
@@ -108,7 +127,7 @@ fn a_deleted_directory_is_put_back_by_the_next_listing_though_nothing_is_started
     let web = pid_of(&sandbox.row("web").unwrap());
     let names = ["run/runtime.journal", "state/state.journal"];
     for name in ["run", "state"] {
-        fs::remove_dir_all(sandbox.root().join(name)).unwrap();
+        sandbox.delete(name);
     }
     sandbox.write("another.yml", SLEEPER);
     for name in names {
@@ -123,7 +142,7 @@ fn a_deleted_directory_is_put_back_by_the_next_listing_though_nothing_is_started
 fn a_directory_of_strangers_in_its_place_is_not_used_and_the_refusal_says_why() {
     let sandbox = running();
     let run = sandbox.root().join("run");
-    fs::remove_dir_all(&run).unwrap();
+    sandbox.delete("run");
     fs::create_dir(&run).unwrap();
     fs::set_permissions(&run, fs::Permissions::from_mode(0o777)).unwrap();
     let told = sandbox.refused(&["start", "late"], "internal", 1);
@@ -147,7 +166,7 @@ fn what_is_owed_is_written_as_soon_as_it_can_be_though_nothing_else_happens() {
     sandbox.start_server();
     sandbox.done(&["start", "web"]);
     let run = sandbox.root().join("run");
-    fs::remove_dir_all(&run).unwrap();
+    sandbox.delete("run");
     fs::write(&run, "in the way").unwrap();
     sandbox.open_gate("gate");
     let ended = sandbox.wait_state("web", "exited");

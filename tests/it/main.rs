@@ -17,6 +17,7 @@ mod commands;
 mod directories;
 mod disk;
 mod environment;
+mod exit_codes;
 mod exits;
 mod hooks;
 mod hosts;

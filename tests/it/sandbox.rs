@@ -5,6 +5,8 @@
 //! - Conditions are waited for, with a deadline ([`wait_for`]); there are no bare sleeps.
 //! - At the end every process of the sandbox is ended. One that belongs to no live run of the
 //!   server, or outlived it, fails the test, unless [`Sandbox::expect_leftovers`] was called.
+//! - What a server keeps its pins by is unmounted when the server was killed; a mount that stays
+//!   fails the test.
 //!
 //! - [`Wire`] is a client by hand: lines out, lines in. [`Sandbox::mask`] takes out of a text what
 //!   differs from run to run, so that whole answers can be compared.
@@ -440,6 +442,34 @@ impl Sandbox {
         found
     }
 
+    /// Where mounts are below the sandbox, the one that is on top first.
+    pub(crate) fn mounts(&self) -> Vec<PathBuf> {
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").expect("a mount table");
+        let at = |line: &str| line.split(' ').nth(4).map(PathBuf::from);
+        let mut mounts: Vec<PathBuf> = table.lines().filter_map(at).collect();
+        mounts.retain(|path| path.starts_with(self.root()));
+        mounts.reverse();
+        mounts
+    }
+
+    /// Takes the mounts away that a server keeps its pins by, as a person does who is to delete
+    /// its directory.
+    pub(crate) fn unmount_pins(&self) {
+        use rustix::mount::{UnmountFlags, unmount};
+        let mut mounts = self.mounts();
+        mounts.retain(|path| path.ends_with("pins"));
+        for path in mounts {
+            // The server may do the same at this moment.
+            let _may_be_gone = unmount(&path, UnmountFlags::DETACH);
+        }
+    }
+
+    /// Deletes one of the server's directories while it runs.
+    pub(crate) fn delete(&self, name: &str) {
+        self.unmount_pins();
+        fs::remove_dir_all(self.root().join(name)).expect("a directory");
+    }
+
     /// Processes may outlive the server or their run here: the test has seen to it.
     pub(crate) fn expect_leftovers(&mut self) {
         self.leftovers = Leftovers::Expected;
@@ -618,6 +648,8 @@ impl Drop for Sandbox {
         }
         let ended = self.end_all();
         self.take_notes_away();
+        self.unmount_pins();
+        let mounts = self.mounts();
         let log = self.server_log();
         if thread::panicking() {
             println!("the server's log:\n{log}");
@@ -627,6 +659,10 @@ impl Drop for Sandbox {
         let none = strays.is_empty();
         assert!(none, "processes were left behind: {strays:#?}\n{log}");
         assert_eq!(ended, Ok(()), "processes cannot be ended\n{log}");
+        assert!(
+            mounts.is_empty(),
+            "mounts were left behind: {mounts:?}\n{log}"
+        );
     }
 }
 

@@ -1,6 +1,9 @@
 //! Taking back what an earlier server has started.
 
-use std::os::fd::OwnedFd;
+use std::{
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::Path,
+};
 
 use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 
@@ -75,6 +78,135 @@ async fn the_exit_of_a_zombie_of_another_is_read() {
         assert_eq!(adoption, Adoption::Gone(exit));
         assert_eq!(world.processes.live_count(), 1, "its parent alone");
     }
+}
+
+/// Takes a process back that belongs to another user, so that its zombie tells us nothing, ends
+/// it with 7, and sees that nothing is told before it is reaped. Its parent reaps it when there
+/// is a file `reap` in the folder.
+fn with_an_unseen_zombie(then: impl AsyncFnOnce(&mut World, &Path) + Send) {
+    if !rustix::process::geteuid().is_root() {
+        return skip("not root, and so no other user's processes to take back");
+    }
+    if ExitSource::detect() == ExitSource::ZombieStatus {
+        return skip("this kernel's pidfds do not tell of exits");
+    }
+    let runtime = || {
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        builder.enable_all().build().unwrap()
+    };
+    runtime().block_on(async {
+        let mut starter = World::new();
+        let script = "while [ ! -e go ]; do sleep 0.01; done; exit 7";
+        let (pid, ticks) = foreign(&mut starter, script).await;
+        let folder = starter.folder.path().to_owned();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
+        as_nobody(&folder, || {
+            runtime().block_on(async {
+                let mut world = World::new();
+                let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+                assert_eq!(adoption, Adoption::Live);
+                fs::write(folder.join("go"), "").unwrap();
+                until("its end", || !lives(pid)).await;
+                assert_eq!(identity::exit_of_zombie(pid, ticks), Exit::Unknown);
+                // Dropped while it waits, as the loop does it.
+                nothing_is_told(&mut world).await;
+                assert_eq!(world.processes.unreaped.len(), 1);
+                then(&mut world, &folder).await;
+                assert!(world.processes.unreaped.is_empty());
+                world.processes.reap(&web(), ONE, Leftovers::Kill);
+            });
+        });
+    });
+}
+
+async fn nothing_is_told(world: &mut World) {
+    let moment = Duration::from_millis(50);
+    let told = tokio::time::timeout(moment, world.processes.wait()).await;
+    assert!(told.is_err(), "{told:?}");
+}
+
+/// As if it had been waited for so long that it is reaped.
+fn wait_no_longer(world: &mut World) {
+    for until in world.processes.unreaped.values_mut() {
+        *until = Mono(0);
+    }
+}
+
+#[test]
+fn the_exit_that_no_zombie_shows_is_exact_once_it_is_reaped() {
+    with_an_unseen_zombie(async |world, folder| {
+        // However slow this machine is, it is not the end of the wait that tells.
+        for until in world.processes.unreaped.values_mut() {
+            *until = clock::mono() + PATIENCE * 3;
+        }
+        fs::write(folder.join("reap"), "").unwrap();
+        assert_eq!(world.exit().await, Exit::Code(7));
+    });
+}
+
+#[test]
+fn the_exit_of_one_that_nobody_reaps_is_unknown_in_the_end_and_told_once() {
+    with_an_unseen_zombie(async |world, folder| {
+        wait_no_longer(world);
+        assert_eq!(world.exit().await, Exit::Unknown);
+        fs::write(folder.join("reap"), "").unwrap();
+        until("it is reaped", || folder.join("reaped").exists()).await;
+        nothing_is_told(world).await;
+    });
+}
+
+#[test]
+fn one_that_ended_unseen_before_it_was_taken_back_is_told_once_it_is_reaped() {
+    with_an_unseen_zombie(async |world, folder| {
+        let process = world.process();
+        let (pid, ticks) = (process.pid, process.start_ticks);
+        let mut later = World::new();
+        let adoption = later.processes.adopt(&web(), ONE, pid, ticks);
+        assert_eq!(adoption, Adoption::Live, "of which the end is told");
+        nothing_is_told(&mut later).await;
+        fs::write(folder.join("reap"), "").unwrap();
+        until("it is reaped", || folder.join("reaped").exists()).await;
+        for world in [&mut later, world] {
+            assert_eq!(world.exit().await, Exit::Code(7));
+        }
+        later.processes.reap(&web(), ONE, Leftovers::Kill);
+    });
+}
+
+#[tokio::test]
+async fn the_exit_of_one_that_another_reaps_at_once_is_exact_where_the_kernel_tells() {
+    for source in [ExitSource::detect(), ExitSource::ZombieStatus] {
+        let mut world = World::new();
+        world.processes.exit_source = source;
+        let script = "while [ ! -e go ]; do sleep 0.01; done; exit 7";
+        let (pid, ticks) = foreign(&mut world, script).await;
+        let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+        assert_eq!(adoption, Adoption::Live);
+        fs::write(world.path("reap"), "").unwrap();
+        fs::write(world.path("go"), "").unwrap();
+        until("it is reaped", || world.path("reaped").exists()).await;
+        let told = match source {
+            ExitSource::PidfdInfo => Exit::Code(7),
+            ExitSource::ZombieStatus => Exit::Unknown,
+        };
+        assert_eq!(world.exit().await, told);
+        nothing_is_told(&mut world).await;
+        world.processes.reap(&web(), ONE, Leftovers::Kill);
+    }
+}
+
+#[tokio::test]
+async fn a_zombies_status_is_told_once_though_it_is_reaped_later() {
+    let mut world = World::new();
+    let (pid, ticks) = foreign(&mut world, "while [ ! -e go ]; do sleep 0.01; done; exit 7").await;
+    let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
+    assert_eq!(adoption, Adoption::Live);
+    fs::write(world.path("go"), "").unwrap();
+    assert_eq!(world.exit().await, Exit::Code(7));
+    fs::write(world.path("reap"), "").unwrap();
+    until("it is reaped", || world.path("reaped").exists()).await;
+    nothing_is_told(&mut world).await;
+    world.processes.reap(&web(), ONE, Leftovers::Kill);
 }
 
 #[tokio::test]

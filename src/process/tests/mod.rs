@@ -27,6 +27,7 @@ mod adopting;
 mod births;
 mod hooking;
 mod orphans;
+mod pinning;
 mod starting;
 mod stopping;
 
@@ -64,6 +65,25 @@ impl World {
         let mut world = Self::new();
         world.processes.group_signals = GroupSignals::Kill;
         world
+    }
+
+    /// One that pins its runs; `None` where that cannot be.
+    fn pinning() -> Option<Self> {
+        let mut world = Self::new();
+        world.pin_in(&world.path("run"));
+        let pins = world.processes.capabilities()["pins"].clone();
+        if pins != "yes" {
+            skip(&format!("exits cannot be pinned here: {pins}"));
+            return None;
+        }
+        Some(world)
+    }
+
+    fn pin_in(&mut self, runtime_dir: &std::path::Path) {
+        use std::os::unix::fs::DirBuilderExt;
+        let private = fs::DirBuilder::new().mode(0o700).create(runtime_dir);
+        assert!(private.is_ok() || runtime_dir.is_dir());
+        self.processes.keep_pins_in(runtime_dir);
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -153,7 +173,17 @@ impl Drop for World {
             }
         }
         reap_members();
+        self.processes.pins.keep_only(BTreeSet::new());
+        // Before the folder, in which it is mounted.
+        self.processes.pins = Pins::none("gone");
     }
+}
+
+/// Says that a test cannot run here and why; with `REQUIRE_ALL=1` that is a failure.
+pub(super) fn skip(reason: &str) {
+    eprintln!("skipped: {reason}");
+    let required = std::env::var_os("REQUIRE_ALL").is_some_and(|value| value == "1");
+    assert!(!required, "skipped although REQUIRE_ALL=1: {reason}");
 }
 
 /// Reaps what became our child of a group that was killed.
@@ -283,16 +313,23 @@ fn act() {
             fs::write("deserted", "yes").unwrap();
             std::thread::sleep(PATIENCE);
         }
-        // Has a child that leads a group, which it does not reap.
+        // Has a child that leads a group, which it reaps when it is told to.
         Ok("parent") => {
             let script = fs::read_to_string("script").unwrap();
-            let child = Command::new("/bin/sh")
+            let mut child = Command::new("/bin/sh")
                 .args(["-c", &script])
                 .process_group(0)
                 .spawn()
                 .unwrap();
             fs::write("pid", format!("{}\n", child.id())).unwrap();
-            std::thread::sleep(PATIENCE);
+            let until = clock::mono() + PATIENCE;
+            while clock::mono() < until {
+                if fs::exists("reap").unwrap() {
+                    child.wait().unwrap();
+                    fs::write("reaped", "yes").unwrap();
+                }
+                std::thread::sleep(PAUSE);
+            }
         }
         _ => {}
     }
@@ -305,8 +342,17 @@ async fn capabilities_are_told_by_name() {
     let names: Vec<_> = capabilities.keys().map(String::as_str).collect();
     assert_eq!(
         names,
-        ["descriptors", "group signals", "subreaper", "waiting"]
+        [
+            "descriptors",
+            "exit codes",
+            "group signals",
+            "pins",
+            "subreaper",
+            "waiting"
+        ]
     );
+    assert!(["pidfd info", "zombie's status"].contains(&capabilities["exit codes"].as_str()));
+    assert_eq!(capabilities["pins"], "no: not asked for");
     assert_eq!(capabilities["subreaper"], "yes");
     assert_eq!(capabilities["waiting"], "pidfd");
     assert_eq!(
