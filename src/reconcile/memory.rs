@@ -9,10 +9,21 @@ use std::{
 };
 
 use super::{
-    cause::Cause,
-    record::{Record, Store},
+    QUEUE_LEN_MAX,
+    cause::Origin,
+    past::{HISTORY_LEN_MAX, PastEnd, PastRun},
+    planted::{Bug, planted},
+    record::{OrderId, Record, Store, Wanted},
 };
-use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
+use crate::{
+    command::Asker,
+    spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall},
+};
+
+/// How many orders of one child may be without an answer: one under way, those behind it, the
+/// release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
+/// the oldest go.
+pub const ORDERS_KEPT_MAX: usize = QUEUE_LEN_MAX + 3;
 
 /// What the records of both stores amount to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -38,6 +49,31 @@ pub struct Remembered {
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
     pub armed: Option<(RunId, Repeat, Mono)>,
+    /// What clients ordered and had no answer to, in order of arrival.
+    pub orders: Vec<RememberedOrder>,
+    /// Its runs that are over and may not stand in the history, the latest [`HISTORY_LEN_MAX`]:
+    /// what is older the history would not keep either.
+    pub over: Vec<PastRun>,
+}
+
+/// An order without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RememberedOrder {
+    /// Which.
+    pub order: OrderId,
+    /// What.
+    pub wanted: Wanted,
+    /// The run that lived when it was taken.
+    pub over: Option<RunId>,
+    /// Who asked.
+    pub asker: Arc<Asker>,
+}
+
+/// What a reboot made void.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Voided {
+    /// Orders that nobody had an answer to.
+    pub orders: Vec<(ChildName, Wanted)>,
 }
 
 /// What is remembered of a run.
@@ -47,12 +83,18 @@ pub struct RememberedRun {
     pub run: RunId,
     /// What.
     pub spec: Arc<Spec>,
+    /// Why it was begun, and who asked.
+    pub started_by: Option<Origin>,
+    /// The client's order that is carried out once its process lives.
+    pub order: Option<OrderId>,
     /// Its process and that process's start time in ticks, once it was known to live.
     pub process: Option<(i32, u64)>,
     /// When it began.
     pub started: Option<Time>,
     /// Whether its stop was under way.
     pub stopping: bool,
+    /// Why, and who asked.
+    pub stopped_by: Option<Origin>,
     /// Whether that stop was the first half of a replacement.
     pub replacing: bool,
     /// Why the restart policy gave up after it.
@@ -77,7 +119,7 @@ pub enum RememberedEnd {
         /// When.
         at: Time,
         /// By whose order; `None` when by itself.
-        by: Option<Cause>,
+        by: Option<Origin>,
         /// Restarts in a row.
         restarts: u64,
     },
@@ -100,20 +142,33 @@ impl Memory {
                 self.closed = false;
             }
             Record::Closed => self.closed = true,
-            Record::Begun { child, run, spec } => {
-                self.child(child).last = Some(RememberedRun::begun(*run, spec));
+            Record::Begun {
+                child,
+                run,
+                spec,
+                by,
+                order,
+            } => {
+                let mut begun = RememberedRun::begun(*run, spec);
+                begun.started_by.clone_from(by);
+                begun.order = *order;
+                self.child(child).begin(begun);
             }
             Record::Started { child, run, .. }
             | Record::NotStarted { child, run, .. }
-            | Record::Stopping { child, run }
+            | Record::Stopping { child, run, .. }
             | Record::Replacing { child, run }
             | Record::GivenUp { child, run, .. }
             | Record::Doubted { child, run, .. }
             | Record::Ended { child, run, .. } => {
-                if let Some(last) = self.run(child, *run) {
-                    last.apply(record);
+                if let Some(remembered) = self.children.get_mut(child) {
+                    remembered.apply_to_run(*run, record);
                 }
             }
+            Record::Asked { child, .. }
+            | Record::Answered { child, .. }
+            | Record::Over { child, .. }
+            | Record::Noted { child, .. } => self.child(child).apply(record),
             Record::Armed {
                 child,
                 run,
@@ -181,15 +236,22 @@ impl Memory {
         all
     }
 
-    /// Drops what does not outlive a boot.
-    pub fn forget_boot(&mut self) {
+    /// Drops what does not outlive a boot. What ran is over, and waits for the history.
+    pub fn forget_boot(&mut self) -> Voided {
         self.boot = None;
         self.closed = false;
         self.loadpaths.clear();
-        for remembered in self.children.values_mut() {
-            remembered.last = None;
+        let mut voided = Voided::default();
+        for (child, remembered) in &mut self.children {
+            if let Some(last) = remembered.last.take() {
+                remembered.put_unended(&last, PastEnd::with_the_host());
+            }
             remembered.armed = None;
+            let orders = std::mem::take(&mut remembered.orders);
+            let orders = orders.into_iter().map(|it| (child.clone(), it.wanted));
+            voided.orders.extend(orders);
         }
+        voided
     }
 
     /// Where a loadpath stood when it last had files in it.
@@ -201,16 +263,122 @@ impl Memory {
     fn child(&mut self, child: &ChildName) -> &mut Remembered {
         self.children.entry(child.clone()).or_default()
     }
-
-    fn run(&mut self, child: &ChildName, run: RunId) -> Option<&mut RememberedRun> {
-        let last = self.children.get_mut(child)?.last.as_mut()?;
-        (last.run == run).then_some(last)
-    }
 }
 
 impl Remembered {
+    /// Takes in what concerns no single run.
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Asked {
+                order,
+                wanted,
+                over,
+                asker,
+                ..
+            } => {
+                self.orders.retain(|it| it.order != *order);
+                self.orders.push(RememberedOrder {
+                    order: *order,
+                    wanted: *wanted,
+                    over: *over,
+                    asker: Arc::clone(asker),
+                });
+                self.orders.sort_by_key(|it| it.order);
+                let above = self.orders.len().saturating_sub(ORDERS_KEPT_MAX);
+                self.orders.drain(..above);
+            }
+            Record::Answered { order, .. } => self.orders.retain(|it| it.order != *order),
+            Record::Over { past, .. } => self.put_over(past.clone()),
+            Record::Noted { upto, .. } => self.over.retain(|past| past.run > *upto),
+            Record::Opened { .. }
+            | Record::Closed
+            | Record::Begun { .. }
+            | Record::Started { .. }
+            | Record::NotStarted { .. }
+            | Record::Stopping { .. }
+            | Record::Replacing { .. }
+            | Record::Ended { .. }
+            | Record::GivenUp { .. }
+            | Record::Doubted { .. }
+            | Record::Settled { .. }
+            | Record::Armed { .. }
+            | Record::Disarmed { .. }
+            | Record::LoadpathSeen { .. }
+            | Record::Held { .. }
+            | Record::Released { .. }
+            | Record::Reserved { .. }
+            | Record::Forgotten { .. } => {}
+        }
+    }
+
+    /// Another run is about to begin.
+    fn begin(&mut self, begun: RememberedRun) {
+        if let Some(last) = self.last.replace(begun) {
+            // Only damage can have taken the record of its end.
+            let unseen = PastEnd::Exited {
+                exit: Exit::Unknown,
+                at: None,
+                by: None,
+            };
+            self.put_unended(&last, unseen);
+        }
+    }
+
+    fn apply_to_run(&mut self, run: RunId, record: &Record) {
+        let Some(last) = self.last.as_mut().filter(|last| last.run == run) else {
+            return;
+        };
+        let unended = last.end.is_none();
+        last.apply(record);
+        let starts = matches!(record, Record::Started { .. });
+        let carried_out = last.order.filter(|_| starts);
+        let past = (unended && last.end.is_some()).then(|| last.past());
+        if let Some(order) = carried_out.filter(|_| !planted(Bug::OrderDoneTwice)) {
+            self.orders.retain(|it| it.order != order);
+        }
+        if let Some(past) = past {
+            self.put_over(past);
+        }
+    }
+
+    /// Keeps a run whose end was never written down; `lived` is how it ended if it began.
+    fn put_unended(&mut self, last: &RememberedRun, lived: PastEnd) {
+        if last.end.is_some() {
+            return;
+        }
+        let mut past = last.past();
+        past.end = Some(match last.process {
+            Some(_) => lived,
+            None => PastEnd::NotStarted {
+                why: "the server ended before it had begun".to_owned(),
+                at: None,
+            },
+        });
+        self.put_over(past);
+    }
+
+    fn put_over(&mut self, past: PastRun) {
+        self.over.retain(|it| it.run != past.run);
+        self.over.push(past);
+        self.over.sort_by_key(|it| it.run);
+        let above = self.over.len().saturating_sub(HISTORY_LEN_MAX);
+        self.over.drain(..above);
+    }
+
+    /// The latest run as the history is to tell it, while it lives.
+    #[must_use]
+    pub fn live(&self) -> Option<PastRun> {
+        let last = self.last.as_ref()?;
+        (last.process.is_some() && last.end.is_none()).then(|| last.past())
+    }
+
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         let child = child.clone();
+        let last = self.last.as_ref().map(|last| last.run);
+        for past in self.over.iter().filter(|past| Some(past.run) != last) {
+            let (child, past) = (child.clone(), past.clone());
+            all.push(Record::Over { child, past });
+        }
         if let Some(since) = self.held {
             all.push(Record::Held {
                 child: child.clone(),
@@ -225,6 +393,20 @@ impl Remembered {
         }
         if let Some(last) = &self.last {
             last.records(&child, all);
+            let noted = self.over.iter().all(|past| past.run != last.run);
+            if last.end.is_some() && noted {
+                let (child, upto) = (child.clone(), last.run);
+                all.push(Record::Noted { child, upto });
+            }
+        }
+        for order in &self.orders {
+            all.push(Record::Asked {
+                child: child.clone(),
+                order: order.order,
+                wanted: order.wanted,
+                over: order.over,
+                asker: Arc::clone(&order.asker),
+            });
         }
         if let Some((run, repeat, due)) = self.armed {
             all.push(Record::Armed {
@@ -243,9 +425,12 @@ impl RememberedRun {
         Self {
             run,
             spec: Arc::clone(spec),
+            started_by: None,
+            order: None,
             process: None,
             started: None,
             stopping: false,
+            stopped_by: None,
             replacing: false,
             given_up: None,
             doubt: None,
@@ -271,9 +456,10 @@ impl RememberedRun {
                 let why = why.clone();
                 self.end = Some(RememberedEnd::NotStarted { why, at: *at });
             }
-            Record::Stopping { .. } => {
+            Record::Stopping { by, .. } => {
                 self.stopping = true;
                 self.replacing = false;
+                self.stopped_by.clone_from(by);
             }
             Record::Replacing { .. } => self.replacing = true,
             Record::GivenUp { why, .. } => self.given_up = Some(why.clone()),
@@ -282,13 +468,18 @@ impl RememberedRun {
                 exit,
                 at,
                 by,
+                asker,
                 restarts,
                 ..
             } => {
+                let by = by.map(|cause| Origin {
+                    cause,
+                    asker: asker.clone(),
+                });
                 self.end = Some(RememberedEnd::Exited {
                     exit: *exit,
                     at: *at,
-                    by: *by,
+                    by,
                     restarts: *restarts,
                 });
             }
@@ -298,11 +489,37 @@ impl RememberedRun {
             | Record::Armed { .. }
             | Record::Settled { .. }
             | Record::Disarmed { .. }
+            | Record::Asked { .. }
+            | Record::Answered { .. }
+            | Record::Over { .. }
+            | Record::Noted { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
             | Record::Reserved { .. }
             | Record::Forgotten { .. } => {}
+        }
+    }
+
+    /// The run as the history tells it.
+    fn past(&self) -> PastRun {
+        let end = self.end.as_ref().map(|end| match end {
+            RememberedEnd::Exited { exit, at, by, .. } => PastEnd::Exited {
+                exit: *exit,
+                at: Some(at.wall),
+                by: by.clone(),
+            },
+            RememberedEnd::NotStarted { why, at } => PastEnd::NotStarted {
+                why: why.clone(),
+                at: Some(at.wall),
+            },
+        });
+        PastRun {
+            run: self.run,
+            digest: self.spec.digest,
+            started: self.started.map(|time| time.wall),
+            started_by: self.started_by.clone(),
+            end,
         }
     }
 
@@ -312,6 +529,8 @@ impl RememberedRun {
             child: child.clone(),
             run,
             spec: Arc::clone(&self.spec),
+            by: self.started_by.clone(),
+            order: self.order,
         });
         if let (Some((pid, start_ticks)), Some(at)) = (self.process, self.started) {
             all.push(Record::Started {
@@ -323,8 +542,8 @@ impl RememberedRun {
             });
         }
         if self.stopping {
-            let child = child.clone();
-            all.push(Record::Stopping { child, run });
+            let (child, by) = (child.clone(), self.stopped_by.clone());
+            all.push(Record::Stopping { child, run, by });
         }
         if self.replacing {
             let child = child.clone();
@@ -357,7 +576,8 @@ impl RememberedRun {
                 run,
                 exit: *exit,
                 at: *at,
-                by: *by,
+                by: by.as_ref().map(|by| by.cause),
+                asker: by.as_ref().and_then(|by| by.asker.clone()),
                 restarts: *restarts,
             }),
             Some(RememberedEnd::NotStarted { why, at }) => {
