@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
 use super::Supervisor;
 use crate::{
     clock,
-    command::{Answer, Info, Op, Stamp},
+    command::{Info, Op, Stamp},
     journal,
     process::{Birth, NotStarted, PREFIX_BYTES, Started},
     reconcile::{
@@ -70,7 +70,7 @@ impl Supervisor {
             }
             Effect::KillHook { job } => self.processes.kill_hook(job),
             Effect::Reply { id, answer } => self.answer(id, answer),
-            Effect::Recount { id, checked, .. } => self.answer(id, Ok(Answer::Checked(*checked))),
+            Effect::Recount { id, child, checked } => self.recount(id, &child, checked),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Exit(words) => self.ended = Some(words),
