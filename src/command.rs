@@ -507,8 +507,8 @@ pub struct HistoryRun {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<Stamp>,
     /// How it ended; absent while it lives, and when it never had a process.
-    #[serde(default, skip_serializing_if = "Option::is_none", with = "exit_alone")]
-    pub exit: Option<Exit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<HowEnded>,
     /// Why it was ended, and who asked; absent when it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<GivenBy>,
@@ -701,6 +701,10 @@ pub struct ExitAt {
     pub at: Stamp,
 }
 
+/// An exit whose time stands elsewhere: `{"code":0}`, `{"signal":"SIGKILL"}` or `{"unknown":true}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HowEnded(pub Exit);
+
 impl Serialize for ExitAt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
@@ -746,29 +750,18 @@ impl WireExit {
     }
 }
 
-/// An exit whose time stands elsewhere: `{"code":0}`, `{"signal":"SIGKILL"}`, `{"unknown":true}`.
-mod exit_alone {
-    use serde::{Deserialize, Deserializer, Serializer, ser::SerializeMap};
-
-    use super::{Exit, WireExit, serialize_exit};
-
-    pub(super) fn serialize<S: Serializer>(
-        exit: &Option<Exit>,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        let Some(exit) = *exit else {
-            return serializer.serialize_none();
-        };
+impl Serialize for HowEnded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
-        serialize_exit(&mut map, exit)?;
+        serialize_exit(&mut map, self.0)?;
         map.end()
     }
+}
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Option<Exit>, D::Error> {
-        let wire = Option::<WireExit>::deserialize(deserializer)?;
-        Ok(wire.map(|wire| wire.exit()))
+impl<'de> Deserialize<'de> for HowEnded {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = WireExit::deserialize(deserializer)?;
+        Ok(Self(wire.exit()))
     }
 }
 

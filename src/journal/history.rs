@@ -160,6 +160,10 @@ impl Drop for History {
 
 impl Queue {
     fn put(&mut self, child: &ChildName, past: PastRun) {
+        if past.end.is_some() && self.noted.get(child).is_some_and(|it| *it >= past.run) {
+            // Not as it is told now.
+            self.noted.remove(child);
+        }
         let runs = self.waiting.entry(child.clone()).or_default();
         // That it lives is no news of a run that is over.
         if past.end.is_some() || !runs.contains_key(&past.run) {
@@ -169,6 +173,10 @@ impl Queue {
     }
 
     fn note(&mut self, child: ChildName, upto: RunId) {
+        let again = |runs: &Runs| runs.range(..=upto).any(|(_, past)| past.end.is_some());
+        if self.waiting.get(&child).is_some_and(again) {
+            return;
+        }
         let noted = self.noted.entry(child).or_insert(upto);
         *noted = upto.max(*noted);
     }

@@ -165,36 +165,13 @@ impl Memory {
                     remembered.apply_to_run(*run, record);
                 }
             }
-            Record::Asked { child, .. }
+            Record::Armed { child, .. }
+            | Record::Settled { child }
+            | Record::Disarmed { child }
+            | Record::Asked { child, .. }
             | Record::Answered { child, .. }
             | Record::Over { child, .. }
             | Record::Noted { child, .. } => self.child(child).apply(record),
-            Record::Armed {
-                child,
-                run,
-                repeat,
-                due,
-            } => {
-                let remembered = self.child(child);
-                remembered.armed = Some((*run, *repeat, *due));
-                if let Some(last) = &mut remembered.last {
-                    last.disarmed = false;
-                }
-            }
-            Record::Settled { child } => {
-                let remembered = self.child(child);
-                remembered.armed = None;
-                if let Some(last) = &mut remembered.last {
-                    last.settled = true;
-                }
-            }
-            Record::Disarmed { child } => {
-                let remembered = self.child(child);
-                remembered.armed = None;
-                if let Some(last) = &mut remembered.last {
-                    last.disarmed = true;
-                }
-            }
             Record::LoadpathSeen { path, dev, ino } => {
                 self.loadpaths.insert(path.clone(), (*dev, *ino));
             }
@@ -287,6 +264,26 @@ impl Remembered {
                 let above = self.orders.len().saturating_sub(ORDERS_KEPT_MAX);
                 self.orders.drain(..above);
             }
+            Record::Armed {
+                run, repeat, due, ..
+            } => {
+                self.armed = Some((*run, *repeat, *due));
+                if let Some(last) = &mut self.last {
+                    last.disarmed = false;
+                }
+            }
+            Record::Settled { .. } => {
+                self.armed = None;
+                if let Some(last) = &mut self.last {
+                    last.settled = true;
+                }
+            }
+            Record::Disarmed { .. } => {
+                self.armed = None;
+                if let Some(last) = &mut self.last {
+                    last.disarmed = true;
+                }
+            }
             Record::Answered { order, .. } => self.orders.retain(|it| it.order != *order),
             Record::Over { past, .. } => self.put_over(past.clone()),
             Record::Noted { upto, .. } => self.over.retain(|past| past.run > *upto),
@@ -300,9 +297,6 @@ impl Remembered {
             | Record::Ended { .. }
             | Record::GivenUp { .. }
             | Record::Doubted { .. }
-            | Record::Settled { .. }
-            | Record::Armed { .. }
-            | Record::Disarmed { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
@@ -328,11 +322,12 @@ impl Remembered {
         let Some(last) = self.last.as_mut().filter(|last| last.run == run) else {
             return;
         };
-        let unended = last.end.is_none();
+        let before = last.end.clone();
         last.apply(record);
         let starts = matches!(record, Record::Started { .. });
         let carried_out = last.order.filter(|_| starts);
-        let past = (unended && last.end.is_some()).then(|| last.past());
+        // What a process said of itself may be told better by its server.
+        let past = (last.end != before).then(|| last.past());
         if let Some(order) = carried_out.filter(|_| !planted(Bug::OrderDoneTwice)) {
             self.orders.retain(|it| it.order != order);
         }
@@ -358,6 +353,9 @@ impl Remembered {
     }
 
     fn put_over(&mut self, past: PastRun) {
+        if planted(Bug::RunNotKept) {
+            return;
+        }
         self.over.retain(|it| it.run != past.run);
         self.over.push(past);
         self.over.sort_by_key(|it| it.run);
@@ -514,10 +512,12 @@ impl RememberedRun {
                 at: Some(at.wall),
             },
         });
+        // A process that wrote itself down may not have become its program after all.
+        let began = !matches!(end, Some(PastEnd::NotStarted { .. }));
         PastRun {
             run: self.run,
             digest: self.spec.digest,
-            started: self.started.map(|time| time.wall),
+            started: self.started.filter(|_| began).map(|time| time.wall),
             started_by: self.started_by.clone(),
             end,
         }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::{Cause, Origin};
 use crate::{
-    command::{Asker, GivenBy, HistoryRun, Stamp},
+    command::{GivenBy, HistoryRun, HowEnded, Stamp},
     spec::{Digest, Exit, RunId, Wall},
 };
 
@@ -82,7 +82,7 @@ impl PastRun {
         };
         match &self.end {
             Some(PastEnd::Exited { exit, at, by }) => {
-                shown.exit = Some(*exit);
+                shown.exit = Some(HowEnded(*exit));
                 shown.ended_at = at.map(Stamp);
                 shown.ended_by = by.as_ref().map(given_by);
             }
@@ -99,6 +99,6 @@ impl PastRun {
 fn given_by(origin: &Origin) -> GivenBy {
     GivenBy {
         cause: origin.cause.word().to_owned(),
-        asker: origin.asker.as_deref().map(Asker::clone),
+        asker: origin.asker.as_deref().cloned(),
     }
 }

@@ -66,6 +66,8 @@ pub(super) enum Bug {
     OrderDoneTwice,
     /// An order is taken and not written down.
     OrderNotRecorded,
+    /// A run that is over is not kept for the history.
+    RunNotKept,
     /// A restart cut in two by the server's death is taken up as one of what does not run.
     RestartCutInTwo,
 }
@@ -117,6 +119,7 @@ mod switch {
         Bug::OrderDoneTwice,
         Bug::OrderNotRecorded,
         Bug::RestartCutInTwo,
+        Bug::RunNotKept,
     ];
 
     thread_local! {

@@ -132,7 +132,7 @@ mod tests {
         let unnoted = vec![run(3, exited(7)), run(4, None)];
         let told: Vec<_> = history(read, unnoted)
             .into_iter()
-            .map(|it| (it.run.0, it.exit, it.ended_by))
+            .map(|it| (it.run.0, it.exit.map(|exit| exit.0), it.ended_by))
             .collect();
         let reboot = GivenBy {
             cause: "reboot".to_owned(),

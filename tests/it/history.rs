@@ -12,8 +12,9 @@ use crate::{
 
 /// What `check NAME` tells of the child's runs, the newest first.
 fn history(sandbox: &Sandbox, name: &str) -> Vec<Value> {
-    let row = sandbox.row(name).unwrap();
-    row["history"].as_array().cloned().unwrap_or_default()
+    let answer = sandbox.json(&["check", name]);
+    let runs = answer["children"][0]["history"].as_array().cloned();
+    runs.unwrap_or_default()
 }
 
 fn causes(runs: &[Value], key: &str) -> Vec<String> {

@@ -17,6 +17,15 @@ fn ask(wire: &mut Wire, id: u64, op: &str) {
     wire.ask(id, &format!(r#"{{"op":"{op}","child":"web"}}"#));
 }
 
+/// Waits until a command waits behind another one.
+fn wait_queued(sandbox: &Sandbox) {
+    wait_for("the second command", PATIENCE, || {
+        let answer = sandbox.json(&["check", "web"]);
+        let details = &answer["children"][0]["details"];
+        details["queue"] == json!("1 commands wait for `web`")
+    });
+}
+
 #[test]
 fn what_waits_for_a_slow_prehook_and_behind_it_is_carried_out_by_the_next_server() {
     let mut sandbox = Sandbox::start("mode: quiet");
@@ -37,10 +46,7 @@ fn what_waits_for_a_slow_prehook_and_behind_it_is_carried_out_by_the_next_server
     ask(&mut wire, 1, "restart");
     wait_lines(&begun, 2);
     ask(&mut wire, 2, "trystart");
-    wait_for("the second command", PATIENCE, || {
-        let row = sandbox.row("web").unwrap();
-        row["details"]["queue"] == json!("1 commands wait for `web`")
-    });
+    wait_queued(&sandbox);
     sandbox.kill_server();
     sandbox.start_server();
     // It is begun anew, and the run goes on until its successor can begin.
@@ -68,9 +74,7 @@ fn a_stop_under_way_and_the_start_behind_it_are_carried_out_by_the_next_server()
     ask(&mut wire, 1, "stop");
     sandbox.wait_state("web", "stopping");
     ask(&mut wire, 2, "start");
-    wait_for("the second command", PATIENCE, || {
-        !sandbox.row("web").unwrap()["details"]["queue"].is_null()
-    });
+    wait_queued(&sandbox);
     sandbox.kill_server();
     sandbox.start_server();
     let row = sandbox.row("web").unwrap();

@@ -1,3 +1,5 @@
+//! Histories on disk: kept short, told once, damaged, in the way, too many.
+
 use std::{fs, io::Write as _};
 
 use super::{super::samples, *};

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{RunKey, Weather, World};
+use super::world::{Process, RunKey, Weather, World};
 use crate::{
     command::{Command, ErrorCode, Failure, KillChildren},
     reconcile::{
@@ -17,6 +17,7 @@ use crate::{
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::{Memory, Remembered, RememberedEnd},
+        past::HISTORY_LEN_MAX,
         record::{OrderId, Record, Store, Wanted},
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
@@ -68,6 +69,8 @@ pub(super) struct Checks {
     pub(super) fault: Option<String>,
     pub(super) open: BTreeMap<RequestId, Asked>,
     answered: BTreeSet<RequestId>,
+    /// The runs that are over: each is to be told.
+    pub(super) over: BTreeSet<RunKey>,
     /// The orders that are to be carried out, whatever becomes of the server.
     pub(super) taken: BTreeMap<OrderId, Taken>,
     /// The orders that this server has carried out, which it may not have been told yet.
@@ -146,6 +149,12 @@ impl Checks {
         self.by_itself.clear();
         self.places.clear();
         self.at_once = (Mono(0), 0);
+    }
+
+    /// What lives when the host goes down is over.
+    pub(super) fn over_with_host(&mut self, processes: &BTreeMap<RunKey, Process>) {
+        let recorded = processes.iter().filter(|(_, process)| process.recorded);
+        self.over.extend(recorded.map(|(key, _)| key.clone()));
     }
 
     /// A run is about to begin, for an order maybe.
@@ -499,6 +508,7 @@ impl World {
                 ..
             } => {
                 let key = (child.clone(), *run);
+                self.checks.over.insert(key.clone());
                 let real = self.processes.get(&key).and_then(|process| process.exit);
                 if real.is_some_and(|real| real != *exit) {
                     self.blame(|_| format!("I2: {child} run {run} ended otherwise than recorded"));
@@ -765,6 +775,24 @@ impl World {
         }
         if failure == Some(ErrorCode::NotRunning) && taken.admitted {
             self.blame(|_| format!("the restart of {child} that had begun is given up"));
+        }
+    }
+
+    /// Each run that is over stands in the history or waits for it, as far as that goes back.
+    pub(super) fn check_history(&mut self) {
+        let mut missing = None;
+        for (child, run) in &self.checks.over {
+            let noted = self.noted.get(child).into_iter().flatten().copied();
+            let remembered = self.memory.children.get(child);
+            let over = remembered.map(|it| it.over.iter().map(|past| past.run));
+            let told: BTreeSet<RunId> = noted.chain(over.into_iter().flatten()).collect();
+            let later = told.range(RunId(run.0 + 1)..).count();
+            if !told.contains(run) && later < HISTORY_LEN_MAX {
+                missing = Some(format!("{child} run {run} is over and told nowhere"));
+            }
+        }
+        if let Some(missing) = missing {
+            self.blame(|_| missing);
         }
     }
 

@@ -62,6 +62,7 @@ impl World {
                 )
             });
         }
+        self.check_history();
         self.check_timers();
         let names: Vec<ChildName> = self.core.children.keys().cloned().collect();
         for name in names {

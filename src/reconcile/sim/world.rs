@@ -109,6 +109,8 @@ pub(super) struct World {
     pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
     pub(super) processes: BTreeMap<RunKey, Process>,
     pub(super) hooks: BTreeSet<JobId>,
+    /// The runs that stand in the history, by child.
+    pub(super) noted: BTreeMap<ChildName, BTreeSet<RunId>>,
     agenda: BTreeMap<(Mono, u64), Occurrence>,
     sequence: u64,
     watch_at: Mono,
@@ -168,6 +170,7 @@ impl World {
             journal: VecDeque::new(),
             processes: BTreeMap::new(),
             hooks: BTreeSet::new(),
+            noted: BTreeMap::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
             watch_at: Mono(0),
@@ -245,6 +248,9 @@ impl World {
     /// Lets the next thing happen.
     pub(super) fn advance(&mut self) {
         let Some(at) = self.next_at() else { return };
+        if self.random.percent(5) {
+            self.note_runs();
+        }
         let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
         self.pass(at - self.now.mono);
         if planned == Some(at) {
@@ -256,6 +262,24 @@ impl World {
             let late = self.random.delay();
             self.pass(late);
             self.tell(Event::Deadline);
+        }
+    }
+
+    /// What is over and waits for the history is written there, for one child.
+    fn note_runs(&mut self) {
+        let waits = self.memory.children.iter();
+        let mut waits = waits.filter(|(_, child)| !child.over.is_empty());
+        let Some((child, remembered)) = waits.next() else {
+            return;
+        };
+        let (child, over) = (child.clone(), remembered.over.clone());
+        let Some(last) = over.last() else { return };
+        let upto = last.run;
+        let noted = self.noted.entry(child.clone()).or_default();
+        noted.extend(over.iter().map(|past| past.run));
+        // The record of it waits for the next one, and goes with a server that is killed.
+        if self.random.percent(70) {
+            self.memory.apply(&Record::Noted { child, upto });
         }
     }
 
@@ -864,6 +888,7 @@ impl World {
     /// The host is switched off and on.
     pub(super) fn reboot(&mut self) {
         self.told(|world| format!("{:>11} ===== the host reboots", world.clock()));
+        self.checks.over_with_host(&self.processes);
         self.processes.clear();
         self.agenda.clear();
         self.die();
