@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    net::SocketAddr,
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -86,6 +87,19 @@ pub enum KillChildren {
     AsConfigured,
     /// They are stopped first.
     Stop,
+}
+
+/// Who gave a command: what of him is kept with what came of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asker {
+    /// The name of the key that the command was signed with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The user of this host that gave it, by number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<u32>,
+    /// Where it came from.
+    pub peer: SocketAddr,
 }
 
 /// The name of a command on the wire.
@@ -471,6 +485,46 @@ pub struct Row {
     /// More that only `check NAME` shows, by title.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,
+    /// Its latest runs, the newest first; only `check NAME` shows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<HistoryRun>,
+}
+
+/// One run in the history of a child.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryRun {
+    /// Which.
+    pub run: RunId,
+    /// The digest of what ran.
+    pub digest: Digest,
+    /// When it began; absent when it never had a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Stamp>,
+    /// Why it was begun, and who asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_by: Option<GivenBy>,
+    /// When it ended; absent while it lives, and when nobody saw it end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Stamp>,
+    /// How it ended; absent while it lives, and when it never had a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit: Option<HowEnded>,
+    /// Why it was ended, and who asked; absent when it ended by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_by: Option<GivenBy>,
+    /// Why it never had a process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Why something was done to a child, and who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GivenBy {
+    /// A word such as `command`, `policy` or `boot`; there may come more of them.
+    pub cause: String,
+    /// Who asked.
+    #[serde(flatten)]
+    pub asker: Option<Asker>,
 }
 
 /// Something that is due by itself.
@@ -647,31 +701,39 @@ pub struct ExitAt {
     pub at: Stamp,
 }
 
+/// An exit whose time stands elsewhere: `{"code":0}`, `{"signal":"SIGKILL"}` or `{"unknown":true}`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HowEnded(pub Exit);
+
 impl Serialize for ExitAt {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(2))?;
-        match self.exit {
-            Exit::Code(code) => map.serialize_entry("code", &code)?,
-            Exit::Signal(number) => match signal_name(number) {
-                Some(name) => map.serialize_entry("signal", name)?,
-                None => map.serialize_entry("signal", &format!("SIG{number}"))?,
-            },
-            Exit::Unknown => map.serialize_entry("unknown", &true)?,
-        }
+        serialize_exit(&mut map, self.exit)?;
         map.serialize_entry("at", &self.at)?;
         map.end()
     }
 }
 
-impl<'de> Deserialize<'de> for ExitAt {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Wire {
-            code: Option<i32>,
-            signal: Option<String>,
-            at: Stamp,
-        }
-        let wire = Wire::deserialize(deserializer)?;
+fn serialize_exit<M: SerializeMap>(map: &mut M, exit: Exit) -> Result<(), M::Error> {
+    match exit {
+        Exit::Code(code) => map.serialize_entry("code", &code),
+        Exit::Signal(number) => match signal_name(number) {
+            Some(name) => map.serialize_entry("signal", name),
+            None => map.serialize_entry("signal", &format!("SIG{number}")),
+        },
+        Exit::Unknown => map.serialize_entry("unknown", &true),
+    }
+}
+
+/// How a run ended, as it stands on the wire.
+#[derive(Deserialize)]
+struct WireExit {
+    code: Option<i32>,
+    signal: Option<String>,
+}
+
+impl WireExit {
+    fn exit(&self) -> Exit {
         let number = |name: &str| {
             let real_time = name
                 .strip_prefix("SIG")
@@ -680,12 +742,40 @@ impl<'de> Deserialize<'de> for ExitAt {
                 .find(|number| signal_name(*number) == Some(name))
                 .or(real_time)
         };
-        let exit = match (wire.code, wire.signal.as_deref().and_then(number)) {
+        match (self.code, self.signal.as_deref().and_then(number)) {
             (Some(code), _) => Exit::Code(code),
             (None, Some(signal)) => Exit::Signal(signal),
             (None, None) => Exit::Unknown,
-        };
-        Ok(Self { exit, at: wire.at })
+        }
+    }
+}
+
+impl Serialize for HowEnded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(Some(1))?;
+        serialize_exit(&mut map, self.0)?;
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for HowEnded {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let wire = WireExit::deserialize(deserializer)?;
+        Ok(Self(wire.exit()))
+    }
+}
+
+impl<'de> Deserialize<'de> for ExitAt {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Wire {
+            #[serde(flatten)]
+            exit: WireExit,
+            at: Stamp,
+        }
+        let wire = Wire::deserialize(deserializer)?;
+        let (exit, at) = (wire.exit.exit(), wire.at);
+        Ok(Self { exit, at })
     }
 }
 

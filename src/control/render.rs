@@ -9,6 +9,7 @@
 //! Source: DESIGN, section 6; <https://no-color.org>.
 
 mod check;
+mod history;
 mod info;
 mod table;
 

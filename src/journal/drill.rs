@@ -544,7 +544,8 @@ fn a_store_stays_short_however_long_it_is_used() {
         longest = longest.max(std::fs::metadata(bench.file()).unwrap().len());
     }
     assert!(longest < 16 << 10, "{longest}");
-    let expected = fold(&[samples::begun("a", 2_000), samples::ended("a", 2_000)]);
+    let both = |run| [samples::begun("a", run), samples::ended("a", run)];
+    let expected = fold(&(1..=2_000).flat_map(both).collect::<Vec<_>>());
     assert_eq!(bench.reopened(Store::Runtime), expected);
 }
 

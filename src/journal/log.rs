@@ -33,7 +33,7 @@ use super::{
     mark::Mark,
 };
 use crate::reconcile::{
-    memory::{Memory, Remembered},
+    memory::{Memory, Remembered, Voided},
     record::{Record, Store},
 };
 
@@ -149,9 +149,9 @@ impl Log {
     }
 
     /// Forgets what does not outlive a boot; the file follows with the next record.
-    pub(super) fn forget_boot(&mut self) {
-        self.memory.forget_boot();
+    pub(super) fn forget_boot(&mut self) -> Voided {
         self.file = None;
+        self.memory.forget_boot()
     }
 
     /// Whether something is known that the file does not say.

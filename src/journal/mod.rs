@@ -19,12 +19,13 @@
 //! of itself), `folder` (directories, locks), `holder` (who has a lock), `home` and `claim` (those for
 //! the server's life), `place` (where they are noted), `writer` (the thread), then this.
 //!
-//! Absent on purpose: history.
+//! What is told of runs that are over is kept by `history`; until it is there, here.
 
 mod claim;
 mod error;
 mod folder;
 pub mod frame;
+mod history;
 mod holder;
 mod home;
 mod identity;
@@ -56,6 +57,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 pub use self::{
     error::{JournalError, RecordError},
     folder::LOCK_WAIT,
+    history::Histories,
     holder::Holder,
     identity::boot_identity,
     place::{Place, RecordedRun, forget_place, is_same_dir, note_place, places},
@@ -63,6 +65,7 @@ pub use self::{
 };
 use self::{
     folder::Folder,
+    history::History,
     home::Home,
     log::{AppendError, Durability, Found, Log},
     slip::SlipError,
@@ -72,6 +75,7 @@ use crate::{
     reconcile::{
         event::{StartKind, Ticket},
         memory::Memory,
+        past::PastRun,
         record::{Record, Store},
     },
     spec::{ChildName, RunId, Time},
@@ -113,6 +117,8 @@ pub struct Opened {
 pub struct Journal {
     runtime: Log,
     writer: Writer,
+    history: History,
+    histories: Histories,
     answers: UnboundedSender<Answer>,
     committed: UnboundedReceiver<Answer>,
     // Last: dropped, and the locks with them, when the thread has ended and nothing more is written.
@@ -202,15 +208,22 @@ fn open_waiting(
 
     let (answers, committed) = mpsc::unbounded_channel();
     let writer = Writer::start(log, answers.clone()).map_err(JournalError::Thread)?;
+    let history = History::start(state_dir.clone()).map_err(JournalError::Thread)?;
+    let journal = Journal {
+        runtime: runtime.log,
+        writer,
+        history,
+        histories: Histories::of(&dirs.state_dir),
+        answers,
+        committed,
+        runtime_dir,
+        _state_dir: state_dir,
+    };
+    for child in journal.runtime.memory().children.keys() {
+        journal.hand_over(child);
+    }
     Ok(Opened {
-        journal: Journal {
-            runtime: runtime.log,
-            writer,
-            answers,
-            committed,
-            runtime_dir,
-            _state_dir: state_dir,
-        },
+        journal,
         memory,
         start,
         records_lost: runtime.records_lost,
@@ -260,7 +273,11 @@ fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartK
         StartKind::Fresh
     };
     if !this_boot {
-        log.forget_boot();
+        let dropped = log.forget_boot().orders;
+        warnings.extend(dropped.iter().map(|(child, wanted)| {
+            let verb = wanted.verb();
+            format!("`{verb} {child}` is dropped: the host went down before it was answered")
+        }));
     }
     let memory = log.memory().clone();
     let records_lost = found.records_lost && this_boot;
@@ -296,14 +313,59 @@ impl Journal {
     pub fn append(&mut self, records: &[Record]) -> Result<(), RecordError> {
         // By the thread: the state directory's disk may hang, and keeps no run from being recorded.
         self.writer.look();
-        let appended = self.runtime.append(records);
-        if let Err(AppendError::Io(_)) = &appended {
+        let noted = self.history.take_noted();
+        let upto = |(child, upto): (&ChildName, &RunId)| Record::Noted {
+            child: child.clone(),
+            upto: *upto,
+        };
+        let mut all: Vec<Record> = noted.iter().map(upto).collect();
+        all.extend_from_slice(records);
+        let appended = self.runtime.append(&all);
+        if let Err(error) = &appended {
             let announces = |record: &Record| matches!(record, Record::Begun { .. });
-            if !records.iter().any(announces) {
-                self.runtime.owe(records);
+            if matches!(error, AppendError::Io(_)) && !records.iter().any(announces) {
+                self.runtime.owe(&all);
+            } else {
+                self.history.put_back(noted);
             }
         }
+        self.hand_over_all(records);
         appended.map_err(|error| self.runtime.told(error))
+    }
+
+    /// Hands what is new of these runs to the history.
+    fn hand_over_all(&self, records: &[Record]) {
+        for record in records {
+            if let Record::Begun { child, .. }
+            | Record::Started { child, .. }
+            | Record::NotStarted { child, .. }
+            | Record::Ended { child, .. } = record
+            {
+                self.hand_over(child);
+            }
+        }
+    }
+
+    fn hand_over(&self, child: &ChildName) {
+        for past in self.unnoted(child) {
+            self.history.put(child, past);
+        }
+    }
+
+    /// The runs of a child that its history may not tell yet, a live one last.
+    #[must_use]
+    pub fn unnoted(&self, child: &ChildName) -> Vec<PastRun> {
+        let Some(remembered) = self.runtime.memory().children.get(child) else {
+            return Vec::new();
+        };
+        let over = remembered.over.iter().cloned();
+        over.chain(remembered.live()).collect()
+    }
+
+    /// What reads the histories of children, on whatever thread.
+    #[must_use]
+    pub fn histories(&self) -> Histories {
+        self.histories.clone()
     }
 
     /// What the process of a run needs to write down its own start, after its [`Record::Begun`] and
@@ -335,6 +397,9 @@ impl Journal {
     /// The file cannot be read; nothing of it is believed then.
     pub fn take_in(&mut self) -> Result<Vec<Record>, RecordError> {
         let taken = self.runtime.take_in();
+        if let Ok(records) = &taken {
+            self.hand_over_all(records);
+        }
         taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
     }
 

@@ -51,6 +51,8 @@ pub(super) fn begun_with(child: &str, run: u64, command: Vec<String>) -> Record 
         child: name(child),
         run: RunId(run),
         spec: Arc::new(spec(child, command)),
+        by: None,
+        order: None,
     }
 }
 
@@ -75,6 +77,7 @@ pub(super) fn ended(child: &str, run: u64) -> Record {
         exit: Exit::Code(3),
         at: at(9),
         by: Some(Cause::Command),
+        asker: None,
         restarts: 0,
     }
 }
@@ -115,6 +118,7 @@ pub(super) fn runtime() -> Vec<Record> {
         Record::Stopping {
             child: name("web"),
             run: RunId(1),
+            by: None,
         },
         ended("web", 1),
         begun("web", 2),

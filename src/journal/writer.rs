@@ -240,6 +240,10 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }
+        | Record::Asked { .. }
+        | Record::Answered { .. }
+        | Record::Over { .. }
+        | Record::Noted { .. }
         | Record::LoadpathSeen { .. }
         | Record::Forgotten { .. } => {
             debug_assert_eq!(record.store(), Store::Runtime);

@@ -9,7 +9,7 @@ use std::{
 use super::{
     State, Turn,
     backoff::{Attempt, Streak},
-    cause::Cause,
+    cause::{Cause, Origin},
     child::{Armed, Child, Last, Phase, Run, Rung},
     effect::Level,
     event::{Boot, JobId, StartKind},
@@ -17,7 +17,8 @@ use super::{
     listing::{Content, Update},
     memory::{Remembered, RememberedEnd, RememberedRun},
     planted::{Bug, planted},
-    record::Record,
+    record::{OrderId, Record},
+    runs::Then,
     timers::Timer,
 };
 use crate::{
@@ -90,12 +91,18 @@ impl State {
             .into_iter()
             .map(|(child, run, exit)| ((child, run), exit))
             .collect();
-        for (name, remembered) in memory.children {
+        let mut orders = BTreeMap::new();
+        for (name, mut remembered) in memory.children {
+            let last = remembered.last.as_ref().and_then(|last| last.order);
+            self.number_behind(last);
+            let asked = std::mem::take(&mut remembered.orders).into_iter();
+            orders.extend(asked.map(|it| (it.order, (name.clone(), it))));
             let doubt = doubted.iter().find(|(child, ..)| *child == name);
             let doubt = doubt.map(|(_, _, why)| why.clone());
             self.take_back(turn, &name, remembered, start, doubt);
             self.tell_found(turn, &name);
         }
+        self.number_behind(orders.last_key_value().map(|(order, _)| *order));
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
         let lived = self.children.iter().filter(lived);
         let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
@@ -110,6 +117,13 @@ impl State {
         for name in names {
             self.open(turn, &name, start);
         }
+        self.take_up_orders(turn, start, orders);
+    }
+
+    /// What is numbered from now on does not have this number.
+    fn number_behind(&mut self, used: Option<OrderId>) {
+        let used = used.map_or(0, |order| order.0);
+        self.next_number = self.next_number.max(used);
     }
 
     /// Takes one child's records in.
@@ -136,12 +150,8 @@ impl State {
         // Whoever started a server since has not made it known.
         let doubt = doubt.or_else(|| last.doubt.clone());
         if lives {
-            let cause = if child.hold.is_some() {
-                Cause::Command
-            } else {
-                Cause::Boot
-            };
-            child.run = Some(revived(&last, turn.now, cause));
+            let by = stopped_by(&last, child.hold.is_some());
+            child.run = Some(revived(&last, turn.now, by));
             child.good = Some(Arc::clone(&last.spec));
         } else {
             self.take_back_ended(turn, name, &last, start, doubt);
@@ -233,7 +243,7 @@ impl State {
             }) => {
                 ended.exit = Some(*exit);
                 ended.at = *at;
-                ended.by = *by;
+                ended.by.clone_from(by);
                 child.streak = Streak::resumed(*restarts);
                 child.failure.clone_from(&last.given_up);
                 if by.is_none() && start == StartKind::Continued && !is_closed(last) {
@@ -379,20 +389,20 @@ impl State {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
-        if let Some(run) = &mut child.run {
-            run.phase = Phase::Running;
-        }
-        let stopped_by = if child.hold.is_some() {
-            Cause::Command
-        } else {
-            Cause::Boot
+        let Some(run) = &mut child.run else { return };
+        let asker = run.stop_asker.take();
+        let cause = match std::mem::replace(&mut run.phase, Phase::Running) {
+            Phase::Stopping { cause, .. } => cause,
+            // A hold promised it.
+            Phase::Spawning | Phase::Running => Cause::Command,
         };
-        let (verb, cause, step) = if replacing {
-            (Verb::Trystart, Cause::Policy, Step::StoppingOld)
+        let stopped_by = Origin { cause, asker };
+        let (verb, by, step) = if replacing {
+            (Verb::Trystart, Cause::Policy.into(), Step::StoppingOld)
         } else {
-            (Verb::Stop, stopped_by, Step::Stopping)
+            (Verb::Stop, stopped_by.clone(), Step::Stopping)
         };
-        let mut job = Job::new(name.clone(), verb, cause, None);
+        let mut job = Job::new(name.clone(), verb, by, None);
         job.step = step;
         let id = JobId(self.number());
         self.jobs.insert(id, job);
@@ -400,10 +410,21 @@ impl State {
             child.job = Some(id);
             child.retry = None;
         }
-        self.begin_ladder(turn, name, stopped_by);
-        if replacing {
-            self.note_replacing(turn, name);
-        }
+        let then = if replacing {
+            Then::Replaced
+        } else {
+            Then::Rest
+        };
+        self.begin_ladder(turn, name, &stopped_by, then);
+    }
+}
+
+/// By whose order a run is being stopped that a dead server may have begun to stop.
+fn stopped_by(last: &RememberedRun, held: bool) -> Origin {
+    match &last.stopped_by {
+        Some(by) => by.clone(),
+        None if held => Cause::Command.into(),
+        None => Cause::Boot.into(),
     }
 }
 
@@ -413,7 +434,8 @@ fn is_closed(last: &RememberedRun) -> bool {
 }
 
 /// A live run as it was when its server died.
-fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
+fn revived(last: &RememberedRun, now: Time, by: Origin) -> Run {
+    let cause = by.cause;
     let phase = if last.stopping {
         Phase::Stopping {
             cause,
@@ -429,5 +451,6 @@ fn revived(last: &RememberedRun, now: Time, cause: Cause) -> Run {
         pid: last.process.map(|(pid, _)| pid),
         started: last.started.unwrap_or(now),
         phase,
+        stop_asker: by.asker,
     }
 }

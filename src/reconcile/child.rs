@@ -8,13 +8,13 @@ use std::{
 
 use super::{
     backoff::Streak,
-    cause::Cause,
+    cause::{Cause, Origin},
     event::JobId,
     listing::{Content, Entry},
     planted::{Bug, planted},
 };
 use crate::{
-    command::StateName,
+    command::{Asker, StateName},
     spec::{ChildName, Digest, Exit, Mono, Repeat, RunId, Spec, Time, Wall},
 };
 
@@ -78,6 +78,8 @@ pub(super) struct Run {
     pub(super) started: Time,
     /// How far it is.
     pub(super) phase: Phase,
+    /// Who asked for its end, while it is being stopped.
+    pub(super) stop_asker: Option<Arc<Asker>>,
 }
 
 /// How far a live run is.
@@ -121,7 +123,7 @@ pub(super) struct Last {
     /// When.
     pub(super) at: Time,
     /// By whose order; `None` when by itself.
-    pub(super) by: Option<Cause>,
+    pub(super) by: Option<Origin>,
     /// Its process, if it had one: what is left of its group may live.
     pub(super) pid: Option<i32>,
 }

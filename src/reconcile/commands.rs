@@ -1,21 +1,23 @@
 //! What clients ask: each request is answered exactly once (I5).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Awaited, State, Turn,
-    cause::Cause,
+    cause::{Cause, Origin},
     child::Child,
     desired::{self, Want},
     effect::{Effect, Level},
-    event::RequestId,
+    event::{BatchId, RequestId},
     job::{EndedRun, Job, Outcome, Posthooks, Success, Waiter},
     jobs::server_ends,
-    record::Record,
+    orders::note_answered,
+    record::{OrderId, Record, Wanted},
 };
 use crate::{
     command::{
-        Answer, CheckScope, Checked, Command, Done, Each, ErrorCode, ExitAt, Failure, Op, Stamp,
+        Answer, Asker, CheckScope, Checked, Command, Done, Each, ErrorCode, ExitAt, Failure, Op,
+        Stamp,
     },
     spec::{ChildName, Mode, Time, Verb},
 };
@@ -27,12 +29,15 @@ const SLIPS_MAX: usize = 2;
 #[derive(Debug, Clone)]
 pub(super) struct Batch {
     what: Everything,
+    /// Who waits for the answer; nobody after the death of the server that was asked.
+    request: Option<RequestId>,
+    asker: Arc<Asker>,
     /// Whose outcome is known.
     outcomes: BTreeMap<ChildName, crate::command::Outcome>,
     /// How many outcomes are not.
     missing: usize,
-    /// Whose holds are being released.
-    releasing: Vec<ChildName>,
+    /// Whose holds are released, and the orders to do so until that is on disk.
+    releasing: BTreeMap<ChildName, Option<OrderId>>,
 }
 
 /// What an `--all` is to do.
@@ -45,27 +50,37 @@ enum Everything {
 }
 
 impl State {
-    pub(super) fn on_request(&mut self, turn: &mut Turn, id: RequestId, command: Command) {
+    pub(super) fn on_request(
+        &mut self,
+        turn: &mut Turn,
+        id: RequestId,
+        command: Command,
+        asker: Arc<Asker>,
+    ) {
         match command {
             Command::Child { verb, child } => {
                 if self.ending.is_some() {
                     self.refuse_while_ending(turn, id);
                 } else {
                     let waiter = Some(Waiter::Request(id, verb));
-                    self.order(turn, &child, verb, Cause::Command, waiter);
+                    self.order(turn, &child, verb, Origin::command(asker), waiter);
                 }
             }
             Command::StopAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
-            Command::StopAll => self.stop_all(turn, id),
+            Command::StopAll => self.stop_all(turn, id, asker),
             Command::StartAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
-            Command::StartAll => self.start_all(turn, id),
-            Command::CheckOne(child) => {
-                let answer = self.check_one(&child, turn.now);
-                turn.emit(Effect::Reply {
+            Command::StartAll => self.start_all(turn, id, asker),
+            Command::CheckOne(child) => match self.check_one(&child, turn.now) {
+                Ok(checked) => turn.emit(Effect::Recount {
                     id,
-                    answer: answer.map(Answer::Checked),
-                });
-            }
+                    child,
+                    checked: Box::new(checked),
+                }),
+                Err(failure) => turn.emit(Effect::Reply {
+                    id,
+                    answer: Err(failure),
+                }),
+            },
             Command::Check { scope } => {
                 let answer = Ok(Answer::Checked(self.check(scope, turn.now)));
                 turn.emit(Effect::Reply { id, answer });
@@ -76,7 +91,9 @@ impl State {
                     survey: Box::new(self.survey()),
                 });
             }
-            Command::Kill(children) => self.on_shutdown(turn, Some((id, children))),
+            Command::Kill(children) => {
+                self.on_shutdown(turn, Some((id, children)), Some(asker));
+            }
         }
     }
 
@@ -117,7 +134,7 @@ impl State {
         turn.emit(Effect::Reply { id, answer });
     }
 
-    fn stop_all(&mut self, turn: &mut Turn, id: RequestId) {
+    fn stop_all(&mut self, turn: &mut Turn, request: RequestId, asker: Arc<Asker>) {
         let due = |name: &ChildName, child: &Child| {
             child.is_live() || child.is_due(self.start_under_way(name))
         };
@@ -127,36 +144,75 @@ impl State {
             .filter(|(name, child)| due(name, child))
             .map(|(name, _)| name.clone())
             .collect();
-        self.batches
-            .insert(id, Batch::new(Everything::Stopped, names.len()));
-        for name in &names {
-            let waiter = Some(Waiter::Batch(id));
-            self.stop(
-                turn,
-                name,
-                Cause::Command,
-                Posthooks::StartingNothing,
-                waiter,
-            );
+        let id = BatchId(self.number());
+        let by = Origin::command(Arc::clone(&asker));
+        let mut batch = Batch::new(Everything::Stopped, Some(request), asker);
+        batch.missing = names.len();
+        self.batches.insert(id, batch);
+        let jobs = names.into_iter().map(|name| {
+            let mut job = Job::new(name, Verb::Stop, by.clone(), Some(Waiter::Batch(id)));
+            job.posthooks = Posthooks::StartingNothing;
+            job
+        });
+        let mut jobs: Vec<Job> = jobs.collect();
+        self.note_all_asked(turn, &mut jobs);
+        for job in jobs {
+            self.place_stop(turn, job);
         }
         self.end_batch_if_done(turn, id);
     }
 
-    fn start_all(&mut self, turn: &mut Turn, id: RequestId) {
+    fn start_all(&mut self, turn: &mut Turn, request: RequestId, asker: Arc<Asker>) {
         let held = self
             .children
             .iter()
             .filter(|(_, child)| child.hold.is_some());
-        let releasing: Vec<ChildName> = held.map(|(name, _)| name.clone()).collect();
-        let mut batch = Batch::new(Everything::Started, 0);
-        batch.releasing.clone_from(&releasing);
+        let held: Vec<ChildName> = held.map(|(name, _)| name.clone()).collect();
+        let mut releasing = BTreeMap::new();
+        let mut asked = Vec::new();
+        for child in held {
+            // What is written down for another is done for both.
+            if self.is_being_released(&child) {
+                releasing.insert(child, None);
+                continue;
+            }
+            let order = OrderId(self.number());
+            releasing.insert(child.clone(), Some(order));
+            asked.push(Record::Asked {
+                child,
+                order,
+                wanted: Wanted::Release,
+                over: None,
+                asker: Arc::clone(&asker),
+            });
+        }
+        if !asked.is_empty() {
+            turn.emit(Effect::Record {
+                ticket: None,
+                records: asked,
+            });
+        }
+        self.release(turn, Batch::starting(Some(request), asker), releasing);
+    }
+
+    /// Releases holds, then starts what the mode wants.
+    pub(super) fn release(
+        &mut self,
+        turn: &mut Turn,
+        mut batch: Batch,
+        releasing: BTreeMap<ChildName, Option<OrderId>>,
+    ) {
+        let id = BatchId(self.number());
         if releasing.is_empty() {
             self.batches.insert(id, batch);
             self.start_released(turn, id);
             return;
         }
-        let released = |child| Record::Released { child };
-        let records: Vec<Record> = releasing.into_iter().map(released).collect();
+        let released = |child: &ChildName| Record::Released {
+            child: child.clone(),
+        };
+        let records: Vec<Record> = releasing.keys().map(released).collect();
+        batch.releasing = releasing;
         batch.missing = 1;
         self.batches.insert(id, batch);
         let ticket = self.ticket(Awaited::Batch(id));
@@ -169,82 +225,96 @@ impl State {
     pub(super) fn batch_saw_record(
         &mut self,
         turn: &mut Turn,
-        id: RequestId,
+        id: BatchId,
         result: Result<(), String>,
     ) {
         let Some(batch) = self.batches.get_mut(&id) else {
             return;
         };
+        let releasing = batch.releasing.clone();
+        for order in batch.releasing.values_mut() {
+            *order = None;
+        }
         if let Err(why) = result {
+            let request = batch.request;
             self.batches.remove(&id);
             let message = format!("no hold was released, for it could not be recorded: {why}");
-            let answer = Err(Failure::new(ErrorCode::Internal, message));
-            turn.emit(Effect::Reply { id, answer });
+            for (name, order) in orders(&releasing) {
+                note_answered(turn, name, order, Some(ErrorCode::Internal));
+            }
+            let failure = Failure::new(ErrorCode::Internal, message);
+            match request {
+                Some(id) => turn.emit(Effect::Reply {
+                    id,
+                    answer: Err(failure),
+                }),
+                None => {
+                    let what = "a `start --all` that a dead server had taken is not carried out";
+                    turn.log_of_all(Level::Warn, what).detail = Some(failure.message);
+                }
+            }
             return;
         }
         batch.missing = 0;
-        for name in batch.releasing.clone() {
-            if let Some(child) = self.children.get_mut(&name) {
+        for name in releasing.keys() {
+            if let Some(child) = self.children.get_mut(name) {
                 child.hold = None;
                 child.fresh = !child.is_live();
                 child.tried = None;
             }
-            turn.log(Level::Info, &name, "released");
-            self.unblock(turn, &name);
+            turn.log(Level::Info, name, "released");
+            self.unblock(turn, name);
         }
         self.start_released(turn, id);
+        // After the orders to start: until they are written down this one stands for them.
+        for (name, order) in orders(&releasing) {
+            note_answered(turn, name, order, None);
+        }
     }
 
     /// Whether a `start --all` has sent the release of this child to the disk.
     pub(super) fn is_being_released(&self, name: &ChildName) -> bool {
         let mut batches = self.batches.values();
-        batches.any(|batch| batch.releasing.contains(name))
+        batches.any(|batch| batch.releasing.contains_key(name))
     }
 
     /// A stop overtakes a `start --all` whose releases are on their way to the disk.
-    pub(super) fn keep_from_release(&mut self, name: &ChildName) {
+    pub(super) fn keep_from_release(&mut self, turn: &mut Turn, name: &ChildName) {
         for batch in self.batches.values_mut() {
-            batch.releasing.retain(|released| released != name);
+            if let Some(Some(order)) = batch.releasing.remove(name) {
+                note_answered(turn, name, order, Some(ErrorCode::Superseded));
+            }
         }
     }
 
     /// Starts what the mode wants now that nothing is held.
-    fn start_released(&mut self, turn: &mut Turn, id: RequestId) {
+    fn start_released(&mut self, turn: &mut Turn, id: BatchId) {
         let wanted = |(name, child): (&ChildName, &Child)| {
             let idle = child.job.is_none();
             let want = desired::want(name, child, &self.settings, Cause::New);
             (idle && matches!(want, Want::Start(_))).then(|| name.clone())
         };
         let names: Vec<ChildName> = self.children.iter().filter_map(wanted).collect();
-        if let Some(batch) = self.batches.get_mut(&id) {
-            batch.missing = names.len();
-            // It is not to start later for having been released now.
-            for name in &batch.releasing {
-                if let Some(child) = self.children.get_mut(name) {
-                    child.fresh = child.run.is_none() && child.last.is_none();
-                }
+        let Some(batch) = self.batches.get_mut(&id) else {
+            return;
+        };
+        batch.missing = names.len();
+        // It is not to start later for having been released now.
+        for name in batch.releasing.keys() {
+            if let Some(child) = self.children.get_mut(name) {
+                child.fresh = child.run.is_none() && child.last.is_none();
             }
         }
+        let by = Origin::command(Arc::clone(&batch.asker));
         for name in &names {
-            self.order(
-                turn,
-                name,
-                Verb::Start,
-                Cause::Command,
-                Some(Waiter::Batch(id)),
-            );
+            let waiter = Some(Waiter::Batch(id));
+            self.order(turn, name, Verb::Start, by.clone(), waiter);
         }
         self.end_batch_if_done(turn, id);
     }
 
     /// One child of a batch is done.
-    pub(super) fn batch_saw(
-        &mut self,
-        turn: &mut Turn,
-        id: RequestId,
-        job: &Job,
-        outcome: Outcome,
-    ) {
+    pub(super) fn batch_saw(&mut self, turn: &mut Turn, id: BatchId, job: &Job, outcome: Outcome) {
         let Some(batch) = self.batches.get_mut(&id) else {
             return;
         };
@@ -269,11 +339,13 @@ impl State {
         self.end_batch_if_done(turn, id);
     }
 
-    fn end_batch_if_done(&mut self, turn: &mut Turn, id: RequestId) {
+    fn end_batch_if_done(&mut self, turn: &mut Turn, id: BatchId) {
         if self.batches.get(&id).is_none_or(|batch| batch.missing > 0) {
             return;
         }
-        if let Some(batch) = self.batches.remove(&id) {
+        if let Some(batch) = self.batches.remove(&id)
+            && let Some(id) = batch.request
+        {
             let message = batch.message(self.settings.mode);
             let children = batch.outcomes.into_values().collect();
             let op = match batch.what {
@@ -373,14 +445,28 @@ impl State {
     }
 }
 
+fn orders(
+    releasing: &BTreeMap<ChildName, Option<OrderId>>,
+) -> impl Iterator<Item = (&ChildName, OrderId)> {
+    let orders = releasing.iter();
+    orders.filter_map(|(name, order)| Some((name, (*order)?)))
+}
+
 impl Batch {
-    fn new(what: Everything, missing: usize) -> Self {
+    fn new(what: Everything, request: Option<RequestId>, asker: Arc<Asker>) -> Self {
         Self {
             what,
+            request,
+            asker,
             outcomes: BTreeMap::new(),
-            missing,
-            releasing: Vec::new(),
+            missing: 0,
+            releasing: BTreeMap::new(),
         }
+    }
+
+    /// A `start --all`.
+    pub(super) fn starting(request: Option<RequestId>, asker: Arc<Asker>) -> Self {
+        Self::new(Everything::Started, request, asker)
     }
 
     fn message(&self, mode: Mode) -> String {
@@ -396,7 +482,7 @@ impl Batch {
             message = format!("{message}, {failed} not");
         }
         if !self.releasing.is_empty() {
-            let names: Vec<&str> = self.releasing.iter().map(ChildName::as_str).collect();
+            let names: Vec<&str> = self.releasing.keys().map(ChildName::as_str).collect();
             message = format!("{message}; released: {}", names.join(", "));
         }
         message

@@ -84,7 +84,9 @@ fn want_of_resting(name: &ChildName, child: &Child, settings: &Settings, cause: 
             None => Want::Start(Cause::Changed),
             Some(last) if last.spec.digest != spec.digest => Want::Start(Cause::Changed),
             // It was stopped because its file was gone, and here the file is again.
-            Some(last) if last.by == Some(Cause::Removed) => Want::Start(Cause::New),
+            Some(last) if last.by.as_ref().map(|by| by.cause) == Some(Cause::Removed) => {
+                Want::Start(Cause::New)
+            }
             Some(_) => Want::Nothing,
         },
     }

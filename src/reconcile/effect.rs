@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    cause::Cause,
+    cause::{Cause, Origin},
     event::{JobId, RequestId, Ticket},
-    record::Record,
+    record::{OrderId, Record},
     survey::Survey,
 };
 use crate::{
-    command::{Answer, Failure, Killed},
+    command::{Answer, Checked, Failure, Killed},
     spec::{ChildName, Exit, RunId, Spec},
 };
 
@@ -48,6 +48,10 @@ pub enum Effect {
         spec: Arc<Spec>,
         /// Of which older run something may be left.
         clear: Option<RunId>,
+        /// Why, and who asked; written down with the beginning.
+        by: Origin,
+        /// The client's order that is carried out by it; written down likewise.
+        order: Option<OrderId>,
     },
     /// Send a signal to the process group of a run.
     Signal {
@@ -98,6 +102,15 @@ pub enum Effect {
         id: RequestId,
         /// The core's part.
         survey: Box<Survey>,
+    },
+    /// The answer to `check` of one child: the shell adds its history.
+    Recount {
+        /// To which request.
+        id: RequestId,
+        /// Of whom.
+        child: ChildName,
+        /// The core's part: one row.
+        checked: Box<Checked>,
     },
     /// Everything is done: the server ends with these words.
     Exit(Killed),

@@ -1,10 +1,10 @@
 //! Facts: everything the core can be told. Closed; an event of an older run or job is inert (I4).
 
-use std::{collections::BTreeSet, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{listing::Update, memory::Memory};
 use crate::{
-    command::Command,
+    command::{Asker, Command},
     spec::{ChildName, Exit, Mode, OnExit, RunId},
 };
 
@@ -15,6 +15,10 @@ pub struct RequestId(pub u64);
 /// One order under way. Numbered within the life of a server, never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobId(pub u64);
+
+/// A client's order to all children. Numbered within the life of a server, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BatchId(pub u64);
 
 /// Something written down whose being on disk is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -90,6 +94,8 @@ pub enum Event {
         id: RequestId,
         /// What.
         command: Command,
+        /// Who.
+        asker: Arc<Asker>,
     },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use super::{
     State, Turn,
-    cause::Cause,
+    cause::{Cause, Origin},
     event::JobId,
     job::{HookWait, Step, Waiter},
     listing::Content,
@@ -47,13 +47,16 @@ impl State {
             return;
         }
         let waiter = Some(Waiter::Hook(parent));
+        let asker = self.jobs.get(&parent).and_then(|it| it.by.asker.clone());
+        let cause = Cause::Hook;
+        let by = Origin { cause, asker };
         match (verb, self.jobs.get(&parent).map(|job| job.posthooks)) {
             // What is stopped on the way of stopping everything starts nothing either.
             (Verb::Stop, Some(posthooks)) => {
-                self.stop(turn, target, Cause::Hook, posthooks, waiter);
+                self.stop(turn, target, by, posthooks, waiter);
             }
             (Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop, _) => {
-                self.order(turn, target, verb, Cause::Hook, waiter);
+                self.order(turn, target, verb, by, waiter);
             }
         }
         // Unless it is done already, say whom to wait for.

@@ -3,9 +3,10 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
-    cause::Cause,
+    cause::{Cause, Origin},
     child::Armed,
-    event::{JobId, RequestId, Ticket},
+    event::{BatchId, JobId, RequestId, Ticket},
+    record::{OrderId, Wanted},
 };
 use crate::{
     command::Failure,
@@ -19,8 +20,10 @@ pub(super) struct Job {
     pub(super) child: ChildName,
     /// What is to be done.
     pub(super) verb: Verb,
-    /// Why.
-    pub(super) cause: Cause,
+    /// Why, and who asked.
+    pub(super) by: Origin,
+    /// The client's order that it carries out, as it is written down.
+    pub(super) order: Option<OrderId>,
     /// Who is told of its end.
     pub(super) waiters: Vec<Waiter>,
     /// How far it is.
@@ -58,7 +61,9 @@ pub(super) enum Waiter {
     /// A client, and what it asked: what it joined may have been asked in other words.
     Request(RequestId, Verb),
     /// One part of a client's `--all`.
-    Batch(RequestId),
+    Batch(BatchId),
+    /// A client of a server that died, and what it asked: nobody waits any more, and the log is told.
+    Log(Verb),
     /// The job whose hook this is.
     Hook(JobId),
     /// The repeat that fired.
@@ -121,11 +126,12 @@ pub(super) enum Success {
 pub(super) type Outcome = Result<Success, Failure>;
 
 impl Job {
-    pub(super) fn new(child: ChildName, verb: Verb, cause: Cause, waiter: Option<Waiter>) -> Self {
+    pub(super) fn new(child: ChildName, verb: Verb, by: Origin, waiter: Option<Waiter>) -> Self {
         Self {
             child,
             verb,
-            cause,
+            by,
+            order: None,
             waiters: waiter.into_iter().collect(),
             step: Step::Queued,
             read: BTreeSet::new(),
@@ -139,6 +145,17 @@ impl Job {
         }
     }
 
+    /// What the client wants whose order this is.
+    pub(super) fn wanted(&self) -> Wanted {
+        match (self.verb, self.posthooks) {
+            (Verb::Start, _) => Wanted::Start,
+            (Verb::Restart, _) => Wanted::Restart,
+            (Verb::Trystart, _) => Wanted::Trystart,
+            (Verb::Stop, Posthooks::All) => Wanted::Stop,
+            (Verb::Stop, Posthooks::StartingNothing) => Wanted::StopAsOneOfAll,
+        }
+    }
+
     /// Whether it means to end with a new run.
     pub(super) fn starts(&self) -> bool {
         match self.verb {
@@ -149,24 +166,28 @@ impl Job {
 
     /// Whether a listing that was read just now brought it about: nothing is read again for it.
     pub(super) fn follows_listing(&self) -> bool {
-        match self.cause {
+        match self.by.cause {
             Cause::Boot | Cause::New | Cause::Changed | Cause::Settings => true,
             Cause::Command
             | Cause::Hook
             | Cause::Repeat
             | Cause::Policy
             | Cause::Removed
-            | Cause::Shutdown => false,
+            | Cause::Shutdown
+            | Cause::Reboot => false,
         }
     }
 
     /// Whether it was given by the core itself rather than by anybody.
     pub(super) fn is_automatic(&self) -> bool {
-        match self.cause {
+        match self.by.cause {
             Cause::Policy | Cause::Boot | Cause::New | Cause::Changed | Cause::Settings => true,
-            Cause::Command | Cause::Hook | Cause::Repeat | Cause::Removed | Cause::Shutdown => {
-                false
-            }
+            Cause::Command
+            | Cause::Hook
+            | Cause::Repeat
+            | Cause::Removed
+            | Cause::Shutdown
+            | Cause::Reboot => false,
         }
     }
 }
@@ -176,7 +197,7 @@ impl Waiter {
     pub(super) fn hook(&self) -> Option<JobId> {
         match self {
             Self::Hook(id) => Some(*id),
-            Self::Request(..) | Self::Batch(_) | Self::Repeat(_) => None,
+            Self::Request(..) | Self::Batch(_) | Self::Repeat(_) | Self::Log(_) => None,
         }
     }
 }

@@ -4,10 +4,11 @@ use std::mem;
 
 use super::{
     QUEUE_LEN_MAX, State, Turn,
-    cause::Cause,
+    cause::{Cause, Origin},
     effect::Effect,
     event::JobId,
-    job::{HookWait, Job, Outcome, Posthooks, Step, Waiter},
+    job::{HookWait, Job, Outcome, Posthooks, Step, Success, Waiter},
+    orders::{log_taken_up, note_answered},
     planted::{Bug, planted},
     record::Record,
 };
@@ -24,55 +25,49 @@ impl State {
         turn: &mut Turn,
         name: &ChildName,
         verb: Verb,
-        cause: Cause,
+        by: Origin,
         waiter: Option<Waiter>,
     ) {
         // A stop that is under way when the server is to end may have a child to stop after it.
-        let ends = verb == Verb::Stop && cause == Cause::Hook;
+        let ends = verb == Verb::Stop && by.cause == Cause::Hook;
         if self.ending.is_some() && !ends {
             self.tell(turn, waiter, name, verb, Err(server_ends()));
             return;
         }
         if verb == Verb::Stop {
-            self.stop(turn, name, cause, Posthooks::All, waiter);
+            self.stop(turn, name, by, Posthooks::All, waiter);
             return;
         }
-        let active = self.enter(name).job;
-        if let Some(active) = active {
-            self.order_beside(turn, name, verb, cause, waiter, active);
+        self.place(turn, Job::new(name.clone(), verb, by, waiter));
+    }
+
+    /// Begins a start-like job, or puts it where its turn will come.
+    pub(super) fn place(&mut self, turn: &mut Turn, mut job: Job) {
+        let name = job.child.clone();
+        if let Some(active) = self.enter(&name).job {
+            self.place_beside(turn, job, active);
             return;
         }
+        self.note_asked(turn, &mut job);
         let id = JobId(self.number());
-        self.jobs
-            .insert(id, Job::new(name.clone(), verb, cause, waiter));
-        if let Some(child) = self.children.get_mut(name) {
+        self.jobs.insert(id, job);
+        if let Some(child) = self.children.get_mut(&name) {
             child.job = Some(id);
         }
         self.begin(turn, id);
     }
 
-    /// A start-like order while another order for the same child is under way.
-    fn order_beside(
-        &mut self,
-        turn: &mut Turn,
-        name: &ChildName,
-        verb: Verb,
-        cause: Cause,
-        waiter: Option<Waiter>,
-        active: JobId,
-    ) {
+    /// A start-like job while another one for the same child is under way.
+    fn place_beside(&mut self, turn: &mut Turn, mut job: Job, active: JobId) {
+        let name = &job.child.clone();
         if self.is_pending(active) {
-            if verb == Verb::Restart {
-                let failure = not_running(name);
-                self.tell(turn, waiter, name, verb, Err(failure));
-            } else if let Some(job) = self.jobs.get_mut(&active)
-                && !planted(Bug::JoinedNotAnswered)
-            {
-                job.waiters.extend(waiter);
+            if job.verb == Verb::Restart {
+                self.refuse(turn, &job, not_running(name));
+            } else if !planted(Bug::JoinedNotAnswered) {
+                self.join(turn, active, job);
             }
             return;
         }
-        let id = JobId(self.number());
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -81,13 +76,46 @@ impl State {
                 return;
             }
             let message = format!("{QUEUE_LEN_MAX} commands wait for `{name}` already; try again");
-            let failure = Failure::new(ErrorCode::Busy, message);
-            self.tell(turn, waiter, name, verb, Err(failure));
+            self.refuse(turn, &job, Failure::new(ErrorCode::Busy, message));
             return;
         }
-        child.queue.push_back(id);
-        self.jobs
-            .insert(id, Job::new(name.clone(), verb, cause, waiter));
+        self.note_asked(turn, &mut job);
+        let id = JobId(self.number());
+        if let Some(child) = self.children.get_mut(name) {
+            child.queue.push_back(id);
+        }
+        self.jobs.insert(id, job);
+    }
+
+    /// Has those who wait for one job wait for another that does the same.
+    pub(super) fn join(&mut self, turn: &mut Turn, active: JobId, mut job: Job) {
+        let Some(order) = self.jobs.get(&active).map(|active| active.order) else {
+            return;
+        };
+        match (order, job.order) {
+            // A server that dies now must do for the client what it had in mind anyway.
+            (None, _) => self.note_asked(turn, &mut job),
+            // What is written down for the one is done for both.
+            (Some(_), Some(joined)) => {
+                let failure = Some(ErrorCode::Superseded);
+                note_answered(turn, &job.child, joined, failure);
+            }
+            (Some(_), None) => {}
+        }
+        if let Some(active) = self.jobs.get_mut(&active) {
+            active.order = active.order.or(job.order);
+            active.waiters.append(&mut job.waiters);
+        }
+    }
+
+    /// Tells everybody who waits that a job which was never begun is refused.
+    pub(super) fn refuse(&mut self, turn: &mut Turn, job: &Job, failure: Failure) {
+        if let Some(order) = job.order {
+            note_answered(turn, &job.child, order, Some(failure.code));
+        }
+        for waiter in job.waiters.clone() {
+            self.tell_of(turn, waiter, job, Err(failure.clone()));
+        }
     }
 
     /// Whether this job is a start that waits for its prehook while nothing runs.
@@ -120,8 +148,16 @@ impl State {
             child.queue.retain(|queued| *queued != id);
         }
         turn.unsettle(&job.child);
-        if job.cause == Cause::Shutdown {
+        if job.by.cause == Cause::Shutdown {
             self.end_saw(&job);
+        }
+        match (job.order, &outcome) {
+            // The record of the process says as much.
+            (Some(_), Ok(Success::Started { .. })) | (None, _) => {}
+            (Some(order), Ok(Success::Stopped)) => note_answered(turn, &job.child, order, None),
+            (Some(order), Err(failure)) => {
+                note_answered(turn, &job.child, order, Some(failure.code));
+            }
         }
         for waiter in &job.waiters {
             self.tell_of(turn, waiter.clone(), &job, outcome.clone());
@@ -150,7 +186,7 @@ impl State {
         let releasing = self.jobs.get(&id).is_some_and(|job| job.ticket.is_some());
         let held = self.children.get(name).and_then(|child| child.hold);
         if let (true, Some(since)) = (releasing, held) {
-            self.keep_from_release(name);
+            self.keep_from_release(turn, name);
             let child = name.clone();
             turn.record(Record::Held { child, since });
         }
@@ -202,7 +238,7 @@ impl State {
             | Step::Posthook(_)
             | Step::Closing => true,
         };
-        if job.waiters.is_empty() && job.cause == Cause::Hook && !begun {
+        if job.waiters.is_empty() && job.by.cause == Cause::Hook && !begun {
             let name = job.child.clone();
             self.leave_hook(turn, sub);
             self.finish(turn, sub, Err(superseded(&name, Overtaken::ByStop)));
@@ -231,19 +267,9 @@ impl State {
         outcome: Outcome,
     ) {
         if let Some(waiter) = waiter {
-            let job = Job::new(name.clone(), verb, Cause::Command, None);
+            let job = Job::new(name.clone(), verb, Cause::Command.into(), None);
             self.tell_of(turn, waiter, &job, outcome);
         }
-    }
-
-    pub(super) fn tell_unknown(
-        &mut self,
-        turn: &mut Turn,
-        waiter: Option<Waiter>,
-        name: &ChildName,
-    ) {
-        let failure = self.unknown(name);
-        self.tell(turn, waiter, name, Verb::Stop, Err(failure));
     }
 
     fn tell_of(&mut self, turn: &mut Turn, waiter: Waiter, job: &Job, outcome: Outcome) {
@@ -268,6 +294,7 @@ impl State {
                 self.hook_done(turn, parent, result);
             }
             Waiter::Repeat(armed) => self.repeat_saw(turn, &job.child, armed, outcome),
+            Waiter::Log(asked) => log_taken_up(turn, asked, &job.child, &outcome),
         }
     }
 }

@@ -9,10 +9,21 @@ use std::{
 };
 
 use super::{
-    cause::Cause,
-    record::{Record, Store},
+    QUEUE_LEN_MAX,
+    cause::Origin,
+    past::{HISTORY_LEN_MAX, PastEnd, PastRun},
+    planted::{Bug, planted},
+    record::{OrderId, Record, Store, Wanted},
 };
-use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
+use crate::{
+    command::Asker,
+    spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall},
+};
+
+/// How many orders of one child may be without an answer: one under way, those behind it, the
+/// release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
+/// the oldest go.
+pub const ORDERS_KEPT_MAX: usize = QUEUE_LEN_MAX + 3;
 
 /// What the records of both stores amount to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +51,31 @@ pub struct Remembered {
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
     pub armed: Option<(RunId, Repeat, Mono)>,
+    /// What clients ordered and had no answer to, in order of arrival.
+    pub orders: Vec<RememberedOrder>,
+    /// Its runs that are over and may not stand in the history, the latest [`HISTORY_LEN_MAX`]:
+    /// what is older the history would not keep either.
+    pub over: Vec<PastRun>,
+}
+
+/// An order without an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RememberedOrder {
+    /// Which.
+    pub order: OrderId,
+    /// What.
+    pub wanted: Wanted,
+    /// The run that lived when it was taken.
+    pub over: Option<RunId>,
+    /// Who asked.
+    pub asker: Arc<Asker>,
+}
+
+/// What a reboot made void.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Voided {
+    /// Orders that nobody had an answer to.
+    pub orders: Vec<(ChildName, Wanted)>,
 }
 
 /// What is remembered of a run.
@@ -49,6 +85,10 @@ pub struct RememberedRun {
     pub run: RunId,
     /// What.
     pub spec: Arc<Spec>,
+    /// Why it was begun, and who asked.
+    pub started_by: Option<Origin>,
+    /// The client's order that is carried out once its process lives.
+    pub order: Option<OrderId>,
     /// Its process and that process's start time in ticks, once it was known to live.
     pub process: Option<(i32, u64)>,
     /// When it began.
@@ -57,6 +97,8 @@ pub struct RememberedRun {
     pub found: bool,
     /// Whether its stop was under way.
     pub stopping: bool,
+    /// Why, and who asked.
+    pub stopped_by: Option<Origin>,
     /// Whether that stop was the first half of a replacement.
     pub replacing: bool,
     /// Why the restart policy gave up after it.
@@ -81,7 +123,7 @@ pub enum RememberedEnd {
         /// When.
         at: Time,
         /// By whose order; `None` when by itself.
-        by: Option<Cause>,
+        by: Option<Origin>,
         /// Restarts in a row.
         restarts: u64,
     },
@@ -104,52 +146,43 @@ impl Memory {
                 self.closed = false;
             }
             Record::Closed => self.closed = true,
-            Record::Begun { child, run, spec } => {
-                self.child(child).last = Some(RememberedRun::begun(*run, spec));
+            Record::Begun {
+                child,
+                run,
+                spec,
+                by,
+                order,
+            } => {
+                let mut begun = RememberedRun::begun(*run, spec);
+                begun.started_by.clone_from(by);
+                begun.order = *order;
+                self.child(child).begin(begun);
             }
             Record::Found {
                 child, run, spec, ..
             } => {
-                self.child(child).last = Some(RememberedRun::found(*run, spec, record));
+                let found = RememberedRun::found(*run, spec, record);
+                self.child(child).begin(found);
             }
             Record::Started { child, run, .. }
             | Record::Matched { child, run, .. }
             | Record::NotStarted { child, run, .. }
-            | Record::Stopping { child, run }
+            | Record::Stopping { child, run, .. }
             | Record::Replacing { child, run }
             | Record::GivenUp { child, run, .. }
             | Record::Doubted { child, run, .. }
             | Record::Ended { child, run, .. } => {
-                if let Some(last) = self.run(child, *run) {
-                    last.apply(record);
+                if let Some(remembered) = self.children.get_mut(child) {
+                    remembered.apply_to_run(*run, record);
                 }
             }
-            Record::Armed {
-                child,
-                run,
-                repeat,
-                due,
-            } => {
-                let remembered = self.child(child);
-                remembered.armed = Some((*run, *repeat, *due));
-                if let Some(last) = &mut remembered.last {
-                    last.disarmed = false;
-                }
-            }
-            Record::Settled { child } => {
-                let remembered = self.child(child);
-                remembered.armed = None;
-                if let Some(last) = &mut remembered.last {
-                    last.settled = true;
-                }
-            }
-            Record::Disarmed { child } => {
-                let remembered = self.child(child);
-                remembered.armed = None;
-                if let Some(last) = &mut remembered.last {
-                    last.disarmed = true;
-                }
-            }
+            Record::Armed { child, .. }
+            | Record::Settled { child }
+            | Record::Disarmed { child }
+            | Record::Asked { child, .. }
+            | Record::Answered { child, .. }
+            | Record::Over { child, .. }
+            | Record::Noted { child, .. } => self.child(child).apply(record),
             Record::LoadpathSeen { path, dev, ino } => {
                 self.loadpaths.insert(path.clone(), (*dev, *ino));
             }
@@ -189,16 +222,23 @@ impl Memory {
         all
     }
 
-    /// Drops what does not outlive a boot.
-    pub fn forget_boot(&mut self) {
+    /// Drops what does not outlive a boot. What ran is over, and waits for the history.
+    pub fn forget_boot(&mut self) -> Voided {
         self.boot = None;
         self.closed = false;
         self.loadpaths.clear();
-        for remembered in self.children.values_mut() {
+        let mut voided = Voided::default();
+        for (child, remembered) in &mut self.children {
             remembered.maybe_used = None;
-            remembered.last = None;
+            if let Some(last) = remembered.last.take() {
+                remembered.put_unended(&last, PastEnd::with_the_host());
+            }
             remembered.armed = None;
+            let orders = std::mem::take(&mut remembered.orders);
+            let orders = orders.into_iter().map(|it| (child.clone(), it.wanted));
+            voided.orders.extend(orders);
         }
+        voided
     }
 
     /// The children whose live run began after the hold that is remembered of them: its end is
@@ -227,11 +267,6 @@ impl Memory {
     fn child(&mut self, child: &ChildName) -> &mut Remembered {
         self.children.entry(child.clone()).or_default()
     }
-
-    fn run(&mut self, child: &ChildName, run: RunId) -> Option<&mut RememberedRun> {
-        let last = self.children.get_mut(child)?.last.as_mut()?;
-        (last.run == run).then_some(last)
-    }
 }
 
 fn raise(number: &mut Option<RunId>, upto: RunId) {
@@ -239,8 +274,144 @@ fn raise(number: &mut Option<RunId>, upto: RunId) {
 }
 
 impl Remembered {
+    /// Takes in what concerns no single run.
+    fn apply(&mut self, record: &Record) {
+        match record {
+            Record::Asked {
+                order,
+                wanted,
+                over,
+                asker,
+                ..
+            } => {
+                self.orders.retain(|it| it.order != *order);
+                self.orders.push(RememberedOrder {
+                    order: *order,
+                    wanted: *wanted,
+                    over: *over,
+                    asker: Arc::clone(asker),
+                });
+                self.orders.sort_by_key(|it| it.order);
+                let above = self.orders.len().saturating_sub(ORDERS_KEPT_MAX);
+                self.orders.drain(..above);
+            }
+            Record::Armed {
+                run, repeat, due, ..
+            } => {
+                self.armed = Some((*run, *repeat, *due));
+                if let Some(last) = &mut self.last {
+                    last.disarmed = false;
+                }
+            }
+            Record::Settled { .. } => {
+                self.armed = None;
+                if let Some(last) = &mut self.last {
+                    last.settled = true;
+                }
+            }
+            Record::Disarmed { .. } => {
+                self.armed = None;
+                if let Some(last) = &mut self.last {
+                    last.disarmed = true;
+                }
+            }
+            Record::Answered { order, .. } => self.orders.retain(|it| it.order != *order),
+            Record::Over { past, .. } => self.put_over(past.clone()),
+            Record::Noted { upto, .. } => self.over.retain(|past| past.run > *upto),
+            Record::Opened { .. }
+            | Record::Closed
+            | Record::Found { .. }
+            | Record::Matched { .. }
+            | Record::MaybeUsed { .. }
+            | Record::Begun { .. }
+            | Record::Started { .. }
+            | Record::NotStarted { .. }
+            | Record::Stopping { .. }
+            | Record::Replacing { .. }
+            | Record::Ended { .. }
+            | Record::GivenUp { .. }
+            | Record::Doubted { .. }
+            | Record::LoadpathSeen { .. }
+            | Record::Held { .. }
+            | Record::Released { .. }
+            | Record::Reserved { .. }
+            | Record::Forgotten { .. } => {}
+        }
+    }
+
+    /// Another run is about to begin.
+    fn begin(&mut self, begun: RememberedRun) {
+        let run = begun.run;
+        if let Some(last) = self.last.replace(begun).filter(|last| last.run != run) {
+            // Only damage can have taken the record of its end.
+            let unseen = PastEnd::Exited {
+                exit: Exit::Unknown,
+                at: None,
+                by: None,
+            };
+            self.put_unended(&last, unseen);
+        }
+    }
+
+    fn apply_to_run(&mut self, run: RunId, record: &Record) {
+        let Some(last) = self.last.as_mut().filter(|last| last.run == run) else {
+            return;
+        };
+        let before = last.end.clone();
+        last.apply(record);
+        let starts = matches!(record, Record::Started { .. });
+        let carried_out = last.order.filter(|_| starts);
+        // What a process said of itself may be told better by its server.
+        let past = (last.end != before).then(|| last.past());
+        if let Some(order) = carried_out.filter(|_| !planted(Bug::OrderDoneTwice)) {
+            self.orders.retain(|it| it.order != order);
+        }
+        if let Some(past) = past {
+            self.put_over(past);
+        }
+    }
+
+    /// Keeps a run whose end was never written down; `lived` is how it ended if it began.
+    fn put_unended(&mut self, last: &RememberedRun, lived: PastEnd) {
+        if last.end.is_some() {
+            return;
+        }
+        let mut past = last.past();
+        past.end = Some(match last.process {
+            Some(_) => lived,
+            None => PastEnd::NotStarted {
+                why: "the server ended before it had begun".to_owned(),
+                at: None,
+            },
+        });
+        self.put_over(past);
+    }
+
+    fn put_over(&mut self, past: PastRun) {
+        if planted(Bug::RunNotKept) {
+            return;
+        }
+        self.over.retain(|it| it.run != past.run);
+        self.over.push(past);
+        self.over.sort_by_key(|it| it.run);
+        let above = self.over.len().saturating_sub(HISTORY_LEN_MAX);
+        self.over.drain(..above);
+    }
+
+    /// The latest run as the history is to tell it, while it lives.
+    #[must_use]
+    pub fn live(&self) -> Option<PastRun> {
+        let last = self.last.as_ref()?;
+        (last.process.is_some() && last.end.is_none()).then(|| last.past())
+    }
+
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         let child = child.clone();
+        let last = self.last.as_ref().map(|last| last.run);
+        for past in self.over.iter().filter(|past| Some(past.run) != last) {
+            let (child, past) = (child.clone(), past.clone());
+            all.push(Record::Over { child, past });
+        }
         if let Some(since) = self.held {
             all.push(Record::Held {
                 child: child.clone(),
@@ -264,6 +435,20 @@ impl Remembered {
         }
         if let Some(last) = &self.last {
             last.records(&child, all);
+            let noted = self.over.iter().all(|past| past.run != last.run);
+            if last.end.is_some() && noted {
+                let (child, upto) = (child.clone(), last.run);
+                all.push(Record::Noted { child, upto });
+            }
+        }
+        for order in &self.orders {
+            all.push(Record::Asked {
+                child: child.clone(),
+                order: order.order,
+                wanted: order.wanted,
+                over: order.over,
+                asker: Arc::clone(&order.asker),
+            });
         }
         if let Some((run, repeat, due)) = self.armed {
             all.push(Record::Armed {
@@ -282,10 +467,13 @@ impl RememberedRun {
         Self {
             run,
             spec: Arc::clone(spec),
+            started_by: None,
+            order: None,
             process: None,
             started: None,
             found: false,
             stopping: false,
+            stopped_by: None,
             replacing: false,
             given_up: None,
             doubt: None,
@@ -333,9 +521,10 @@ impl RememberedRun {
                 let why = why.clone();
                 self.end = Some(RememberedEnd::NotStarted { why, at: *at });
             }
-            Record::Stopping { .. } => {
+            Record::Stopping { by, .. } => {
                 self.stopping = true;
                 self.replacing = false;
+                self.stopped_by.clone_from(by);
             }
             Record::Replacing { .. } => self.replacing = true,
             Record::GivenUp { why, .. } => self.given_up = Some(why.clone()),
@@ -344,13 +533,18 @@ impl RememberedRun {
                 exit,
                 at,
                 by,
+                asker,
                 restarts,
                 ..
             } => {
+                let by = by.map(|cause| Origin {
+                    cause,
+                    asker: asker.clone(),
+                });
                 self.end = Some(RememberedEnd::Exited {
                     exit: *exit,
                     at: *at,
-                    by: *by,
+                    by,
                     restarts: *restarts,
                 });
             }
@@ -360,6 +554,10 @@ impl RememberedRun {
             | Record::Armed { .. }
             | Record::Settled { .. }
             | Record::Disarmed { .. }
+            | Record::Asked { .. }
+            | Record::Answered { .. }
+            | Record::Over { .. }
+            | Record::Noted { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
@@ -372,6 +570,30 @@ impl RememberedRun {
     /// Whether it was announced and nothing more is known.
     pub(super) fn is_open(&self) -> bool {
         self.process.is_none() && self.end.is_none() && self.doubt.is_none()
+    }
+
+    /// The run as the history tells it.
+    fn past(&self) -> PastRun {
+        let end = self.end.as_ref().map(|end| match end {
+            RememberedEnd::Exited { exit, at, by, .. } => PastEnd::Exited {
+                exit: *exit,
+                at: Some(at.wall),
+                by: by.clone(),
+            },
+            RememberedEnd::NotStarted { why, at } => PastEnd::NotStarted {
+                why: why.clone(),
+                at: Some(at.wall),
+            },
+        });
+        // A process that wrote itself down may not have become its program after all.
+        let began = !matches!(end, Some(PastEnd::NotStarted { .. }));
+        PastRun {
+            run: self.run,
+            digest: self.spec.digest,
+            started: self.started.filter(|_| began).map(|time| time.wall),
+            started_by: self.started_by.clone(),
+            end,
+        }
     }
 
     /// How it began, as far as that is known.
@@ -392,6 +614,8 @@ impl RememberedRun {
                 child: child.clone(),
                 run,
                 spec: Arc::clone(&self.spec),
+                by: self.started_by.clone(),
+                order: self.order,
             });
             if let Some(((pid, start_ticks), at)) = process {
                 all.push(Record::Started {
@@ -409,8 +633,8 @@ impl RememberedRun {
         self.beginning(child, all);
         let (child, run) = (child.clone(), self.run);
         if self.stopping {
-            let child = child.clone();
-            all.push(Record::Stopping { child, run });
+            let (child, by) = (child.clone(), self.stopped_by.clone());
+            all.push(Record::Stopping { child, run, by });
         }
         if self.replacing {
             let child = child.clone();
@@ -443,7 +667,8 @@ impl RememberedRun {
                 run,
                 exit: *exit,
                 at: *at,
-                by: *by,
+                by: by.as_ref().map(|by| by.cause),
+                asker: by.as_ref().and_then(|by| by.asker.clone()),
                 restarts: *restarts,
             }),
             Some(RememberedEnd::NotStarted { why, at }) => {

@@ -56,6 +56,8 @@ mod jobs;
 pub mod listing;
 pub mod memory;
 mod numbers;
+mod orders;
+pub mod past;
 mod planted;
 pub mod rebuild;
 pub mod record;
@@ -82,7 +84,7 @@ use self::{
     child::Child,
     commands::Batch,
     effect::{Effect, Level, Line},
-    event::{Event, JobId, RequestId, Settings, Ticket},
+    event::{BatchId, Event, JobId, Settings, Ticket},
     forget::{Missing, Removed},
     job::{Job, Posthooks},
     listing::Loadpath,
@@ -118,7 +120,7 @@ pub struct State {
     relisting: bool,
     children: BTreeMap<ChildName, Child>,
     jobs: BTreeMap<JobId, Job>,
-    batches: BTreeMap<RequestId, Batch>,
+    batches: BTreeMap<BatchId, Batch>,
     tickets: BTreeMap<Ticket, Awaited>,
     timers: Timers,
     /// The loadpaths as last listed.
@@ -144,7 +146,7 @@ pub struct State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Awaited {
     Job(JobId),
-    Batch(RequestId),
+    Batch(BatchId),
 }
 
 /// What one step gathers: the time it happens at, its effects, and whom to look at again.
@@ -260,8 +262,10 @@ impl State {
                 self.on_hook_program(&mut turn, job, result);
             }
             Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
-            Event::Request { id, command } => self.on_request(&mut turn, id, command),
-            Event::Shutdown => self.on_shutdown(&mut turn, None),
+            Event::Request { id, command, asker } => {
+                self.on_request(&mut turn, id, command, asker);
+            }
+            Event::Shutdown => self.on_shutdown(&mut turn, None, None),
             Event::Deadline => {}
         }
         self.fire(&mut turn);
@@ -320,9 +324,13 @@ impl State {
         }
         match desired::want(name, child, &self.settings, turn.cause) {
             desired::Want::Nothing => self.forget_if_idle(turn, name),
-            desired::Want::Start(cause) => self.order(turn, name, Verb::Start, cause, None),
-            desired::Want::Replace => self.order(turn, name, Verb::Restart, Cause::Changed, None),
-            desired::Want::Stop => self.stop(turn, name, Cause::Removed, Posthooks::All, None),
+            desired::Want::Start(cause) => self.order(turn, name, Verb::Start, cause.into(), None),
+            desired::Want::Replace => {
+                self.order(turn, name, Verb::Restart, Cause::Changed.into(), None);
+            }
+            desired::Want::Stop => {
+                self.stop(turn, name, Cause::Removed.into(), Posthooks::All, None);
+            }
         }
     }
 

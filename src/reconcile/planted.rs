@@ -60,6 +60,16 @@ pub(super) enum Bug {
     StopNotTakenUp,
     /// A run begins before its release from the hold is on disk.
     ReleaseNotAwaited,
+    /// An order that a dead server had taken is not taken up.
+    OrderForgotten,
+    /// An order that was carried out is taken up again.
+    OrderDoneTwice,
+    /// An order is taken and not written down.
+    OrderNotRecorded,
+    /// A run that is over is not kept for the history.
+    RunNotKept,
+    /// A restart cut in two by the server's death is taken up as one of what does not run.
+    RestartCutInTwo,
 }
 
 #[cfg(not(test))]
@@ -105,6 +115,11 @@ mod switch {
         Bug::SameListingActs,
         Bug::StopNotTakenUp,
         Bug::ReleaseNotAwaited,
+        Bug::OrderForgotten,
+        Bug::OrderDoneTwice,
+        Bug::OrderNotRecorded,
+        Bug::RestartCutInTwo,
+        Bug::RunNotKept,
     ];
 
     thread_local! {

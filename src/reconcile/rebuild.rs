@@ -88,7 +88,13 @@ pub fn doubts(
         ];
         let run = used.into_iter().flatten().max().unwrap_or(RunId(0)).next();
         let (child, spec) = (name.clone(), Arc::clone(spec));
-        records.push(Record::Begun { child, run, spec });
+        records.push(Record::Begun {
+            child,
+            run,
+            spec,
+            by: None,
+            order: None,
+        });
         records.push(Record::Doubted {
             child: name.clone(),
             run,
@@ -171,6 +177,8 @@ fn found_run(records: &mut Vec<Record>, last: Option<&RememberedRun>, found: &Fo
                     child: child.clone(),
                     run,
                     spec: Arc::clone(&found.spec),
+                    by: None,
+                    order: None,
                 });
             }
             let why = format!("records were lost, and which process is run {run} cannot be told");
@@ -277,6 +285,8 @@ mod tests {
             child: web(),
             run: RunId(run),
             spec: spec(1),
+            by: None,
+            order: None,
         }
     }
 
@@ -333,6 +343,7 @@ mod tests {
             exit: Exit::Code(0),
             at: at(6),
             by: None,
+            asker: None,
             restarts: 0,
         };
         for (before, run, alive) in [
@@ -422,6 +433,7 @@ mod tests {
             | Effect::KillHook { .. }
             | Effect::Reply { .. }
             | Effect::Inform { .. }
+            | Effect::Recount { .. }
             | Effect::Exit(_) => true,
         };
         effects.iter().any(|effect| acts(&effect))

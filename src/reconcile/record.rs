@@ -8,8 +8,14 @@ use std::{path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
-use super::cause::Cause;
-use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
+use super::{
+    cause::{Cause, Origin},
+    past::PastRun,
+};
+use crate::{
+    command::{Asker, ErrorCode},
+    spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Verb, Wall},
+};
 
 /// Where a record is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,6 +24,42 @@ pub enum Store {
     Runtime,
     /// `state_dir`: what survives a reboot.
     State,
+}
+
+/// What a client ordered, numbered in the order of arrival. Unique among those without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct OrderId(pub u64);
+
+/// What a client wants of one child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// `start NAME`, or as a part of `start --all`.
+    Start,
+    /// `restart NAME`.
+    Restart,
+    /// `trystart NAME`.
+    Trystart,
+    /// `stop NAME`.
+    Stop,
+    /// Its part of `stop --all`: no posthook starts anything.
+    StopAsOneOfAll,
+    /// Its part of `start --all` while it is held: the hold goes, then the mode decides.
+    Release,
+}
+
+impl Wanted {
+    /// The verb that says as much, for people.
+    #[must_use]
+    pub fn verb(self) -> Verb {
+        match self {
+            Self::Start | Self::Release => Verb::Start,
+            Self::Restart => Verb::Restart,
+            Self::Trystart => Verb::Trystart,
+            Self::Stop | Self::StopAsOneOfAll => Verb::Stop,
+        }
+    }
 }
 
 /// One thing written down.
@@ -39,6 +81,12 @@ pub enum Record {
         run: RunId,
         /// What.
         spec: Arc<Spec>,
+        /// Why, and who asked. Older records do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Origin>,
+        /// The client's order that is carried out once its process lives.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<OrderId>,
     },
     /// The process of a run lives.
     Started {
@@ -101,6 +149,9 @@ pub enum Record {
         child: ChildName,
         /// Which.
         run: RunId,
+        /// Why, and who asked. Older records do not say.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Origin>,
     },
     /// The stop of a live run is the first half of its replacement: the next run is due.
     Replacing {
@@ -121,6 +172,9 @@ pub enum Record {
         at: Time,
         /// By whose order; `None` when by itself.
         by: Option<Cause>,
+        /// Who asked for it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        asker: Option<Arc<Asker>>,
         /// How many restarts in a row its policy has given it.
         restarts: u64,
     },
@@ -164,6 +218,45 @@ pub enum Record {
     Disarmed {
         /// Whose.
         child: ChildName,
+    },
+    /// A client's order was taken; nothing was done for it before this.
+    Asked {
+        /// Whom it concerns.
+        child: ChildName,
+        /// Which. One that stands already is replaced.
+        order: OrderId,
+        /// What.
+        wanted: Wanted,
+        /// The run that lived then.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        over: Option<RunId>,
+        /// Who asked.
+        asker: Arc<Asker>,
+    },
+    /// An order is done with: carried out, refused or overtaken.
+    Answered {
+        /// Whom it concerned.
+        child: ChildName,
+        /// Which.
+        order: OrderId,
+        /// Why it was not carried out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failure: Option<ErrorCode>,
+    },
+    /// A run that is over and may not stand in the history yet. Written by compaction and at a
+    /// reboot; else the records of the run tell the same.
+    Over {
+        /// Whose.
+        child: ChildName,
+        /// The run.
+        past: PastRun,
+    },
+    /// The runs up to this one stand in the history.
+    Noted {
+        /// Whose.
+        child: ChildName,
+        /// The last of them.
+        upto: RunId,
     },
     /// A loadpath was seen with files in it.
     LoadpathSeen {
@@ -222,6 +315,10 @@ impl Record {
             | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }
+            | Self::Asked { .. }
+            | Self::Answered { .. }
+            | Self::Over { .. }
+            | Self::Noted { .. }
             | Self::LoadpathSeen { .. }
             | Self::Forgotten { .. } => Store::Runtime,
         }
@@ -246,6 +343,10 @@ impl Record {
             | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }
+            | Self::Asked { .. }
+            | Self::Answered { .. }
+            | Self::Over { .. }
+            | Self::Noted { .. }
             | Self::LoadpathSeen { .. }
             | Self::Held { .. }
             | Self::Released { .. }

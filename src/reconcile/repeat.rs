@@ -70,7 +70,8 @@ impl State {
         // end the chain.
         child.armed = None;
         let waiter = Some(Waiter::Repeat(armed));
-        self.order(turn, name, armed.repeat.action, Cause::Repeat, waiter);
+        let by = Cause::Repeat.into();
+        self.order(turn, name, armed.repeat.action, by, waiter);
     }
 
     /// A timer that has fired is not armed anew: the record of it is taken back.

@@ -5,13 +5,13 @@ use std::{sync::Arc, time::Duration};
 use super::{
     GRACE, KILL_WAIT, State, Turn,
     backoff::{Attempt, Streak, Verdict},
-    cause::Cause,
+    cause::{Cause, Origin},
     child::{Last, Phase, Run, Rung},
     effect::{Effect, Leftovers, Level, Signal},
     event::SpawnFailure,
     job::{EndedRun, Job},
     planted::{Bug, planted},
-    record::Record,
+    record::{OrderId, Record},
     timers::Timer,
 };
 use crate::{
@@ -19,9 +19,25 @@ use crate::{
     spec::{ChildName, Exit, RestartWhen, RunId, Spec, Verb},
 };
 
+/// What follows the end of a run that is told to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Then {
+    /// Nothing.
+    Rest,
+    /// The next run: a server that dies between the halves must not leave the child down.
+    Replaced,
+}
+
 impl State {
     /// Begins the child's next run. The caller has seen to it that none lives (I1).
-    pub(super) fn spawn(&mut self, turn: &mut Turn, name: &ChildName, spec: &Arc<Spec>) {
+    pub(super) fn spawn(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        spec: &Arc<Spec>,
+        by: Origin,
+        order: Option<OrderId>,
+    ) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -40,6 +56,7 @@ impl State {
             pid: None,
             started: turn.now,
             phase: Phase::Spawning,
+            stop_asker: None,
         });
         child.retry = None;
         child.blocked.clear();
@@ -50,6 +67,8 @@ impl State {
             run: id,
             spec,
             clear,
+            by,
+            order,
         });
     }
 
@@ -67,7 +86,7 @@ impl State {
         run.pid = Some(pid);
         run.started = turn.now;
         let job = child.job.and_then(|id| self.jobs.get(&id));
-        let cause = job.map(|job| job.cause);
+        let cause = job.map(|job| job.by.cause);
         // A stop may have overtaken the start meanwhile.
         let starts = job.is_some_and(Job::starts);
         if run.phase == Phase::Spawning {
@@ -156,7 +175,8 @@ impl State {
             run: id,
             exit,
             at: turn.now,
-            by,
+            by: by.as_ref().map(|by| by.cause),
+            asker: by.as_ref().and_then(|by| by.asker.clone()),
             restarts: child.streak.restarts,
         });
         let leftovers = if by.is_some() {
@@ -172,7 +192,7 @@ impl State {
         let line = turn.log(Level::Info, name, "ended");
         line.run = Some(id);
         line.exit = Some(exit);
-        line.cause = by;
+        line.cause = by.as_ref().map(|by| by.cause);
         let ended = EndedRun {
             id,
             pid: run.pid,
@@ -180,6 +200,7 @@ impl State {
             at: turn.now,
         };
         let lived = turn.now.mono - run.started.mono;
+        let by_itself = by.is_none();
         child.last = Some(Last {
             id,
             spec: Arc::clone(&run.spec),
@@ -189,7 +210,7 @@ impl State {
             by,
             pid: run.pid,
         });
-        if by.is_none() && !awaited {
+        if by_itself && !awaited {
             self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
         }
         turn.unsettle(name);
@@ -260,7 +281,7 @@ impl State {
             }
         }
         self.timers.cancel(&Timer::Retry(name.clone()));
-        self.order(turn, name, Verb::Start, Cause::Policy, None);
+        self.order(turn, name, Verb::Start, Cause::Policy.into(), None);
     }
 
     /// Whether the policy of the file in force restarts at all.
@@ -270,7 +291,14 @@ impl State {
     }
 
     /// Tells a live run to end, or goes on with what was begun (I8).
-    pub(super) fn begin_ladder(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+    pub(super) fn begin_ladder(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        by: &Origin,
+        then: Then,
+    ) {
+        let cause = by.cause;
         let Some(run) = self
             .children
             .get_mut(name)
@@ -281,20 +309,29 @@ impl State {
         match run.phase {
             // The stop begins when it is known whom to signal.
             Phase::Spawning => return,
+            Phase::Running | Phase::Stopping { .. } => run.stop_asker.clone_from(&by.asker),
+        }
+        match run.phase {
+            Phase::Spawning => return,
             // A later order takes the stop over as far as it is.
             Phase::Stopping {
                 rung: rung @ (Rung::Term | Rung::Kill),
                 ..
             } => {
                 run.phase = Phase::Stopping { cause, rung };
-                let (child, run) = (name.clone(), run.id);
-                turn.record(Record::Stopping { child, run });
+                self.note_stopping(turn, name, by, then);
                 return;
             }
-            Phase::Running => self.term(turn, name, cause),
+            Phase::Running => {
+                self.note_stopping(turn, name, by, then);
+                self.term(turn, name, cause);
+            }
             Phase::Stopping {
                 rung: Rung::Stuck, ..
-            } => self.kill(turn, name, cause),
+            } => {
+                self.note_stopping(turn, name, by, then);
+                self.kill(turn, name, cause);
+            }
         }
         let line = turn.log(Level::Info, name, "stopping");
         line.cause = Some(cause);
@@ -309,10 +346,6 @@ impl State {
         let rung = Rung::Term;
         run.phase = Phase::Stopping { cause, rung };
         let (child, run) = (name.clone(), run.id);
-        turn.record(Record::Stopping {
-            child: child.clone(),
-            run,
-        });
         let signal = Signal::Term;
         turn.emit(Effect::Signal { child, run, signal });
         let grace = if planted(Bug::GraceCut) {
@@ -340,14 +373,24 @@ impl State {
         self.timers.set(timer, turn.now.mono + KILL_WAIT);
     }
 
-    /// Writes down that the stop just begun is half of a replacement: a server that dies between
-    /// the halves must not leave the child down.
-    pub(super) fn note_replacing(&self, turn: &mut Turn, name: &ChildName) {
+    /// Writes down that a stop begins and what follows it, all at once.
+    fn note_stopping(&self, turn: &mut Turn, name: &ChildName, by: &Origin, then: Then) {
         let Some(run) = self.children.get(name).and_then(|child| child.run.as_ref()) else {
             return;
         };
         let (child, run) = (name.clone(), run.id);
-        turn.record(Record::Replacing { child, run });
+        let mut records = vec![Record::Stopping {
+            child: child.clone(),
+            run,
+            by: Some(by.clone()),
+        }];
+        if then == Then::Replaced {
+            records.push(Record::Replacing { child, run });
+        }
+        turn.emit(Effect::Record {
+            ticket: None,
+            records,
+        });
     }
 
     /// The time of one rung of a stop has passed.
@@ -385,11 +428,14 @@ impl State {
 }
 
 /// Who ordered a run to end, if anybody did.
-fn ordered_by(run: &Run, job: Option<&Job>) -> Option<Cause> {
+fn ordered_by(run: &Run, job: Option<&Job>) -> Option<Origin> {
     match run.phase {
-        Phase::Stopping { cause, .. } => Some(cause),
+        Phase::Stopping { cause, .. } => Some(Origin {
+            cause,
+            asker: run.stop_asker.clone(),
+        }),
         // A stop that overtook the start waits to know whom to signal.
-        Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.cause),
+        Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.by.clone()),
         Phase::Running => None,
     }
 }

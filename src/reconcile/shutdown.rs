@@ -1,8 +1,10 @@
 //! The server's end: what is under way is ended in order, then the last words are said.
 
+use std::sync::Arc;
+
 use super::{
     State, Turn,
-    cause::Cause,
+    cause::{Cause, Origin},
     child::{Child, Phase, Rung},
     effect::Effect,
     event::{JobId, RequestId},
@@ -11,7 +13,7 @@ use super::{
     record::Record,
 };
 use crate::{
-    command::{Answer, KillChildren, Killed, Op, Survivor},
+    command::{Answer, Asker, KillChildren, Killed, Op, Survivor},
     spec::{ChildName, OnExit},
 };
 
@@ -32,6 +34,7 @@ impl State {
         &mut self,
         turn: &mut Turn,
         request: Option<(RequestId, KillChildren)>,
+        asker: Option<Arc<Asker>>,
     ) {
         let stop = self.settings.on_exit == OnExit::Stop
             || matches!(request, Some((_, KillChildren::Stop)));
@@ -63,7 +66,9 @@ impl State {
             for name in &names {
                 if self.is_live(name) {
                     let posthooks = Posthooks::StartingNothing;
-                    self.stop(turn, name, Cause::Shutdown, posthooks, None);
+                    let cause = Cause::Shutdown;
+                    let asker = asker.clone();
+                    self.stop(turn, name, Origin { cause, asker }, posthooks, None);
                 }
             }
         }

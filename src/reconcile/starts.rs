@@ -17,6 +17,7 @@ use super::{
     listing::Content,
     planted::{Bug, planted},
     record::Record,
+    runs::Then,
 };
 use crate::{
     command::{ErrorCode, Failure},
@@ -39,20 +40,20 @@ impl State {
         };
         let stale = |waiter: &Waiter| match waiter {
             Waiter::Repeat(armed) => !child.counts(armed),
-            Waiter::Request(..) | Waiter::Batch(_) | Waiter::Hook(_) => false,
+            Waiter::Request(..) | Waiter::Batch(_) | Waiter::Hook(_) | Waiter::Log(_) => false,
         };
         if job.waiters.iter().any(stale) {
             let failure = Failure::new(ErrorCode::Superseded, "another run began meanwhile");
             self.finish(turn, id, Err(failure));
             return;
         }
-        if job.cause != Cause::Command && child.doubt && !planted(Bug::DoubtIgnored) {
+        if job.by.cause != Cause::Command && child.doubt && !planted(Bug::DoubtIgnored) {
             let why = child.failure.clone().unwrap_or_default();
             self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, why)));
             return;
         }
         let held = child.hold.is_some() && !planted(Bug::HookStartsHeld);
-        if job.cause == Cause::Hook && held {
+        if job.by.cause == Cause::Hook && held {
             let message = format!(
                 "`{name}` is held by an operator's `stop`, and a hook does not start a held child\n\
                  hint: `supervisor-rs-client start {name}` releases it"
@@ -85,7 +86,12 @@ impl State {
             return;
         };
         let name = job.child.clone();
-        let (verb, cause) = (job.verb, job.cause);
+        let verb = job.verb;
+        // What was stopped for it is not left down for a bad file.
+        let cause = match job.ended {
+            Some(_) => Cause::Policy,
+            None => job.by.cause,
+        };
         let spec = match self.admit(&name, verb, cause) {
             Ok(spec) => spec,
             Err(failure) => {
@@ -212,14 +218,13 @@ impl State {
         else {
             return;
         };
-        let (name, cause) = (job.child.clone(), job.cause);
+        let (name, by) = (job.child.clone(), job.by.clone());
         if let Err(why) = result {
             let message = format!("{why}\nnote: what ran runs on");
             self.fail_start(turn, id, Failure::new(ErrorCode::SpawnFailed, message));
         } else if self.children.get(&name).is_some_and(Child::is_live) {
             job.step = Step::StoppingOld;
-            self.begin_ladder(turn, &name, cause);
-            self.note_replacing(turn, &name);
+            self.begin_ladder(turn, &name, &by, Then::Replaced);
             if planted(Bug::RestartBeforeEnd) {
                 self.record_then_spawn(turn, id);
             }
@@ -233,7 +238,7 @@ impl State {
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
-        let (name, by_operator) = (job.child.clone(), job.cause == Cause::Command);
+        let (name, by_operator) = (job.child.clone(), job.by.cause == Cause::Command);
         job.step = Step::Recording;
         let Some(child) = self.children.get(&name) else {
             return;
@@ -271,8 +276,8 @@ impl State {
         };
         let Some(spec) = job.spec.clone() else { return };
         job.step = Step::Spawning;
-        let name = job.child.clone();
-        self.spawn(turn, &name, &spec);
+        let (name, by, order) = (job.child.clone(), job.by.clone(), job.order);
+        self.spawn(turn, &name, &spec, by, order);
     }
 
     /// A number to wait for, and who waits.
@@ -323,7 +328,7 @@ impl State {
             self.fail_start(turn, id, Failure::new(ErrorCode::Internal, message));
             return;
         }
-        let by_operator = job.cause == Cause::Command;
+        let by_operator = job.by.cause == Cause::Command;
         if let Some(child) = self.children.get_mut(&name) {
             if by_operator {
                 child.hold = None;
@@ -351,8 +356,8 @@ impl State {
         if job.step == Step::Spawning {
             self.finish(turn, id, Ok(Success::Started { run, pid }));
         } else if job.step == Step::Stopping {
-            let cause = job.cause;
-            self.begin_ladder(turn, name, cause);
+            let by = job.by.clone();
+            self.begin_ladder(turn, name, &by, Then::Rest);
         }
     }
 
@@ -397,6 +402,7 @@ impl State {
             Step::Stopping => self.stop_saw_end(turn, id, ended),
             Step::StoppingOld if job.spec.is_none() => {
                 // A dead server's replacement: its hooks are run anew, by the files of today.
+                job.ended = Some(ended);
                 job.step = Step::Reading;
                 job.read.insert(name.clone());
                 self.on_reread(turn, id);
@@ -429,7 +435,7 @@ impl State {
         let Some(job) = self.jobs.get(&id) else {
             return;
         };
-        let (name, cause, automatic) = (job.child.clone(), job.cause, job.is_automatic());
+        let (name, cause, automatic) = (job.child.clone(), job.by.cause, job.is_automatic());
         let blocked_by = job.blocked_by.clone();
         let spec = job.spec.clone();
         let restarts = self.has_restart_policy(&name);

@@ -2,7 +2,7 @@
 
 use super::{
     Awaited, State, Turn,
-    cause::Cause,
+    cause::{Cause, Origin},
     child::Phase,
     effect::{Effect, Level},
     event::JobId,
@@ -10,7 +10,8 @@ use super::{
     job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
     jobs::Overtaken,
     planted::{Bug, planted},
-    record::Record,
+    record::{Record, Wanted},
+    runs::Then,
     timers::Timer,
 };
 use crate::{
@@ -24,47 +25,57 @@ impl State {
         &mut self,
         turn: &mut Turn,
         name: &ChildName,
-        cause: Cause,
+        by: Origin,
         posthooks: Posthooks,
         waiter: Option<Waiter>,
     ) {
+        let mut job = Job::new(name.clone(), Verb::Stop, by, waiter);
+        job.posthooks = posthooks;
+        self.place_stop(turn, job);
+    }
+
+    /// Begins an order to stop, unless there is nothing to stop or one is under way.
+    pub(super) fn place_stop(&mut self, turn: &mut Turn, mut job: Job) {
+        let name = &job.child.clone();
         let starts = self.start_under_way(name);
         let Some(child) = self.children.get(name) else {
-            self.tell_unknown(turn, waiter, name);
+            self.refuse(turn, &job, self.unknown(name));
             return;
         };
         if let Some(id) = child.job.filter(|id| self.is_stop(*id)) {
-            self.join_stop(turn, name, id, cause, posthooks, waiter);
+            self.join_stop(turn, id, job);
             return;
         }
         if !child.is_known() {
             // A start may be looking for its file: it is overtaken, but nobody is there to hold.
             self.supersede(turn, name, Overtaken::ByStop);
-            self.tell_unknown(turn, waiter, name);
+            self.refuse(turn, &job, self.unknown(name));
             return;
         }
-        if !child.is_live() && !child.is_due(starts) {
+        // A dead server may have stopped it already, and held nobody yet.
+        let taken_up = job.waiters.contains(&Waiter::Log(Verb::Stop));
+        if !child.is_live() && !child.is_due(starts) && !taken_up {
             let failure = Failure::new(ErrorCode::NotRunning, format!("`{name}` is not running"));
-            self.tell(turn, waiter, name, Verb::Stop, Err(failure));
+            self.refuse(turn, &job, failure);
             return;
         }
+        self.note_asked(turn, &mut job);
         self.supersede(turn, name, Overtaken::ByStop);
         let id = JobId(self.number());
-        let mut job = Job::new(name.clone(), Verb::Stop, cause, waiter);
-        job.posthooks = posthooks;
+        let by = job.by.clone();
         job.step = Step::Stopping;
         self.jobs.insert(id, job);
         if let Some(child) = self.children.get_mut(name) {
             child.job = Some(id);
         }
-        if cause == Cause::Command {
+        if by.cause == Cause::Command {
             self.hold(turn, name, id);
         }
         let live = self.is_live(name);
         if live {
-            self.begin_ladder(turn, name, cause);
+            self.begin_ladder(turn, name, &by, Then::Rest);
         } else {
-            self.rest(turn, name, cause);
+            self.rest(turn, name, by);
         }
         // After the records of the stop: a server killed in between must not lose a repeat.
         self.cancel_due(turn, name);
@@ -82,20 +93,12 @@ impl State {
         }
     }
 
-    fn join_stop(
-        &mut self,
-        turn: &mut Turn,
-        name: &ChildName,
-        id: JobId,
-        cause: Cause,
-        posthooks: Posthooks,
-        waiter: Option<Waiter>,
-    ) {
-        if let Some(job) = self.jobs.get_mut(&id) {
-            job.waiters.extend(waiter);
-            if posthooks == Posthooks::StartingNothing {
-                job.posthooks = posthooks;
-            }
+    fn join_stop(&mut self, turn: &mut Turn, id: JobId, job: Job) {
+        let name = &job.child.clone();
+        let (cause, posthooks) = (job.by.cause, job.posthooks);
+        self.join(turn, id, job);
+        if posthooks == Posthooks::StartingNothing {
+            self.let_posthook_start_nothing(turn, id);
         }
         let held = self
             .children
@@ -108,9 +111,27 @@ impl State {
         self.supersede_queue(turn, name, Overtaken::ByStop);
     }
 
+    /// What is stopped with all others starts nothing, also when another server goes on with it.
+    fn let_posthook_start_nothing(&mut self, turn: &mut Turn, id: JobId) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        let before = std::mem::replace(&mut job.posthooks, Posthooks::StartingNothing);
+        if let (Posthooks::All, Some(order), Some(asker)) = (before, job.order, &job.by.asker) {
+            let run = self.children.get(&job.child).and_then(|it| it.run.as_ref());
+            turn.record(Record::Asked {
+                child: job.child.clone(),
+                order,
+                wanted: Wanted::StopAsOneOfAll,
+                over: run.map(|run| run.id),
+                asker: asker.clone(),
+            });
+        }
+    }
+
     /// Holds a child, and lets the job's answer wait until that is on disk.
     fn hold(&mut self, turn: &mut Turn, name: &ChildName, id: JobId) {
-        self.keep_from_release(name);
+        self.keep_from_release(turn, name);
         let ticket = self.ticket(Awaited::Job(id));
         let mut since = turn.now.wall;
         if let Some(child) = self.children.get_mut(name) {
@@ -140,7 +161,7 @@ impl State {
     }
 
     /// A child at rest that was told to stop is `stopped`, whatever it was before.
-    fn rest(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+    fn rest(&mut self, turn: &mut Turn, name: &ChildName, by: Origin) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -151,7 +172,7 @@ impl State {
         }
         child.failure = None;
         if let Some(last) = child.last.as_mut().filter(|last| last.by.is_none()) {
-            last.by = Some(cause);
+            last.by = Some(by);
         }
     }
 

@@ -56,6 +56,7 @@ impl State {
                 Some(Content::Good(_) | Content::Conflict) | None => Vec::new(),
             },
             details: BTreeMap::new(),
+            history: Vec::new(),
         }
     }
 

@@ -6,13 +6,13 @@
 //!
 //! Absent on purpose: what stands in a line, and how it gets to disk (`audit`).
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use super::{ServeError, Supervisor, start::open_server_file};
 use crate::{
     audit::{self, Audit, By, Entry, Given, Hash, Outcome, Refusal, Room, Verdict},
     clock,
-    command::{Answer, Command, ErrorCode, Failure},
+    command::{Answer, Asker, Command, ErrorCode, Failure},
     control::asked::{Asked, Credential, Issuer, Refused, Reply},
     reconcile::event::{Event, RequestId},
 };
@@ -37,6 +37,7 @@ impl Supervisor {
             issuer,
             reply,
         } = asked;
+        let asker = Arc::new(asker(&issuer));
         let audited = match changes_something(&command) {
             false => None,
             true => match self.audit.room() {
@@ -54,7 +55,7 @@ impl Supervisor {
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.waiting.insert(id, Waiting { reply, audited });
-        self.inbox.push_back(Event::Request { id, command });
+        self.inbox.push_back(Event::Request { id, command, asker });
     }
 
     /// Gives the one answer to a request, once its line is written if it has one.
@@ -121,6 +122,17 @@ fn refusal(refused: Refused) -> Refusal {
         why,
         more,
     }
+}
+
+/// What is kept of who gave a command with what came of it.
+fn asker(issuer: &Issuer) -> Asker {
+    let (key, user) = match &issuer.credential {
+        Credential::Key { name, .. } => (Some(name.to_string()), None),
+        Credential::User(uid) => (None, Some(*uid)),
+        Credential::Reach => (None, None),
+    };
+    let peer = issuer.peer;
+    Asker { key, user, peer }
 }
 
 fn by(credential: Credential) -> By {

@@ -8,6 +8,7 @@
 
 mod audited;
 mod authority;
+mod history_looks;
 mod inbox;
 mod key_looks;
 mod moved;
@@ -37,6 +38,7 @@ pub use self::{
 };
 use self::{
     audited::{Waiting, note_refusal},
+    history_looks::HistoryLooks,
     inbox::Inbox,
     key_looks::KeyLooks,
     server_file::{BEING_WRITTEN, ServerFile},
@@ -81,6 +83,7 @@ struct Supervisor {
     /// The public keys; each look at them is off this thread.
     ring: Arc<Ring>,
     key_looks: KeyLooks,
+    history_looks: HistoryLooks,
     control: Control,
     asked: mpsc::Receiver<Asked>,
     /// Who waits for a look at server.yml before a key is used.

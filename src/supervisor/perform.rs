@@ -36,7 +36,18 @@ impl Supervisor {
                 run,
                 spec,
                 clear,
-            } => self.spawn(child, run, &spec, clear),
+                by,
+                order,
+            } => {
+                let begun = Record::Begun {
+                    child: child.clone(),
+                    run,
+                    spec: Arc::clone(&spec),
+                    by: Some(by),
+                    order,
+                };
+                self.spawn(child, run, &spec, clear, begun);
+            }
             Effect::Signal { child, run, signal } => self.processes.signal(&child, run, signal),
             Effect::Reap {
                 child,
@@ -59,6 +70,7 @@ impl Supervisor {
             }
             Effect::KillHook { job } => self.processes.kill_hook(job),
             Effect::Reply { id, answer } => self.answer(id, answer),
+            Effect::Recount { id, child, checked } => self.recount(id, &child, checked),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Exit(words) => self.ended = Some(words),
@@ -108,15 +120,17 @@ impl Supervisor {
 
     /// Begins a run. The record that it is about to begin comes first, then the process adds that it
     /// lives, before it becomes its program: one that nothing tells of could be started twice (I1).
-    fn spawn(&mut self, child: ChildName, run: RunId, spec: &Arc<Spec>, clear: Option<RunId>) {
+    fn spawn(
+        &mut self,
+        child: ChildName,
+        run: RunId,
+        spec: &Arc<Spec>,
+        clear: Option<RunId>,
+        begun: Record,
+    ) {
         if let Some(older) = clear {
             self.processes.clear(&child, older);
         }
-        let begun = Record::Begun {
-            child: child.clone(),
-            run,
-            spec: Arc::clone(spec),
-        };
         if let Err(why) = self.append(&[begun]) {
             let why = format!("`{child}` was not started, for it could not be recorded: {why}");
             let why = SpawnFailure::NotRecorded(why);

@@ -99,6 +99,10 @@ fn tell(record: &Record) {
         | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }
+        | Record::Asked { .. }
+        | Record::Answered { .. }
+        | Record::Over { .. }
+        | Record::Noted { .. }
         | Record::LoadpathSeen { .. }
         | Record::Held { .. }
         | Record::Released { .. }

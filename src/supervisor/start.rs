@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::{
     Fixed, LOOKS_WAITING_MAX, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals, Supervisor,
     audited, authority,
+    history_looks::HistoryLooks,
     inbox::Inbox,
     is_on_terminal,
     key_looks::KeyLooks,
@@ -378,6 +379,7 @@ impl Ready {
             seen: self.seen,
             audit: self.audit,
             key_looks: KeyLooks::new(Arc::clone(&self.ring)),
+            history_looks: HistoryLooks::new(),
             ring: self.ring,
             control: self.control,
             asked: self.asked,

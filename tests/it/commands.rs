@@ -537,8 +537,8 @@ fn check_of_one_shows_everything_known() {
     let sandbox = Sandbox::knowing(&[("web", yaml), ("db", SLEEPER)]);
     assert_eq!(sandbox.client(&["start", "web"]).code, 0);
     let output = said(&sandbox, &["check", "web"]);
-    let lines: Vec<(&str, &str)> = output
-        .stdout
+    let (keys, history) = output.stdout.split_once("\n\n").unwrap();
+    let lines: Vec<(&str, &str)> = keys
         .lines()
         .map(|line| line.split_once("  ").map(|(k, v)| (k, v.trim())).unwrap())
         .collect();
@@ -563,6 +563,16 @@ fn check_of_one_shows_everything_known() {
     assert_eq!(value("posthook"), Some("stop db"));
     assert_eq!(value("repeat"), Some("trystart every 1h"));
     assert_eq!(lines.len(), 15, "{lines:?}");
+    let history: Vec<&str> = history.lines().collect();
+    assert_eq!(history.len(), 2, "{history:?}");
+    assert_eq!(
+        history[0].split_whitespace().collect::<Vec<_>>(),
+        ["RUN", "STARTED", "STARTED", "BY"]
+    );
+    let run = "1    TIME";
+    let by = format!("command, user {}, ", rustix::process::getuid().as_raw());
+    assert!(history[1].starts_with(run), "{history:?}");
+    assert!(history[1].contains(&by), "{history:?}");
 
     assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
     let output = said(&sandbox, &["check", "web"]);

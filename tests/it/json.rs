@@ -16,8 +16,15 @@ fn line(sandbox: &Sandbox, arguments: &[&str]) -> String {
     sandbox.mask(line)
 }
 
-/// The one row of `check NAME`.
+/// The one row of `check NAME`, less its history.
 fn row(sandbox: &Sandbox, name: &str) -> String {
+    let whole = whole_row(sandbox, name);
+    let row = whole.split_once(r#","history":["#);
+    row.map_or(whole.clone(), |(row, _)| format!("{row}}}"))
+}
+
+/// The one row of `check NAME`.
+fn whole_row(sandbox: &Sandbox, name: &str) -> String {
     let line = line(sandbox, &["check", name]);
     let head =
         format!(r#"{{"host":"ADDRESS","ok":true,"op":"check","child":"{name}","children":["#);
@@ -222,6 +229,38 @@ fn a_row_of_a_child_with_a_repeat_says_what_is_next_and_inherited_output_is_name
     let row = row(&sandbox, "web");
     let output = r#""output":{"stdout":"inherit","stderr":"inherit"},"exit":null,"next":{"action":"trystart","at":"TIME"},"details":{"command":"sleep 300","repeat":"trystart every 1h","workdir":"ROOT/load"}}"#;
     assert!(row.ends_with(output), "{row}");
+}
+
+#[test]
+fn a_row_tells_of_each_run_why_it_began_how_it_ended_and_who_asked() {
+    let sandbox = Sandbox::knowing(&[("web", SLEEPER)]);
+    for command in ["start", "restart", "stop"] {
+        assert_eq!(sandbox.client(&[command, "web"]).code, 0);
+    }
+    sandbox.write("web.yml", "command: /no/such\n");
+    wait_for("the change", PATIENCE, || {
+        sandbox.row("web").unwrap()["config"]["status"] == "changed"
+    });
+    assert_eq!(sandbox.client(&["start", "web"]).code, 1);
+    let row = whole_row(&sandbox, "web");
+    let (_, history) = row.split_once(r#""history":["#).unwrap();
+    // The port of the client is another each time.
+    let mut parts = history.split("127.0.0.1:");
+    let mut masked = parts.next().unwrap().to_owned();
+    for part in parts {
+        masked += "PEER";
+        masked += part.trim_start_matches(|c: char| c.is_ascii_digit());
+    }
+    let uid = rustix::process::getuid().as_raw();
+    let by = format!(r#"{{"cause":"command","user":{uid},"peer":"PEER"}}"#);
+    let ended = format!(
+        r#""digest":"DIGEST","started_at":"TIME","started_by":{by},"ended_at":"TIME","exit":{{"signal":"SIGTERM"}},"ended_by":{by}"#
+    );
+    let why = "cannot start `web`: program `/no/such` not found in `ROOT/load`";
+    let expected = format!(
+        r#"{{"run":3,"digest":"DIGEST","started_by":{by},"ended_at":"TIME","reason":"{why}"}},{{"run":2,{ended}}},{{"run":1,{ended}}}]}}"#
+    );
+    assert_eq!(masked, expected);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use serde_json::Value;
 
 use super::{
     super::protocol::Fields,
+    history,
     table::{Paint, Table, clean, clean_lines},
     typed,
 };
@@ -45,6 +46,8 @@ struct Row {
     faults: Vec<String>,
     #[serde(default)]
     details: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    history: Vec<history::Run>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -141,6 +144,7 @@ pub(super) fn one(fields: &Fields, paint: Paint) -> Option<String> {
         text.push_str(&clean_lines(fault));
         text.push('\n');
     }
+    text.push_str(&history::table(&row.history, paint));
     text.push_str(&notes(&checked.notes));
     Some(text)
 }
@@ -186,7 +190,7 @@ fn config(config: &Value) -> String {
     format!("{paths} ({status}: none of them is used; remove or rename all but one)")
 }
 
-fn exit_word(exit: &Value) -> String {
+pub(super) fn exit_word(exit: &Value) -> String {
     match (exit.get("code"), exit.get("signal")) {
         (Some(code), _) => format!("code {}", clean(&code.to_string())),
         (None, Some(signal)) => clean(signal.as_str().unwrap_or_default()),

@@ -1,13 +1,13 @@
 //! What people and machines do to the fake world: edits, commands, signals, accidents.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use super::{
     files::{DirState, File, HOMES, NAMES, name},
     world::{Occurrence, RESCAN, Weather, World},
 };
 use crate::{
-    command::{CheckScope, Command, KillChildren},
+    command::{Asker, CheckScope, Command, KillChildren},
     reconcile::{
         QUEUE_LEN_MAX,
         child::{Child, Phase, Rung},
@@ -213,7 +213,13 @@ impl World {
     pub(super) fn request(&mut self, command: Command) {
         let id = RequestId(self.next_request);
         self.next_request += 1;
-        self.tell(Event::Request { id, command });
+        let peer = "192.0.2.1:7".parse().expect("an address");
+        let asker = Arc::new(Asker {
+            key: None,
+            user: Some(7),
+            peer,
+        });
+        self.tell(Event::Request { id, command, asker });
     }
 
     pub(super) fn somebody_is_stuck(&self) -> bool {

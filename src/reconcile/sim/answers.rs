@@ -77,7 +77,7 @@ impl World {
         }
     }
 
-    fn check_stopped(&mut self, asked: &Asked, child: &ChildName) {
+    pub(super) fn check_stopped(&mut self, asked: &Asked, child: &ChildName) {
         let lives = self
             .processes
             .iter()
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    fn check_refused(&mut self, asked: &Asked, failure: &Failure) {
+    pub(super) fn check_refused(&mut self, asked: &Asked, failure: &Failure) {
         let Command::Child { verb, child } = &asked.command else {
             return;
         };
@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    fn check_checked(&mut self, checked: &Checked) {
+    pub(super) fn check_checked(&mut self, checked: &Checked) {
         for row in &checked.children {
             let run = self
                 .core

@@ -5,9 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{RunKey, Weather, World};
+use super::world::{Process, RunKey, Weather, World};
 use crate::{
-    command::{Command, KillChildren},
+    command::{Command, ErrorCode, Failure, KillChildren},
     reconcile::{
         GRACE, QUEUE_LEN_MAX, QUIET,
         cause::Cause,
@@ -17,7 +17,8 @@ use crate::{
         job::{HookWait, Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::{Memory, Remembered, RememberedEnd},
-        record::{Record, Store},
+        past::HISTORY_LEN_MAX,
+        record::{OrderId, Record, Store, Wanted},
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
 };
@@ -38,6 +39,19 @@ pub(super) struct Asked {
     pub(super) at: Mono,
 }
 
+/// An order that the core has taken and is not done with, as far as was written down.
+#[derive(Debug, Clone)]
+pub(super) struct Taken {
+    child: ChildName,
+    wanted: Wanted,
+    over: Option<RunId>,
+    at: Mono,
+    /// Whether the server that took it has died.
+    owed: bool,
+    /// Whether that server had begun to replace the very run that is still the latest.
+    admitted: bool,
+}
+
 /// A name that the listing does not show any more.
 #[derive(Debug, Clone)]
 pub(super) struct Absent {
@@ -55,6 +69,14 @@ pub(super) struct Checks {
     pub(super) fault: Option<String>,
     pub(super) open: BTreeMap<RequestId, Asked>,
     answered: BTreeSet<RequestId>,
+    /// The runs that are over: each is to be told.
+    pub(super) over: BTreeSet<RunKey>,
+    /// The orders that are to be carried out, whatever becomes of the server.
+    pub(super) taken: BTreeMap<OrderId, Taken>,
+    /// The orders that this server has carried out, which it may not have been told yet.
+    carried_out: BTreeSet<OrderId>,
+    /// By which run which order is carried out.
+    begun: BTreeMap<RunKey, OrderId>,
     /// Who is held, by the core's own orders.
     held: BTreeSet<ChildName>,
     releasing: BTreeMap<Ticket, Vec<ChildName>>,
@@ -109,6 +131,7 @@ impl Checks {
 
     pub(super) fn server_died(&mut self) {
         self.open.clear();
+        self.carried_out.clear();
         self.releasing.clear();
         self.prehook_done.clear();
         self.hook_jobs.clear();
@@ -121,10 +144,38 @@ impl Checks {
     }
 
     pub(super) fn host_died(&mut self) {
+        self.taken.clear();
         self.confirmed = Mono(0);
         self.by_itself.clear();
         self.places.clear();
         self.at_once = (Mono(0), 0);
+    }
+
+    /// What lives when the host goes down is over.
+    pub(super) fn over_with_host(&mut self, processes: &BTreeMap<RunKey, Process>) {
+        let recorded = processes.iter().filter(|(_, process)| process.recorded);
+        self.over.extend(recorded.map(|(key, _)| key.clone()));
+    }
+
+    /// A run is about to begin, for an order maybe.
+    pub(super) fn begin(&mut self, key: RunKey, order: Option<OrderId>) {
+        if let Some(order) = order {
+            self.begun.insert(key, order);
+        }
+    }
+
+    /// The process of a run lives: what it was begun for is done.
+    pub(super) fn started(&mut self, key: &RunKey) {
+        if let Some(order) = self.begun.remove(key) {
+            self.taken.remove(&order);
+            self.carried_out.insert(order);
+        }
+    }
+
+    /// Whether an order of this child stands that is like this.
+    fn is_taken(&self, child: &ChildName, like: impl Fn(Wanted) -> bool) -> bool {
+        let mut taken = self.taken.values();
+        taken.any(|it| it.child == *child && like(it.wanted))
     }
 
     fn stock(&mut self, event: &Event) {
@@ -184,7 +235,7 @@ impl World {
                 self.checks.stock(event);
             }
             Event::Settings(settings) => self.checks.settings = settings.clone(),
-            Event::Request { id, command } => {
+            Event::Request { id, command, .. } => {
                 let asked = Asked {
                     command: command.clone(),
                     at: now,
@@ -333,6 +384,7 @@ impl World {
                 | Effect::Reply { .. }
                 | Effect::Log(_)
                 | Effect::Inform { .. }
+                | Effect::Recount { .. }
                 | Effect::Exit(_) => {}
             }
         }
@@ -347,10 +399,21 @@ impl World {
                 }
             }
             Effect::Spawn {
-                child, run, spec, ..
+                child,
+                run,
+                spec,
+                order,
+                ..
             } => {
                 let key = (child.clone(), *run);
                 self.check_spawn(&key, spec);
+                let mine = |order: &OrderId| {
+                    let taken = self.checks.taken.get(order);
+                    taken.is_some_and(|it| it.child == *child)
+                };
+                if order.as_ref().is_some_and(|order| !mine(order)) {
+                    self.blame(|_| format!("{child} run {run} is for {order:?}, which is done"));
+                }
             }
             Effect::Signal { child, run, signal } => {
                 self.check_signal(&(child.clone(), *run), *signal);
@@ -383,6 +446,13 @@ impl World {
                 }
                 self.checks.answered.insert(*id);
             }
+            Effect::Recount { id, checked, .. } => {
+                if self.checks.open.remove(id).is_none() {
+                    self.blame(|_| format!("I5: request {} answered twice", id.0));
+                }
+                self.checks.answered.insert(*id);
+                self.check_checked(checked);
+            }
             Effect::Log(line) => self.check_line(line),
             Effect::Exit(words) => {
                 let said: BTreeSet<RunKey> = words
@@ -396,7 +466,7 @@ impl World {
         }
     }
 
-    fn check_record(&mut self, ticket: Option<Ticket>, record: &Record) {
+    pub(super) fn check_record(&mut self, ticket: Option<Ticket>, record: &Record) {
         match record {
             Record::Held { child, .. } => {
                 // What is on its way to the disk is overtaken by this.
@@ -418,6 +488,7 @@ impl World {
                     | Command::Info
                     | Command::Kill(_) => false,
                 });
+                let asked = asked || self.checks.is_taken(child, |it| it.verb() != Verb::Stop);
                 if !asked {
                     self.blame(|_| format!("I3: {child} is released and nobody asked for it"));
                 }
@@ -437,6 +508,7 @@ impl World {
                 ..
             } => {
                 let key = (child.clone(), *run);
+                self.checks.over.insert(key.clone());
                 let real = self.processes.get(&key).and_then(|process| process.exit);
                 if real.is_some_and(|real| real != *exit) {
                     self.blame(|_| format!("I2: {child} run {run} ended otherwise than recorded"));
@@ -449,6 +521,28 @@ impl World {
                         .insert(child.clone(), process.spec.digest);
                 }
             }
+            Record::Asked {
+                child,
+                order,
+                wanted,
+                over,
+                ..
+            } => {
+                let taken = Taken {
+                    child: child.clone(),
+                    wanted: *wanted,
+                    over: *over,
+                    at: self.now.mono,
+                    owed: false,
+                    admitted: false,
+                };
+                self.checks.taken.insert(*order, taken);
+            }
+            Record::Answered {
+                child,
+                order,
+                failure,
+            } => self.check_done_with(child, *order, *failure),
             Record::Forgotten { .. }
             | Record::Opened { .. }
             | Record::Closed
@@ -482,6 +576,7 @@ impl World {
             | Command::Info
             | Command::Kill(_) => false,
         });
+        let asked = asked || self.checks.is_taken(child, |_| true);
         for (other, recorded) in others {
             if recorded || !asked {
                 self.blame(|_| format!("I1: {child} run {run} begins while run {other} is there"));
@@ -527,6 +622,14 @@ impl World {
             self.blame(|_| format!("{child} is stopped without a word why"));
             return;
         };
+        // A stop that a dead server had begun goes on.
+        let job = self.core.children.get(child).and_then(|it| it.job);
+        let job = job.and_then(|id| self.core.jobs.get(&id));
+        let remembered = self.memory.children.get(child);
+        let begun = remembered.is_some_and(|it| it.last.as_ref().is_some_and(|it| it.stopping));
+        if begun && self.checks.booted == self.now.mono {
+            return;
+        }
         match cause {
             Cause::Command => {
                 let asked = self.checks.open.values().any(|asked| match &asked.command {
@@ -538,14 +641,13 @@ impl World {
                     | Command::Info
                     | Command::Kill(_) => false,
                 });
+                let asked = asked || self.checks.is_taken(child, |it| it != Wanted::Start);
                 if !asked && self.checks.booted != self.now.mono {
                     self.blame(|_| format!("{child} is stopped and nobody asked for it"));
                 }
             }
             Cause::Changed => {
                 let ran = self.processes.get(key).map(|process| process.spec.digest);
-                let job = self.core.children.get(child).and_then(|it| it.job);
-                let job = job.and_then(|id| self.core.jobs.get(&id));
                 let next = job
                     .and_then(|job| job.spec.as_ref())
                     .map(|spec| spec.digest);
@@ -560,9 +662,9 @@ impl World {
                 }
             }
             Cause::Hook | Cause::Repeat => {}
-            // A stop that a dead server had begun goes on.
+            // Older records do not say why.
             Cause::Boot if self.checks.booted == self.now.mono => {}
-            Cause::Policy | Cause::Boot | Cause::New | Cause::Settings => {
+            Cause::Policy | Cause::Boot | Cause::New | Cause::Settings | Cause::Reboot => {
                 self.blame(|_| format!("{child} is stopped for {cause:?}"));
             }
         }
@@ -644,7 +746,72 @@ impl World {
         }
     }
 
+    /// An order is written down as done with.
+    fn check_done_with(&mut self, child: &ChildName, order: OrderId, failure: Option<ErrorCode>) {
+        if self.checks.carried_out.remove(&order) {
+            return;
+        }
+        let taken = self.checks.taken.remove(&order);
+        let Some(taken) = taken.filter(|taken| taken.child == *child) else {
+            self.blame(|_| format!("order {} of {child} is done with twice", order.0));
+            return;
+        };
+        if !taken.owed {
+            return;
+        }
+        let verb = taken.wanted.verb();
+        let command = Command::Child {
+            verb,
+            child: child.clone(),
+        };
+        let asked = Asked {
+            command,
+            at: taken.at,
+        };
+        match failure {
+            None if verb == Verb::Stop => self.check_stopped(&asked, child),
+            None => {}
+            Some(code) => self.check_refused(&asked, &Failure::new(code, "")),
+        }
+        if failure == Some(ErrorCode::NotRunning) && taken.admitted {
+            self.blame(|_| format!("the restart of {child} that had begun is given up"));
+        }
+    }
+
+    /// Each run that is over stands in the history or waits for it, as far as that goes back.
+    pub(super) fn check_history(&mut self) {
+        let mut missing = None;
+        for (child, run) in &self.checks.over {
+            let noted = self.noted.get(child).into_iter().flatten().copied();
+            let remembered = self.memory.children.get(child);
+            let over = remembered.map(|it| it.over.iter().map(|past| past.run));
+            let told: BTreeSet<RunId> = noted.chain(over.into_iter().flatten()).collect();
+            let later = told.range(RunId(run.0 + 1)..).count();
+            if !told.contains(run) && later < HISTORY_LEN_MAX {
+                missing = Some(format!("{child} run {run} is over and told nowhere"));
+            }
+        }
+        if let Some(missing) = missing {
+            self.blame(|_| missing);
+        }
+    }
+
+    /// The server dies: what it has taken is owed by the next.
+    pub(super) fn note_owed(&mut self) {
+        for (order, taken) in &mut self.checks.taken {
+            let child = self.core.children.get(&taken.child);
+            let job = child.and_then(|it| self.core.jobs.get(&it.job?));
+            let mine = job.filter(|job| job.order == Some(*order));
+            let latest = child.map(|it| RunId(it.latest));
+            taken.owed = true;
+            taken.admitted = mine.is_some_and(|job| job.spec.is_some()) && taken.over == latest;
+        }
+    }
+
     fn check_last_words(&mut self, said: &BTreeSet<RunKey>) {
+        if !self.checks.taken.is_empty() {
+            self.blame(|world| format!("at the end these are not done: {:?}", world.checks.taken));
+        }
         if !self.checks.open.is_empty() {
             self.blame(|world| format!("I5: at the end nobody answered {:?}", world.checks.open));
         }
@@ -797,6 +964,15 @@ impl World {
                     "I5: request {} is not answered: {:?}",
                     id.0, asked.command
                 ));
+            }
+            if let Command::Child { child, .. } = &asked.command
+                && !self.checks.is_taken(child, |_| true)
+                // The process lives, and the core has not been told yet.
+                && self.core.children.get(child).is_none_or(|it| {
+                    it.run.as_ref().is_none_or(|run| run.phase != Phase::Spawning)
+                })
+            {
+                wrong = Some(format!("{:?} is not written down", asked.command));
             }
             let Command::Child {
                 verb: Verb::Stop,
@@ -1153,6 +1329,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::KillHook { .. }
         | Effect::Reply { .. }
         | Effect::Inform { .. }
+        | Effect::Recount { .. }
         | Effect::Exit(_) => None,
     }
 }

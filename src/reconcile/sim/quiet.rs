@@ -54,6 +54,15 @@ impl World {
         if !self.checks.open.is_empty() {
             self.blame(|world| format!("I5: nobody answered {:?}", world.checks.open));
         }
+        if !self.checks.taken.is_empty() {
+            self.blame(|world| {
+                format!(
+                    "these were taken, and are not done: {:?}",
+                    world.checks.taken
+                )
+            });
+        }
+        self.check_history();
         self.check_timers();
         let names: Vec<ChildName> = self.core.children.keys().cloned().collect();
         for name in names {

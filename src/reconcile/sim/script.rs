@@ -15,6 +15,7 @@
 //! | `loadpath ready`, `missing`, `swapped` | the directory is there, away, another one |
 //! | `request N COMMAND` | a client asks, in the words of the command line |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
+//! | `died NAME` | its process ends while no server runs |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
 //! | `refuse quick disk`, `written` | records take time from now on; the oldest are on disk |
@@ -35,7 +36,7 @@ use std::{
 
 use super::files::name;
 use crate::{
-    command::{Answer, CheckScope, Command, KillChildren},
+    command::{Answer, Asker, CheckScope, Command, ErrorCode, KillChildren},
     reconcile::{
         State,
         effect::{Effect, Leftovers, Level, Line, Signal},
@@ -171,12 +172,22 @@ impl Stage {
             ["loadpath", "swapped"] => self.loadpath = LoadpathState::Ready { dev: 1, ino: 2 },
             ["request", id, command @ ..] => {
                 let id = RequestId(id.parse().expect("a request has a number"));
+                let peer = "192.0.2.1:7".parse().expect("an address");
+                let asker = Asker {
+                    key: Some("deploy".to_owned()),
+                    user: None,
+                    peer,
+                };
                 self.tell(Event::Request {
                     id,
                     command: command_of(command),
+                    asker: Arc::new(asker),
                 });
             }
             ["exited", child, how] => self.exit(child, how),
+            ["died", child] => {
+                self.live.remove(*child);
+            }
             ["hook", child, "ok"] => self.hook_ends(child, Ok(())),
             ["hook", child, "failed", why @ ..] => self.hook_ends(child, Err(why.join(" "))),
             ["spawned"] => {
@@ -217,7 +228,13 @@ impl Stage {
                     panic!("a good file begins a run");
                 };
                 let (child, run, spec) = (name(child), RunId(1), Arc::clone(spec));
-                self.memory.apply(&Record::Begun { child, run, spec });
+                self.memory.apply(&Record::Begun {
+                    child,
+                    run,
+                    spec,
+                    by: None,
+                    order: None,
+                });
             }
             ["written"] => {
                 if let Some((ticket, records)) = self.disk.pop_front() {
@@ -420,8 +437,22 @@ impl Stage {
                 self.inbox.push_back(Event::Preflight { job, result });
             }
             Effect::Spawn {
-                child, run, spec, ..
-            } => self.spawn(child, run, spec),
+                child,
+                run,
+                spec,
+                by,
+                order,
+                ..
+            } => {
+                self.memory.apply(&Record::Begun {
+                    child: child.clone(),
+                    run,
+                    spec,
+                    by: Some(by),
+                    order,
+                });
+                self.spawn(child, run);
+            }
             Effect::Reap { child, .. } => {
                 self.live.remove(&child);
             }
@@ -437,6 +468,7 @@ impl Stage {
             | Effect::Reply { .. }
             | Effect::Log(_)
             | Effect::Inform { .. }
+            | Effect::Recount { .. }
             | Effect::Exit(_) => {}
         }
     }
@@ -456,12 +488,7 @@ impl Stage {
         }
     }
 
-    fn spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
-        self.memory.apply(&Record::Begun {
-            child: child.clone(),
-            run,
-            spec,
-        });
+    fn spawn(&mut self, child: ChildName, run: RunId) {
         let at = self.now;
         if self.refused == "spawn" {
             let why = "program not found".to_owned();
@@ -661,6 +688,10 @@ fn text_of(effect: &Effect) -> Option<String> {
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
         Effect::Log(line) => log_text(line),
         Effect::Inform { id, .. } => format!("answer {} with a survey", id.0),
+        Effect::Recount { id, checked, .. } => {
+            let answer = Ok(Answer::Checked((**checked).clone()));
+            format!("answer {}: {}", id.0, answer_text(&answer))
+        }
         Effect::Exit(words) => format!("end: {}", words.message),
     })
 }
@@ -730,7 +761,7 @@ fn record_text(record: &Record) -> String {
         Record::Held { child, .. } => format!("{child} is held"),
         Record::Released { child } => format!("{child} is released"),
         Record::Reserved { child, upto } => format!("{child} may use numbers up to {upto}"),
-        Record::Stopping { child, run } => format!("{child} run {run} is being stopped"),
+        Record::Stopping { child, run, .. } => format!("{child} run {run} is being stopped"),
         Record::Replacing { child, run } => format!("{child} run {run} is being replaced"),
         Record::Ended {
             child, run, exit, ..
@@ -754,6 +785,22 @@ fn record_text(record: &Record) -> String {
             )
         }
         Record::Disarmed { child } => format!("nothing is armed for {child}"),
+        Record::Asked {
+            child,
+            order,
+            wanted,
+            ..
+        } => format!("order {} for {child}, {wanted:?}", order.0),
+        Record::Answered {
+            child,
+            order,
+            failure,
+        } => {
+            let how = failure.map_or("done with", ErrorCode::as_str);
+            format!("order {} for {child} is {how}", order.0)
+        }
+        Record::Over { child, past } => format!("{child} run {} is over", past.run),
+        Record::Noted { child, upto } => format!("{child} is noted up to run {upto}"),
         Record::LoadpathSeen { path, ino, .. } => {
             format!("{} has files and is inode {ino}", path.display())
         }

@@ -21,11 +21,12 @@ use crate::{
     reconcile::{
         State,
         boot::refusal,
+        cause::Origin,
         effect::{Effect, Leftovers, Signal},
         event::{Boot, Event, JobId, Settings, SpawnFailure, StartKind, Ticket},
         listing::{Scope, Update},
         memory::Memory,
-        record::{Record, Store},
+        record::{OrderId, Record, Store},
     },
     spec::{ChildName, Exit, Mode, Mono, RunId, Spec, Time, Wall},
 };
@@ -38,6 +39,8 @@ pub(super) const DISK_SPAN_MAX: Duration = Duration::from_secs(3);
 pub(super) const RESCAN: Duration = Duration::from_secs(60);
 
 pub(super) type RunKey = (ChildName, RunId);
+/// Why a run is begun, and the client's order that is carried out by it.
+pub(super) type Why = (Origin, Option<OrderId>);
 
 /// A process of a run.
 #[derive(Debug, Clone)]
@@ -106,6 +109,8 @@ pub(super) struct World {
     pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
     pub(super) processes: BTreeMap<RunKey, Process>,
     pub(super) hooks: BTreeSet<JobId>,
+    /// The runs that stand in the history, by child.
+    pub(super) noted: BTreeMap<ChildName, BTreeSet<RunId>>,
     agenda: BTreeMap<(Mono, u64), Occurrence>,
     sequence: u64,
     watch_at: Mono,
@@ -165,6 +170,7 @@ impl World {
             journal: VecDeque::new(),
             processes: BTreeMap::new(),
             hooks: BTreeSet::new(),
+            noted: BTreeMap::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
             watch_at: Mono(0),
@@ -242,6 +248,9 @@ impl World {
     /// Lets the next thing happen.
     pub(super) fn advance(&mut self) {
         let Some(at) = self.next_at() else { return };
+        if self.random.percent(5) {
+            self.note_runs();
+        }
         let planned = self.agenda.first_key_value().map(|((at, _), _)| *at);
         self.pass(at - self.now.mono);
         if planned == Some(at) {
@@ -253,6 +262,24 @@ impl World {
             let late = self.random.delay();
             self.pass(late);
             self.tell(Event::Deadline);
+        }
+    }
+
+    /// What is over and waits for the history is written there, for one child.
+    fn note_runs(&mut self) {
+        let waits = self.memory.children.iter();
+        let mut waits = waits.filter(|(_, child)| !child.over.is_empty());
+        let Some((child, remembered)) = waits.next() else {
+            return;
+        };
+        let (child, over) = (child.clone(), remembered.over.clone());
+        let Some(last) = over.last() else { return };
+        let upto = last.run;
+        let noted = self.noted.entry(child.clone()).or_default();
+        noted.extend(over.iter().map(|past| past.run));
+        // The record of it waits for the next one, and goes with a server that is killed.
+        if self.random.percent(70) {
+            self.memory.apply(&Record::Noted { child, upto });
         }
     }
 
@@ -372,7 +399,9 @@ impl World {
                 run,
                 spec,
                 clear: _,
-            } => self.spawn(child, run, spec),
+                by,
+                order,
+            } => self.spawn(child, run, spec, (by, order)),
             Effect::Signal { child, run, signal } => self.signal((child, run), signal),
             Effect::Reap {
                 child,
@@ -386,19 +415,29 @@ impl World {
                 let span = self.random.delay();
                 self.plan_in(span, Occurrence::HookEnds(job, Err("killed".to_owned())));
             }
-            Effect::Reply { .. } | Effect::Inform { .. } | Effect::Log(_) => {}
+            Effect::Reply { .. }
+            | Effect::Inform { .. }
+            | Effect::Recount { .. }
+            | Effect::Log(_) => {}
             Effect::Exit(_) => self.ended = true,
         }
     }
 
     /// A run is about to begin: its number is used from now on.
-    fn begin_run(&mut self, child: &ChildName, run: RunId, spec: &Arc<Spec>) {
+    fn begin_run(&mut self, child: &ChildName, run: RunId, spec: &Arc<Spec>, why: Why) {
         self.checks.used.insert(child.clone(), run.0);
         // An operator who starts a child in doubt has been told to look for the old run first.
         self.processes
             .retain(|(name, _), process| name != child || process.recorded);
-        let (child, spec) = (child.clone(), Arc::clone(spec));
-        self.memory.apply(&Record::Begun { child, run, spec });
+        let (by, order) = why;
+        self.checks.begin((child.clone(), run), order);
+        self.memory.apply(&Record::Begun {
+            child: child.clone(),
+            run,
+            spec: Arc::clone(spec),
+            by: Some(by),
+            order,
+        });
     }
 
     fn record(&mut self, ticket: Option<Ticket>, records: Vec<Record>) {
@@ -445,7 +484,7 @@ impl World {
 
     // Processes.
 
-    fn spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
+    fn spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>, why: Why) {
         let refused = self.weather == Weather::Rough && self.random.percent(8);
         let span = self.random.delay();
         if refused && self.random.percent(20) {
@@ -456,7 +495,7 @@ impl World {
             );
             return;
         }
-        self.begin_run(&child, run, &spec);
+        self.begin_run(&child, run, &spec, why);
         if refused {
             let why = "no such program".to_owned();
             let (at, child_too) = (self.now, child.clone());
@@ -483,6 +522,7 @@ impl World {
         if let Some(process) = self.processes.get_mut(&(child.clone(), run)) {
             process.recorded = true;
         }
+        self.checks.started(&(child.clone(), run));
         self.memory.apply(&Record::Started {
             child,
             run,
@@ -707,8 +747,13 @@ impl World {
         self.told(|world| format!("{:>11} ===== the server is killed", world.clock()));
         match at {
             Some(Effect::Spawn {
-                child, run, spec, ..
-            }) => self.crash_within_spawn(child, run, spec),
+                child,
+                run,
+                spec,
+                by,
+                order,
+                ..
+            }) => self.crash_within_spawn(child, run, spec, (by, order)),
             Some(Effect::Record { records, .. }) => self.tear(records),
             Some(_) | None => {}
         }
@@ -744,29 +789,32 @@ impl World {
         let store = stores.into_iter().find(|store| of(*store).next().is_some());
         if let Some(store) = store {
             for record in of(store).take(whole) {
+                if matches!(record, Record::Asked { .. } | Record::Answered { .. }) {
+                    self.check_record(None, record);
+                }
                 self.memory.apply(record);
             }
         }
     }
 
     /// Killed in the middle of a start.
-    fn crash_within_spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>) {
+    fn crash_within_spawn(&mut self, child: ChildName, run: RunId, spec: Arc<Spec>, why: Why) {
         match self.random.below(5) {
-            0 => self.begin_run(&child, run, &spec),
+            0 => self.begin_run(&child, run, &spec, why),
             // Its record was written and is lost.
             1 => {
-                self.begin_run(&child, run, &spec);
+                self.begin_run(&child, run, &spec, why);
                 self.fork(child.clone(), run, spec);
                 self.lost.insert((child, run));
             }
             2 => {
-                self.begin_run(&child, run, &spec);
+                self.begin_run(&child, run, &spec, why);
                 let pid = self.fork(child.clone(), run, spec);
                 self.note_started(&child, run, pid);
             }
             // It wrote itself down, and could not be executed.
             3 => {
-                self.begin_run(&child, run, &spec);
+                self.begin_run(&child, run, &spec, why);
                 self.next_pid += 1;
                 self.note_started(&child, run, self.next_pid);
                 self.memory.apply(&Record::NotStarted {
@@ -782,6 +830,7 @@ impl World {
 
     /// Forgets what only the server knew.
     fn die(&mut self) {
+        self.note_owed();
         self.ended = true;
         self.journal.clear();
         self.hooks.clear();
@@ -839,6 +888,7 @@ impl World {
     /// The host is switched off and on.
     pub(super) fn reboot(&mut self) {
         self.told(|world| format!("{:>11} ===== the host reboots", world.clock()));
+        self.checks.over_with_host(&self.processes);
         self.processes.clear();
         self.agenda.clear();
         self.die();
@@ -907,9 +957,11 @@ pub(super) fn short_effect(effect: &Effect) -> String {
             run,
             spec,
             clear,
+            by,
+            order,
         } => format!(
-            "Spawn {child} run {run} v{} clear {clear:?} pre {:?} post {:?} repeat {:?} restart {:?}",
-            spec.command[1], spec.prehook, spec.posthook, spec.repeat, spec.restart.when
+            "Spawn {child} run {run} for {:?} {order:?} v{} clear {clear:?} pre {:?} post {:?} repeat {:?} restart {:?}",
+            by.cause, spec.command[1], spec.prehook, spec.posthook, spec.repeat, spec.restart.when
         ),
         Effect::Preflight { job, spec } => format!("Preflight {} v{}", job.0, spec.command[1]),
         Effect::RunHook {
@@ -931,6 +983,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::KillHook { .. }
         | Effect::Reply { .. }
         | Effect::Inform { .. }
+        | Effect::Recount { .. }
         | Effect::Exit(_) => format!("{effect:?}"),
     }
 }

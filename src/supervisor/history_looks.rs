@@ -1,0 +1,159 @@
+//! Histories of children, read for those who ask, off the loop.
+//!
+//! One file is read at a time, so that however many ask about a disk that does not answer, they take
+//! one thread; whoever waits for longer than [`LOOK_TIME_MAX`] is answered without the history.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+
+use super::Supervisor;
+use crate::{
+    command::{Answer, Checked, HistoryRun},
+    journal::Histories,
+    reconcile::{
+        event::RequestId,
+        past::{HISTORY_LEN_MAX, PastEnd, PastRun},
+    },
+    spec::ChildName,
+};
+
+/// How long who asks waits for the file.
+const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Looks at files, one after the other.
+pub(super) struct HistoryLooks {
+    turn: Arc<Semaphore>,
+}
+
+impl HistoryLooks {
+    pub(super) fn new() -> Self {
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Reads a history; says for a person why that could not be done.
+    fn read(
+        &self,
+        histories: Histories,
+        child: ChildName,
+    ) -> impl Future<Output = Result<Vec<PastRun>, String>> + use<> {
+        let turn = Arc::clone(&self.turn);
+        let look = async move {
+            let turn = turn.acquire_owned().await.map_err(|it| it.to_string())?;
+            let read = spawn_blocking(move || {
+                let read = histories.read(&child);
+                drop(turn);
+                read
+            });
+            match read.await {
+                Ok(read) => read.map_err(|error| error.to_string()),
+                Err(_) => Err("reading it has panicked".to_owned()),
+            }
+        };
+        async move {
+            let slow = || Err(format!("its disk does not answer within {LOOK_TIME_MAX:?}"));
+            timeout(LOOK_TIME_MAX, look)
+                .await
+                .unwrap_or_else(|_| slow())
+        }
+    }
+}
+
+impl Supervisor {
+    /// Adds to the core's part of `check NAME` what stands in the child's history.
+    pub(super) fn recount(&mut self, id: RequestId, child: &ChildName, mut checked: Box<Checked>) {
+        let Some(reply) = self.reply_to(id) else {
+            return;
+        };
+        // Before the file is read: what is noted meanwhile is told once.
+        let unnoted = self.journal.unnoted(child);
+        let read = self
+            .history_looks
+            .read(self.journal.histories(), child.clone());
+        tokio::spawn(async move {
+            let read = read.await.unwrap_or_else(|why| {
+                let note = format!("the history cannot be read: {why}");
+                checked.notes.push(note);
+                Vec::new()
+            });
+            if let Some(row) = checked.children.first_mut() {
+                row.history = history(read, unnoted);
+            }
+            reply.send(Ok(Answer::Checked(*checked)));
+        });
+    }
+}
+
+/// What a history tells, the newest run first. What the file says to live and what does not was
+/// ended with the host.
+fn history(read: Vec<PastRun>, unnoted: Vec<PastRun>) -> Vec<HistoryRun> {
+    let mut runs = BTreeMap::new();
+    for mut past in read {
+        past.end.get_or_insert_with(PastEnd::with_the_host);
+        runs.insert(past.run, past);
+    }
+    runs.extend(unnoted.into_iter().map(|past| (past.run, past)));
+    let newest = runs.values().rev().take(HISTORY_LEN_MAX);
+    newest.map(PastRun::shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        command::GivenBy,
+        reconcile::cause::{Cause, Origin},
+        spec::{Digest, Exit, RunId, Wall},
+    };
+
+    fn run(number: u64, end: Option<PastEnd>) -> PastRun {
+        PastRun {
+            run: RunId(number),
+            digest: Digest([1; 16]),
+            started: Some(Wall(1)),
+            started_by: Some(Origin::from(Cause::Boot)),
+            end,
+        }
+    }
+
+    fn exited(code: i32) -> Option<PastEnd> {
+        Some(PastEnd::Exited {
+            exit: Exit::Code(code),
+            at: Some(Wall(2)),
+            by: None,
+        })
+    }
+
+    #[test]
+    fn the_newest_runs_are_told_once_with_what_is_known_of_their_ends() {
+        let read = vec![run(1, exited(0)), run(2, None), run(3, None), run(4, None)];
+        let unnoted = vec![run(3, exited(7)), run(4, None)];
+        let told: Vec<_> = history(read, unnoted)
+            .into_iter()
+            .map(|it| (it.run.0, it.exit.map(|exit| exit.0), it.ended_by))
+            .collect();
+        let reboot = GivenBy {
+            cause: "reboot".to_owned(),
+            asker: None,
+        };
+        assert_eq!(
+            told,
+            [
+                (4, None, None),
+                (3, Some(Exit::Code(7)), None),
+                (2, Some(Exit::Unknown), Some(reboot)),
+                (1, Some(Exit::Code(0)), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn no_more_runs_are_told_than_are_kept() {
+        let read = (1..=30).map(|number| run(number, exited(0))).collect();
+        let told = history(read, vec![run(31, None)]);
+        let numbers: Vec<u64> = told.iter().map(|it| it.run.0).collect();
+        assert_eq!(numbers, (12..=31).rev().collect::<Vec<_>>());
+    }
+}
