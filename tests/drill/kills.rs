@@ -15,7 +15,7 @@ use crate::{
     look::{Row, capabilities, check, check_one, exits, kinds_open, mounts, zombies_of},
     random::Random,
     reaper,
-    sandbox::{PATIENCE, skip, wait_for},
+    sandbox::{PATIENCE, Process, skip, wait_for},
     tally::Fault,
     watcher::Watcher,
 };
@@ -326,7 +326,7 @@ impl Drill {
         self.kill_child(Some(DEAF));
         let (_, answer) = wire.answer();
         assert!(answer["ok"].is_object(), "{answer}");
-        await_or(STOP_MAX, || self.bed.sandbox.processes().is_empty());
+        await_or(STOP_MAX, || self.left().is_empty());
         let rows = check(&mut wire, 2);
         self.judge.rows(&self.shared, self.life, &rows);
         let at_rest = |row: &Row| row.pid.is_none() && AT_REST.contains(&&*row.state);
@@ -336,12 +336,19 @@ impl Drill {
         }
         // Nothing begins by itself any more.
         thread::sleep(REST);
-        for left in self.bed.sandbox.processes() {
-            self.bed.sandbox.expect_leftovers();
+        for left in self.left() {
             self.shared
                 .tally
                 .fault(Fault::LeftBehind, format!("{left:?}"));
         }
+        self.bed.sandbox.expect_leftovers();
+    }
+
+    /// The processes that should have been ended when everything was stopped.
+    fn left(&self) -> Vec<Process> {
+        let mut left = self.bed.sandbox.processes();
+        left.retain(|process| !self.judge.is_spared(process.group));
+        left
     }
 
     /// What the server has open now, when all is at rest, against what one had before any kill;
