@@ -152,6 +152,23 @@ impl Judge {
         }
     }
 
+    /// Whether this is the group of a run that ended by itself: what is left of such a one lives
+    /// until the next run begins.
+    pub(crate) fn is_spared(&self, group: i32) -> bool {
+        let memory = self.memory();
+        CHILDREN.iter().any(|child| {
+            let ledger = Ledger::read(&self.root, child.name);
+            let mut of_group = ledger
+                .begun
+                .iter()
+                .filter(|(_, pids)| pids.contains(&group));
+            of_group.any(|(run, _)| {
+                let run = (child.name.to_owned(), *run);
+                ledger.codes.contains_key(&run.1) || memory.killed.contains(&run)
+            })
+        })
+    }
+
     /// The drill is about to kill this one.
     pub(crate) fn kill(&self, leader: &Leader) {
         let run = (leader.child.clone(), leader.run);

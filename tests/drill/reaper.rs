@@ -72,7 +72,7 @@ pub(crate) fn end_of(pid: i32, start_ticks: u64) -> Option<End> {
 }
 
 /// The orphans that are zombies here.
-pub(crate) fn zombies() -> Vec<i32> {
+fn zombies() -> Vec<i32> {
     let own = getpgrp().as_raw_nonzero().get();
     let mut zombies = children();
     zombies.retain(|pid| stat(*pid).is_some_and(|stat| stat.is_zombie && stat.group != own));

@@ -37,6 +37,9 @@ const STRIDE: u64 = 29;
 /// No command takes as many steps.
 const STEPS_MAX: u64 = 5_000;
 
+/// How many looks must show the same.
+const SETTLED_LOOKS: u32 = 4;
+
 /// How often an answer is looked for.
 const LOOK: Duration = Duration::from_millis(2);
 
@@ -142,22 +145,28 @@ fn hear(mut wire: Wire) -> Receiver<Option<Value>> {
 /// it runs, and none when it does not; whoever else lives is of that one's group.
 fn settled(sandbox: &Sandbox) -> Value {
     let mut row = Value::Null;
+    let mut looks = 0;
     wait_for("`web` at rest", PATIENCE, || {
+        // What a dead server was asked may be carried out only now.
+        let before = row["run"].take();
         row = sandbox.row("web").unwrap();
-        let state = row["state"].as_str().unwrap();
-        ["running", "stopped", "exited", "failed"].contains(&state)
+        let is_same = row["run"] == before && is_settled(sandbox, &row);
+        looks = if is_same { looks + 1 } else { 0 };
+        looks >= SETTLED_LOOKS
     });
     assert_ne!(row["state"], "failed", "{row}");
-    let expected: Vec<i64> = row["pid"].as_i64().into_iter().collect();
-    let as_told = || {
-        let mains = leaders(sandbox.id());
-        let mains: Vec<i64> = mains.iter().map(|main| main.pid.into()).collect();
-        let all = sandbox.processes();
-        mains == expected && all.iter().all(|one| mains.contains(&one.group.into()))
-    };
-    let what = format!("nothing but {expected:?} of {:?}", sandbox.processes());
-    wait_for(&what, PATIENCE, as_told);
     row
+}
+
+fn is_settled(sandbox: &Sandbox, row: &Value) -> bool {
+    let state = row["state"].as_str().unwrap();
+    let mains = leaders(sandbox.id());
+    let mains: Vec<i64> = mains.iter().map(|main| main.pid.into()).collect();
+    let expected: Vec<i64> = row["pid"].as_i64().into_iter().collect();
+    let all = sandbox.processes();
+    ["running", "stopped", "exited", "failed"].contains(&state)
+        && mains == expected
+        && all.iter().all(|one| mains.contains(&one.group.into()))
 }
 
 /// A number that the environment gives, or another.

@@ -249,13 +249,15 @@ impl Sandbox {
 
     /// Waits for the server's end, which something else has caused; returns its exit code.
     pub(crate) fn wait_server(&mut self) -> i32 {
-        let mut server = self.server.take().expect("a running server");
+        // It stays ours until it has ended: a test that waits in vain ends it.
+        let server = self.server.as_mut().expect("a running server");
         let what = "the server's end";
         let mut status = None;
         wait_for(what, PATIENCE, || {
             status = server.try_wait().expect("our child");
             status.is_some()
         });
+        self.server = None;
         code_of(status.expect("waited for"))
     }
 
