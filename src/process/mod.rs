@@ -17,9 +17,9 @@
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `found` (runs by their marks), `info` and `pins` (exits), `strays` (orphans), [`open_for_writing`]
-//! (leases); `start`, `stop`,
-//! `adopt`, `hooks` and `wait` are what [`Processes`] does with them.
+//! `found` (runs by their marks), `info` and `pins` (exits), `strays` (orphans),
+//! [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
+//! [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
 //! would take statuses that are not on record yet; tasks, and threads but the one that keeps pins.

@@ -281,11 +281,11 @@ impl Supervisor {
         // Before the journal's lock goes: the next server writes to the same trail, and finds
         // either all of what keeps the exits of those who run on or nothing.
         drop(self.audit);
+        drop(self.processes);
         if words.children.is_empty() {
             let place = self.server_file.place();
             journal::forget_place(&self.server_file.dirs(), place.as_deref());
         }
-        drop(self.processes);
         self.journal.close();
         if interrupted && self.fixed.on_terminal {
             say_goodbye(words);

@@ -309,8 +309,7 @@ fn start_with(
     };
     let mut processes =
         Processes::new(&opened.server_id).map_err(ServeError::system("prepare for processes"))?;
-    processes.keep_pins_in(&spec.runtime_dir);
-    let (ended, doubted) = adopt(&mut processes, &opened.memory);
+    let (ended, doubted) = adopt(&mut processes, &opened.memory, &spec.runtime_dir);
     let config = server_file
         .watch_config()
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
@@ -426,7 +425,13 @@ type Ended = (ChildName, RunId, Exit);
 type Doubted = (ChildName, RunId, String);
 
 /// Takes back what the records call live; says of which runs nothing lives, and how they ended.
-fn adopt(processes: &mut Processes, memory: &Memory) -> (Vec<Ended>, Vec<Doubted>) {
+fn adopt(
+    processes: &mut Processes,
+    memory: &Memory,
+    runtime_dir: &Path,
+) -> (Vec<Ended>, Vec<Doubted>) {
+    // First: what was pinned there tells how those ended that are gone.
+    processes.keep_pins_in(runtime_dir);
     let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
