@@ -340,7 +340,6 @@ impl Files {
             self.names = self.names.map(|names| names + 1);
             return Ok(Names::Changed);
         };
-        let mut file = file.ok_or(io::ErrorKind::ReadOnlyFilesystem)?;
         let mut known = read(&bytes)?;
         let news: Vec<&PastRun> = runs
             .values()
@@ -350,6 +349,9 @@ impl Files {
             })
             .collect();
         if known.damage == Damage::None && known.records + news.len() <= RECORDS_MAX {
+            let Some(mut file) = file else {
+                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            };
             append(file.as_mut(), child, &news)?;
             return Ok(Names::AsBefore);
         }
