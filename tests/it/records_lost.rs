@@ -15,8 +15,12 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, lives, pid_of, skip, stays, wait_for};
 
-/// With this variable set to `all`, every byte is cut off and flipped; else a sample is.
+/// With this variable set to `all`, every byte is cut off and flipped; with a number, every so
+/// many-th; else a sample is.
 const BYTES: &str = "DRILL_BYTES";
+
+/// A child that outlives the whole of it.
+const LONG_SLEEPER: &str = "command: [sleep, '100000']\n";
 
 /// How many bytes of a sample lie between those at the borders of records.
 const SAMPLE: usize = 10;
@@ -82,9 +86,13 @@ fn bounds(bytes: &[u8]) -> Vec<usize> {
 
 /// At which bytes a file is cut and flipped.
 fn places(bytes: &[u8]) -> Vec<usize> {
-    let all = std::env::var_os(BYTES).is_some_and(|value| value == "all");
-    if all {
-        return (0..bytes.len()).collect();
+    let step = match std::env::var(BYTES).as_deref() {
+        Ok("all") => Some(1),
+        Ok(number) => Some(number.parse().unwrap()),
+        Err(_) => None,
+    };
+    if let Some(step) = step {
+        return (0..bytes.len()).step_by(step).collect();
     }
     let around = |at: usize| [at.saturating_sub(1), at, at + 5];
     let mut places: BTreeSet<usize> = bounds(bytes).into_iter().flat_map(around).collect();
@@ -137,8 +145,8 @@ fn assert_nothing_lost(sandbox: &Sandbox, pids: &[(&str, i32)], when: &str) {
 #[test]
 fn a_record_of_live_runs_cut_or_flipped_at_any_byte_loses_no_child_and_doubles_none() {
     let mut sandbox = Sandbox::start("mode: sync");
-    sandbox.write("web.yml", SLEEPER);
-    sandbox.write("db.yml", SLEEPER);
+    sandbox.write("web.yml", LONG_SLEEPER);
+    sandbox.write("db.yml", LONG_SLEEPER);
     let pids = ["web", "db"].map(|name| (name, pid_of(&sandbox.wait_state(name, "running"))));
     sandbox.done(&["restart", "db"]);
     let pids = pids.map(|(name, _)| (name, pid_of(&sandbox.row(name).unwrap())));
@@ -185,7 +193,7 @@ fn a_record_of_live_runs_cut_or_flipped_at_any_byte_loses_no_child_and_doubles_n
 fn holds_cut_or_flipped_at_any_byte_are_kept_or_their_loss_is_said() {
     let mut sandbox = Sandbox::start("mode: sync");
     for name in ["web", "db"] {
-        sandbox.write(&format!("{name}.yml"), SLEEPER);
+        sandbox.write(&format!("{name}.yml"), LONG_SLEEPER);
         sandbox.wait_state(name, "running");
     }
     sandbox.done(&["stop", "web"]);
