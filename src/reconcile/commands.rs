@@ -19,7 +19,7 @@ use crate::{
         Answer, Asker, CheckScope, Checked, Command, Done, Each, ErrorCode, ExitAt, Failure, Op,
         Stamp,
     },
-    spec::{ChildName, Mode, Time, Verb},
+    spec::{ChildName, Mode, RunId, Time, Verb},
 };
 
 /// How many slips of the finger still make one name another.
@@ -71,11 +71,15 @@ impl State {
             Command::StartAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
             Command::StartAll => self.start_all(turn, id, asker),
             Command::CheckOne(child) => match self.check_one(&child, turn.now) {
-                Ok(checked) => turn.emit(Effect::Recount {
-                    id,
-                    child,
-                    checked: Box::new(checked),
-                }),
+                Ok(checked) => {
+                    let latest = self.children.get(&child).map_or(0, Child::highest);
+                    turn.emit(Effect::Recount {
+                        id,
+                        child,
+                        latest: RunId(latest),
+                        checked: Box::new(checked),
+                    });
+                }
                 Err(failure) => turn.emit(Effect::Reply {
                     id,
                     answer: Err(failure),

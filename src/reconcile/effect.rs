@@ -109,6 +109,8 @@ pub enum Effect {
         id: RequestId,
         /// Of whom.
         child: ChildName,
+        /// Its latest run: later ones have begun since and are not part of the answer.
+        latest: RunId,
         /// The core's part: one row.
         checked: Box<Checked>,
     },

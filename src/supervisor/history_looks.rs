@@ -15,7 +15,7 @@ use crate::{
         event::RequestId,
         past::{HISTORY_LEN_MAX, PastEnd, PastRun},
     },
-    spec::ChildName,
+    spec::{ChildName, RunId},
 };
 
 /// How long who asks waits for the file.
@@ -63,7 +63,13 @@ impl HistoryLooks {
 
 impl Supervisor {
     /// Adds to the core's part of `check NAME` what stands in the child's history.
-    pub(super) fn recount(&mut self, id: RequestId, child: &ChildName, mut checked: Box<Checked>) {
+    pub(super) fn recount(
+        &mut self,
+        id: RequestId,
+        child: &ChildName,
+        latest: RunId,
+        mut checked: Box<Checked>,
+    ) {
         let Some(reply) = self.reply_to(id) else {
             return;
         };
@@ -79,18 +85,18 @@ impl Supervisor {
                 Vec::new()
             });
             if let Some(row) = checked.children.first_mut() {
-                row.history = history(read, unnoted);
+                row.history = history(read, unnoted, latest);
             }
             reply.send(Ok(Answer::Checked(*checked)));
         });
     }
 }
 
-/// What a history tells, the newest run first. What the file says to live and what does not was
-/// ended with the host.
-fn history(read: Vec<PastRun>, unnoted: Vec<PastRun>) -> Vec<HistoryRun> {
+/// What a history tells up to the latest run, the newest first. What the file says to live and what
+/// does not was ended with the host; what is later has begun since it was asked for.
+fn history(read: Vec<PastRun>, unnoted: Vec<PastRun>, latest: RunId) -> Vec<HistoryRun> {
     let mut runs = BTreeMap::new();
-    for mut past in read {
+    for mut past in read.into_iter().filter(|past| past.run <= latest) {
         past.end.get_or_insert_with(PastEnd::with_the_host);
         runs.insert(past.run, past);
     }
@@ -105,7 +111,7 @@ mod tests {
     use crate::{
         command::GivenBy,
         reconcile::cause::{Cause, Origin},
-        spec::{Digest, Exit, RunId, Wall},
+        spec::{Digest, Exit, Wall},
     };
 
     fn run(number: u64, end: Option<PastEnd>) -> PastRun {
@@ -130,7 +136,7 @@ mod tests {
     fn the_newest_runs_are_told_once_with_what_is_known_of_their_ends() {
         let read = vec![run(1, exited(0)), run(2, None), run(3, None), run(4, None)];
         let unnoted = vec![run(3, exited(7)), run(4, None)];
-        let told: Vec<_> = history(read, unnoted)
+        let told: Vec<_> = history(read, unnoted, RunId(4))
             .into_iter()
             .map(|it| (it.run.0, it.exit.map(|exit| exit.0), it.ended_by))
             .collect();
@@ -150,9 +156,20 @@ mod tests {
     }
 
     #[test]
+    fn a_run_that_began_while_the_file_was_read_is_not_taken_for_one_that_the_host_ended() {
+        let read = vec![run(1, exited(0)), run(2, exited(7)), run(3, None)];
+        let told = history(read, vec![run(2, None)], RunId(2));
+        let told: Vec<_> = told
+            .iter()
+            .map(|it| (it.run.0, it.exit.as_ref().map(|exit| exit.0)))
+            .collect();
+        assert_eq!(told, [(2, None), (1, Some(Exit::Code(0)))]);
+    }
+
+    #[test]
     fn no_more_runs_are_told_than_are_kept() {
         let read = (1..=30).map(|number| run(number, exited(0))).collect();
-        let told = history(read, vec![run(31, None)]);
+        let told = history(read, vec![run(31, None)], RunId(31));
         let numbers: Vec<u64> = told.iter().map(|it| it.run.0).collect();
         assert_eq!(numbers, (12..=31).rev().collect::<Vec<_>>());
     }

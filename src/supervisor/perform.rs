@@ -70,7 +70,12 @@ impl Supervisor {
             }
             Effect::KillHook { job } => self.processes.kill_hook(job),
             Effect::Reply { id, answer } => self.answer(id, answer),
-            Effect::Recount { id, child, checked } => self.recount(id, &child, checked),
+            Effect::Recount {
+                id,
+                child,
+                latest,
+                checked,
+            } => self.recount(id, &child, latest, checked),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Exit(words) => self.ended = Some(words),
