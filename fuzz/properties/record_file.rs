@@ -105,7 +105,13 @@ fn amounts_to_the_same(records: &[Record]) {
     assert_eq!(shortest(&fold(&short)), short);
     let mut rebooted = memory;
     rebooted.forget_boot();
-    assert_eq!(rebooted.records(Store::Runtime), []);
+    // Of what ran in another boot only what its history has not yet is told.
+    let told = rebooted.records(Store::Runtime);
+    assert!(
+        told.iter()
+            .all(|record| matches!(record, Record::Over { .. })),
+        "{told:?}"
+    );
 }
 
 fn lines_hold(script: &[u8]) {

@@ -60,7 +60,7 @@ pub use self::{
     history::Histories,
     holder::Holder,
     identity::boot_identity,
-    place::{Place, RecordedRun, forget_place, is_same_dir, note_place, places},
+    place::{Place, RecordedRun, await_end, forget_place, is_same_dir, note_place, places},
     slip::{PREFIX_LEN, Slip},
 };
 use self::{

@@ -21,7 +21,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Dirs, RUNTIME_NAME,
+    Dirs, JournalError, LOCK_WAIT, RUNTIME_NAME,
     folder::{Folder, READ_LEN_MAX, Shelf},
     frame,
 };
@@ -142,6 +142,21 @@ pub fn forget_place(dirs: &Dirs, default: Option<&Path>) {
             let _best_effort = fs::remove_dir(path);
         }
     }
+}
+
+/// Waits, up to [`LOCK_WAIT`] each, until no server has one of these directories. Those that do
+/// not exist are nobody's.
+///
+/// # Errors
+///
+/// [`JournalError::InUse`], or what keeps one from being looked at.
+pub fn await_end(dirs: &Dirs) -> Result<(), JournalError> {
+    for path in folders(dirs, None) {
+        if let Some(folder) = existing(path) {
+            folder.lock(LOCK_WAIT).map(drop)?;
+        }
+    }
+    Ok(())
 }
 
 /// Whether two paths lead to one directory; one that does not exist is another.
