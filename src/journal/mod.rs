@@ -206,14 +206,33 @@ fn open_waiting(
         warnings.push(format!("cannot write to `{STATE_NAME}`: {error}"));
     }
 
+    let histories = Histories::of(&dirs.state_dir);
+    Ok(Opened {
+        journal: go_on(runtime.log, log, (state_dir, runtime_dir), histories)?,
+        memory,
+        start,
+        records_lost: runtime.records_lost,
+        holds_lost: state.records_lost,
+        server_id,
+        warnings,
+    })
+}
+
+/// Starts the threads that write, and hands the history what it may not tell yet.
+fn go_on(
+    runtime: Log,
+    state: Log,
+    (state_dir, runtime_dir): (Home, Home),
+    histories: Histories,
+) -> Result<Journal, JournalError> {
     let (answers, committed) = mpsc::unbounded_channel();
-    let writer = Writer::start(log, answers.clone()).map_err(JournalError::Thread)?;
+    let writer = Writer::start(state, answers.clone()).map_err(JournalError::Thread)?;
     let history = History::start(state_dir.clone()).map_err(JournalError::Thread)?;
     let journal = Journal {
-        runtime: runtime.log,
+        runtime,
         writer,
         history,
-        histories: Histories::of(&dirs.state_dir),
+        histories,
         answers,
         committed,
         runtime_dir,
@@ -222,15 +241,7 @@ fn open_waiting(
     for child in journal.runtime.memory().children.keys() {
         journal.hand_over(child);
     }
-    Ok(Opened {
-        journal,
-        memory,
-        start,
-        records_lost: runtime.records_lost,
-        holds_lost: state.records_lost,
-        server_id,
-        warnings,
-    })
+    Ok(journal)
 }
 
 /// Whether a server of this boot has noted these directories, and the record is not there at all.

@@ -498,12 +498,8 @@ impl RememberedRun {
                 start_ticks,
                 at,
                 ..
-            } => {
-                self.process = Some((*pid, *start_ticks));
-                self.started = Some(*at);
-                self.doubt = None;
             }
-            Record::Found {
+            | Record::Found {
                 pid,
                 start_ticks,
                 at,
@@ -511,7 +507,8 @@ impl RememberedRun {
             } => {
                 self.process = Some((*pid, *start_ticks));
                 self.started = Some(*at);
-                self.found = true;
+                self.doubt = None;
+                self.found |= matches!(record, Record::Found { .. });
             }
             Record::Matched { spec, .. } => {
                 self.spec = Arc::clone(spec);
@@ -537,10 +534,8 @@ impl RememberedRun {
                 restarts,
                 ..
             } => {
-                let by = by.map(|cause| Origin {
-                    cause,
-                    asker: asker.clone(),
-                });
+                let asker = asker.clone();
+                let by = by.map(|cause| Origin { cause, asker });
                 self.end = Some(RememberedEnd::Exited {
                     exit: *exit,
                     at: *at,
