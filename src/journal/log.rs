@@ -245,10 +245,7 @@ impl Log {
     fn stand(&mut self) -> io::Result<()> {
         match self.shelf.stand()? {
             Standing::AsBefore => {}
-            Standing::Anew => {
-                self.file = None;
-                self.mark.reopen();
-            }
+            Standing::Anew => self.file = None,
         }
         Ok(())
     }

@@ -22,11 +22,9 @@ use super::{
 /// How many bytes a mark has.
 pub(super) const MARK_LEN: usize = 12;
 
-/// The mark of one store.
+/// The mark of one store. Its file is open only while it is written: descriptors are scarce.
 pub(super) struct Mark {
     name: String,
-    /// `None`: opened at the next note.
-    file: Option<Box<dyn Medium>>,
 }
 
 impl Mark {
@@ -35,7 +33,6 @@ impl Mark {
         let stem = store.strip_suffix(".journal").unwrap_or(store);
         Self {
             name: format!("{stem}.length"),
-            file: None,
         }
     }
 
@@ -47,16 +44,9 @@ impl Mark {
         }
     }
 
-    /// The file has another place now, or its mark has.
-    pub(super) fn reopen(&mut self) {
-        self.file = None;
-    }
-
     /// Notes that the file has this length. Where that fails, the mark says less than it could.
-    pub(super) fn note(&mut self, shelf: &dyn Shelf, len: u64) {
-        if self.write(shelf, len).is_err() {
-            self.file = None;
-        }
+    pub(super) fn note(&self, shelf: &dyn Shelf, len: u64) {
+        let _best_effort = self.write(shelf, len);
     }
 
     /// Says nothing any more: the file is about to be another one, which may be shorter.
@@ -64,14 +54,12 @@ impl Mark {
     /// # Errors
     ///
     /// It still says something.
-    pub(super) fn clear(&mut self, shelf: &dyn Shelf, durability: Durability) -> io::Result<()> {
-        self.file = None;
-        let cleared = self.write(shelf, 0).and_then(|()| match durability {
+    pub(super) fn clear(&self, shelf: &dyn Shelf, durability: Durability) -> io::Result<()> {
+        let synced = |mut file: Box<dyn Medium>| match durability {
             Durability::Server => Ok(()),
-            Durability::Host => self.file.as_mut().map_or(Ok(()), |file| file.sync()),
-        });
-        cleared.or_else(|_| {
-            self.file = None;
+            Durability::Host => file.sync(),
+        };
+        self.write(shelf, 0).and_then(synced).or_else(|_| {
             shelf.remove(&self.name)?;
             match durability {
                 Durability::Server => Ok(()),
@@ -80,12 +68,10 @@ impl Mark {
         })
     }
 
-    fn write(&mut self, shelf: &dyn Shelf, len: u64) -> io::Result<()> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(shelf.open_over(&self.name)?),
-        };
-        file.write_over(&encode(len))
+    fn write(&self, shelf: &dyn Shelf, len: u64) -> io::Result<Box<dyn Medium>> {
+        let mut file = shelf.open_over(&self.name)?;
+        file.write_over(&encode(len))?;
+        Ok(file)
     }
 }
 

@@ -415,8 +415,8 @@ mod tests {
         let (answers, received_answers) = unbounded_channel();
         write(&mut log, &mut entries, &answers);
         assert_eq!(received(received_answers).len(), 50);
-        // One write, one sync, one mark.
-        assert_eq!(faults.lock().unwrap().operations - before, 3);
+        // One write, one sync, and the mark, which is opened for it.
+        assert_eq!(faults.lock().unwrap().operations - before, 4);
     }
 
     #[test]

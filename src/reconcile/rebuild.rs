@@ -8,6 +8,7 @@
 //!   then counts as what it was started with, so that only a later change restarts it (`sync`).
 //! - A run that lives, or may, and of which nobody can tell the process is in doubt (I1), and
 //!   stays so for the servers that follow.
+//! - An order without an answer is given up: its answer may be among what is lost.
 //! - A process that hides whose it is, and executes the program of a child that is not found, may be
 //!   that child: it is in doubt as well.
 //! - Run numbers go on behind all that may have been used.
@@ -23,10 +24,13 @@ use super::{
     child::Child,
     effect::Level,
     listing::{Content, Update},
-    memory::{Memory, RememberedRun},
+    memory::{Memory, Remembered, RememberedRun},
     record::Record,
 };
-use crate::spec::{ChildName, RunId, Spec, Time};
+use crate::{
+    command::ErrorCode,
+    spec::{ChildName, RunId, Spec, Time},
+};
 
 /// A live run that was found by its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -127,6 +131,7 @@ pub fn records(memory: &Memory, found: &[Found], alive: &BTreeSet<ChildName>) ->
         }
     }
     for (name, remembered) in &memory.children {
+        records.extend(orders_given_up(name, remembered));
         if let Some(upto) = remembered.reserved {
             // Of a reserved block it is not known any more which numbers were used.
             let child = name.clone();
@@ -149,6 +154,18 @@ pub fn records(memory: &Memory, found: &[Found], alive: &BTreeSet<ChildName>) ->
         }
     }
     records
+}
+
+/// The orders of a child that are not taken up: whether they were carried out is among what is
+/// lost, and a second time nothing is stopped or restarted.
+fn orders_given_up(name: &ChildName, remembered: &Remembered) -> Vec<Record> {
+    let orders = remembered.orders.iter();
+    let given_up = orders.map(|asked| Record::Answered {
+        child: name.clone(),
+        order: asked.order,
+        failure: Some(ErrorCode::Internal),
+    });
+    given_up.collect()
 }
 
 fn found_run(records: &mut Vec<Record>, last: Option<&RememberedRun>, found: &Found) {

@@ -85,6 +85,10 @@ fn tell(record: &Record) {
         | Record::Found {
             child, run, pid, ..
         } => tracing::warn!(%child, %run, pid, "found by its environment"),
+        Record::Answered { child, .. } => tracing::warn!(
+            %child,
+            "a command that a dead server had taken is given up: whether it was carried out is lost"
+        ),
         Record::Doubted { child, run, why } => tracing::error!(%child, %run, why, "in doubt"),
         Record::Opened { .. }
         | Record::Closed
@@ -100,7 +104,6 @@ fn tell(record: &Record) {
         | Record::Armed { .. }
         | Record::Disarmed { .. }
         | Record::Asked { .. }
-        | Record::Answered { .. }
         | Record::Over { .. }
         | Record::Noted { .. }
         | Record::LoadpathSeen { .. }
