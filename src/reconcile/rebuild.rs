@@ -254,7 +254,7 @@ mod tests {
             effect::Effect,
             event::{Boot, Event, Settings, StartKind},
             listing::{Entry, Loadpath, LoadpathState, Scope},
-            record::Store,
+            record::{OrderId, Store, Wanted},
         },
         spec::{Digest, Exit, Mode, Mono, RestartPolicy, Sink, Wall},
     };
@@ -350,6 +350,23 @@ mod tests {
             assert_eq!((last.run, last.process), (RunId(4), Some((80, 7))));
             assert!(last.found);
         }
+    }
+
+    #[test]
+    fn an_order_that_may_have_been_carried_out_is_not_carried_out_again() {
+        let asked = Record::Asked {
+            child: web(),
+            order: OrderId(3),
+            wanted: Wanted::Restart,
+            over: Some(RunId(3)),
+            asker: Arc::new(crate::command::Asker {
+                key: None,
+                user: Some(0),
+                peer: "192.0.2.1:7".parse().unwrap(),
+            }),
+        };
+        let (_, memory) = rebuilt(&[asked], &[found(4, Some((80, 7)))], &[]);
+        assert_eq!(memory.children[&web()].orders, []);
     }
 
     #[test]
