@@ -79,6 +79,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use self::{
     cause::Cause,
     child::Child,
@@ -113,7 +115,7 @@ pub const QUEUE_LEN_MAX: usize = 16;
 pub const REMOVED_KEPT_MAX: usize = 1_000;
 
 /// Everything the server has decided and is waiting for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     settings: Settings,
     /// The settings are newer than the listing: until all was read under them, nothing is wanted.
@@ -143,7 +145,7 @@ pub struct State {
 }
 
 /// Who waits for a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Awaited {
     Job(JobId),
     Batch(BatchId),
