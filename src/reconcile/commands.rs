@@ -100,6 +100,7 @@ impl State {
             Command::Kill(children) => {
                 self.on_shutdown(turn, Some((id, children)), Some(asker));
             }
+            Command::Upgrade => self.on_upgrade(turn, Some(id)),
         }
     }
 

@@ -19,7 +19,7 @@ pub struct RequestId(pub u64);
 pub struct JobId(pub u64);
 
 /// A client's order to all children. Numbered within the life of a server, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchId(pub u64);
 
 /// Something written down whose being on disk is waited for.
@@ -101,6 +101,8 @@ pub enum Event {
     },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,
+    /// USR2: the server is to replace itself.
+    Upgrade,
     /// `next_deadline` has passed.
     Deadline,
 }

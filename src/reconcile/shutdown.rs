@@ -1,7 +1,7 @@
 //! The server's end: what is under way is ended in order, then the last words are said.
 
-use std::sync::Arc;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 use super::{
     State, Turn,
