@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
 use crate::spec::{ChildName, Digest, Exit, Mode, RunId, Verb, Wall, signal_name};
 
-/// A checked command, as the core carries it out.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A checked command, as the core carries it out. What `serde` writes of it is for the next program
+/// of an upgrade, and not what stands on the wire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
     /// `start|restart|trystart|stop NAME`.
     Child {
@@ -41,6 +42,8 @@ pub enum Command {
     Info,
     /// `kill`, `kill --stop-children`.
     Kill(KillChildren),
+    /// `upgrade`.
+    Upgrade,
 }
 
 impl Command {
@@ -67,12 +70,13 @@ impl Command {
             Self::CheckOne(_) | Self::Check { .. } => Op::Check,
             Self::Info => Op::Info,
             Self::Kill(_) => Op::Kill,
+            Self::Upgrade => Op::Upgrade,
         }
     }
 }
 
 /// Whom `check` without a name lists.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CheckScope {
     /// Those with a live process; the others are counted.
     Live,
@@ -81,7 +85,7 @@ pub enum CheckScope {
 }
 
 /// What `kill` does to children.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum KillChildren {
     /// What `on_exit` says.
     AsConfigured,
@@ -114,11 +118,12 @@ pub enum Op {
     Check,
     Info,
     Kill,
+    Upgrade,
 }
 
 impl Op {
     /// Every command.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Start,
         Self::Restart,
         Self::Trystart,
@@ -126,6 +131,7 @@ impl Op {
         Self::Check,
         Self::Info,
         Self::Kill,
+        Self::Upgrade,
     ];
 
     /// The word.
@@ -139,6 +145,7 @@ impl Op {
             Self::Check => "check",
             Self::Info => "info",
             Self::Kill => "kill",
+            Self::Upgrade => "upgrade",
         }
     }
 }
@@ -302,6 +309,23 @@ pub enum Answer {
     Info(Box<Info>),
     /// To `kill`: the server's last words.
     Killed(Killed),
+    /// To `upgrade`: what runs now.
+    Upgraded(Upgraded),
+}
+
+/// The answer to `upgrade`: the server has replaced itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// Always `upgrade`.
+    pub op: Op,
+    /// The version that ran before.
+    pub from: String,
+    /// The version that runs now.
+    pub to: String,
+    /// Its process, which is the same as before.
+    pub pid: i32,
+    /// One line for a person.
+    pub message: String,
 }
 
 /// What was done with one child.
@@ -796,6 +820,7 @@ impl Command {
             Self::StartAll,
             Self::StopAll,
             Self::Info,
+            Self::Upgrade,
         ];
         let mut every = of_child.to_vec();
         every.extend(others);

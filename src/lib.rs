@@ -9,7 +9,7 @@
 //! | layer | modules |
 //! |---|---|
 //! | L0 nouns | [`spec`], [`command`] |
-//! | L1 | [`config`], [`reconcile`], `control::protocol`, all pure; beside them [`clock`], [`trust`], [`telemetry`] |
+//! | L1 | [`config`], [`reconcile`], `control::protocol`, all pure; beside them [`clock`], [`trust`], [`telemetry`], [`passed`] |
 //! | L2 organs | [`watch`], [`process`], [`journal`], [`control`], [`audit`] |
 //! | L3 | [`supervisor`], which alone imports all organs; [`cli`] |
 
@@ -20,6 +20,7 @@ pub mod command;
 pub mod config;
 pub mod control;
 pub mod journal;
+pub mod passed;
 pub mod process;
 pub mod reconcile;
 pub mod spec;

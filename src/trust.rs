@@ -293,6 +293,12 @@ pub struct TrustedFile {
 }
 
 impl TrustedFile {
+    /// The descriptor that passed.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     fn from_found(found: Found, owners: &Owners) -> Result<Self, TrustError> {
         let (parent, name, seen, path) = match found {
             Found::Dir(place) => {

@@ -28,6 +28,7 @@ const LAYERS: [&[&str]; 5] = [
         "control::protocol",
         "clock",
         "trust",
+        "passed",
         "telemetry",
     ],
     &["watch", "process", "journal", "control", "audit"],

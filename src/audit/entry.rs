@@ -10,7 +10,9 @@ use std::{fmt, net::SocketAddr};
 use serde::{Serialize, Serializer};
 
 use crate::{
-    command::{Answer, Command, Done, Each, ErrorCode, Failure, KillChildren, Killed, Op, Stamp},
+    command::{
+        Answer, Command, Done, Each, ErrorCode, Failure, KillChildren, Killed, Op, Stamp, Upgraded,
+    },
     spec::{ChildName, RunId, Wall},
 };
 
@@ -182,6 +184,7 @@ impl Outcome {
                 });
                 outcome.tell(children.len(), run_on);
             }
+            Ok(Answer::Upgraded(Upgraded { pid, .. })) => outcome.pid = Some(*pid),
             Ok(Answer::Checked(_) | Answer::Info(_)) => {}
         }
         outcome
@@ -336,7 +339,7 @@ fn words<S: Serializer>(command: &Command, serializer: S) -> Result<S::Ok, S::Er
     let (child, all, stop_children) = match command {
         Command::Child { child, .. } | Command::CheckOne(child) => (Some(child), None, None),
         Command::StopAll | Command::StartAll => (None, Some(true), None),
-        Command::Check { .. } | Command::Info => (None, None, None),
+        Command::Check { .. } | Command::Info | Command::Upgrade => (None, None, None),
         Command::Kill(KillChildren::AsConfigured) => (None, None, Some(false)),
         Command::Kill(KillChildren::Stop) => (None, None, Some(true)),
     };

@@ -80,6 +80,8 @@ struct Queue {
     refusals: usize,
     /// Refusals that found no place.
     lost: Option<Lost>,
+    /// The thread is at something.
+    busy: bool,
     closing: bool,
 }
 
@@ -173,6 +175,15 @@ impl Audit {
         });
     }
 
+    /// Whether all that was handed over is on disk, and its answers are given.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let queue = self.shared.lock();
+        let idle = queue.items.is_empty() && queue.lost.is_none() && !queue.busy;
+        drop(queue);
+        idle && self.fault().is_none()
+    }
+
     /// Returns when all that was handed over before was tried, and its answers are given.
     pub async fn flush(&self) {
         let (done, waited_for) = oneshot::channel::<()>();
@@ -222,9 +233,11 @@ impl Shared {
     /// Sleeps until there is something to do; with lines kept, no longer than [`RETRY`].
     fn next(&self, kept: Kept) -> Next {
         let mut queue = self.lock();
+        queue.busy = false;
         loop {
             if !queue.items.is_empty() || queue.lost.is_some() {
                 queue.refusals = 0;
+                queue.busy = true;
                 return Next::Items(std::mem::take(&mut queue.items), queue.lost.take());
             }
             if queue.closing {

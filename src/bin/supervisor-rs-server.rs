@@ -5,7 +5,7 @@ use std::{io::Write, process::ExitCode};
 use supervisor_rs::{
     audit::Hash,
     cli::{self, ServerArgs, ServerTask, USAGE},
-    supervisor,
+    supervisor::{self, Takeover},
     telemetry::{self, Unasked},
 };
 
@@ -15,19 +15,33 @@ const BAD_CONFIG: u8 = 6;
 const AUDIT_BROKEN: u8 = 1;
 
 fn main() -> ExitCode {
-    let args = match cli::server_args(std::env::args_os()) {
-        Ok(args) => args,
-        Err(early) => return early.finish(),
+    // Before anything that may fail: then there is a program to go back to.
+    let takeover = Takeover::announced();
+    let args = match (cli::server_args(std::env::args_os()), &takeover) {
+        (Ok(args), _) => args,
+        (Err(_), Some(takeover)) => return give_back(takeover, "it takes another command line"),
+        (Err(early), None) => return early.finish(),
     };
     let filter = args.log.filter.as_deref();
-    if let Err(error) = telemetry::init(filter, args.log.format, Unasked::Info) {
-        complain(&error.to_string());
-        return USAGE.into();
+    match (
+        telemetry::init(filter, args.log.format, Unasked::Info),
+        &takeover,
+    ) {
+        (Ok(()), _) => {}
+        (Err(error), Some(takeover)) => return give_back(takeover, &error.to_string()),
+        (Err(error), None) => {
+            complain(&error.to_string());
+            return USAGE.into();
+        }
     }
     match args.task {
+        ServerTask::ReadsState => {
+            let told = writeln!(std::io::stdout().lock(), "{}", supervisor::reads_state());
+            told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
         ServerTask::Check => check(&args),
         ServerTask::VerifyAudit { noted } => verify_audit(&args, noted),
-        ServerTask::Supervise => supervise(&args),
+        ServerTask::Supervise => supervise(&args, takeover.as_ref()),
     }
 }
 
@@ -68,8 +82,14 @@ fn verify_audit(args: &ServerArgs, noted: Option<Hash>) -> ExitCode {
     }
 }
 
-fn supervise(args: &ServerArgs) -> ExitCode {
-    match supervisor::serve(&args.config) {
+fn give_back(takeover: &Takeover, why: &str) -> ExitCode {
+    let error = takeover.give_back(&format!("the program that was started cannot go on: {why}"));
+    complain(&error.to_string());
+    error.exit_code().into()
+}
+
+fn supervise(args: &ServerArgs, takeover: Option<&Takeover>) -> ExitCode {
+    match supervisor::serve(&args.config, takeover) {
         Ok(_last_words) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&error.to_string());

@@ -123,6 +123,7 @@ Commands (in any case):
   check NAME      everything known about one child
   info            the server itself
   kill            end the server; its children run on unless it is told otherwise
+  upgrade         have the server replace itself by the program at its path; all goes on
   keygen NAME     make NAME.pem, which signs commands, and NAME.pub.pem for servers
   help            this text";
 

@@ -33,6 +33,8 @@ pub enum ServerTask {
         /// A hash that one of its lines must have.
         noted: Option<Hash>,
     },
+    /// It says which state it can go on with, and ends: a server asks so before an upgrade.
+    ReadsState,
 }
 
 const AFTER_HELP: &str = "\
@@ -49,6 +51,7 @@ A first server.yml:
 Signals:
   TERM, INT  end; children run on unless `on_exit: stop`
   HUP        read the loadpaths again now
+  USR2       replace the server by the program at its path; children run on
 
 Exit codes:
   0  ended as asked, nothing wrong with --check, or --verify-audit found no break
@@ -88,6 +91,10 @@ struct Flags {
     #[arg(long, value_name = "HASH", requires = "verify_audit")]
     audit_hash: Option<Hash>,
 
+    /// Print which state this program can go on with, and end
+    #[arg(long, hide = true, conflicts_with_all = ["check", "verify_audit"])]
+    reads_state: bool,
+
     /// What is logged to standard error, such as `debug` or `warn,supervisor_rs::watch=debug`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -108,6 +115,7 @@ pub fn server_args(argv: impl IntoIterator<Item = OsString>) -> Result<ServerArg
     Ok(ServerArgs {
         config: flags.config,
         task: match (flags.check, flags.verify_audit) {
+            _ if flags.reads_state => ServerTask::ReadsState,
             (true, _) => ServerTask::Check,
             (false, true) => ServerTask::VerifyAudit {
                 noted: flags.audit_hash,

@@ -3,9 +3,13 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::keys::{Fingerprint, KeyName};
+use super::{
+    keys::{Fingerprint, KeyName},
+    roster::Arrival,
+};
 use crate::command::{Answer, Command, ErrorCode, Failure};
 
 /// A command whose sender may give it.
@@ -20,7 +24,7 @@ pub struct Asked {
 }
 
 /// Who gave a command, and why it was taken from him.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Issuer {
     /// Where it came from.
     pub peer: SocketAddr,
@@ -29,7 +33,7 @@ pub struct Issuer {
 }
 
 /// What entitles a peer to give commands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Credential {
     /// A signature made with the private half of this key.
     Key {
@@ -56,7 +60,7 @@ impl Credential {
 }
 
 /// A request that was refused because its sender may not give it, or did not show that he may.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// Where it came from.
     pub peer: SocketAddr,
@@ -78,8 +82,15 @@ pub struct Refused {
 /// The one answer to one request. Dropped without one, it sends `internal`.
 #[derive(Debug)]
 pub struct Reply {
-    id: u64,
+    address: ReplyAddress,
     to: Option<mpsc::Sender<Answered>>,
+}
+
+/// Which request of which connection waits for an answer, for the next program of an upgrade.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyAddress {
+    pub(super) connection: Arrival,
+    pub(super) id: u64,
 }
 
 /// An answer on its way to the connection that waits for it.
@@ -90,8 +101,23 @@ pub(super) struct Answered {
 }
 
 impl Reply {
-    pub(super) fn new(id: u64, to: mpsc::Sender<Answered>) -> Self {
-        Self { id, to: Some(to) }
+    pub(super) fn new(connection: Arrival, id: u64, to: mpsc::Sender<Answered>) -> Self {
+        Self {
+            address: ReplyAddress { connection, id },
+            to: Some(to),
+        }
+    }
+
+    /// Of a client that is gone.
+    pub(super) fn to_nobody(address: ReplyAddress) -> Self {
+        Self { address, to: None }
+    }
+
+    /// Gives the duty to answer away: somebody else will, who is told the address.
+    #[must_use]
+    pub fn hand_over(mut self) -> ReplyAddress {
+        self.to = None;
+        self.address
     }
 
     /// Answers; if the client is gone, nobody hears it. Never waits.
@@ -104,7 +130,7 @@ impl Reply {
             // Never full: the channel holds an answer to each request in flight. Closed means
             // that the client is gone.
             let _ = to.try_send(Answered {
-                id: self.id,
+                id: self.address.id,
                 answer,
             });
         }

@@ -20,6 +20,8 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     asked::Credential,
     keys::{Key, KeyName},
@@ -33,7 +35,7 @@ use crate::{
 mod refusals;
 mod tokens;
 
-pub(super) use refusals::{Refusal, Refusals};
+pub(super) use refusals::{HandedRefusals, Refusal, Refusals};
 pub use tokens::Look;
 pub(super) use tokens::{Batch, Genuine, Tokens, Unproven, Verification, Verified};
 
@@ -88,7 +90,7 @@ impl Denial {
 }
 
 /// A command that its sender may give.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Authorised {
     pub(super) command: Command,
     pub(super) credential: Credential,

@@ -19,6 +19,7 @@
 
 use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -45,14 +46,16 @@ use crate::{
 
 mod farewell;
 mod in_flight;
+mod parked;
 mod signed;
 mod standing;
 
 use farewell::key_dropped;
 pub(super) use farewell::{End, MakeRoom, Stays, shutting_down, too_many};
 use in_flight::{Held, Waiting};
+pub(super) use parked::{HandedConnection, Parked};
 use signed::Signed;
-pub(super) use standing::Standing;
+pub(super) use standing::{KeysFound, Standing};
 
 /// How much room for reading there is at least.
 const READ_BYTES_MIN: usize = 4 * 1024;
@@ -95,6 +98,9 @@ pub(super) struct Door {
     pub(super) standing: Arc<Standing>,
 }
 
+/// Both ends of a connection's answers.
+pub(super) type Answers = (mpsc::Sender<Answered>, mpsc::Receiver<Answered>);
+
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer {
@@ -103,7 +109,7 @@ pub(super) struct Peer {
 }
 
 /// How far a connection's life is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Stage {
     /// Requests are read.
     Reading,
@@ -158,8 +164,18 @@ struct Life {
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream, peer: Peer, shared: Arc<Shared>, door: Door) -> Self {
-        let (answers_in, answers) = mpsc::channel(shared.limits.in_flight_max.max(1));
+    /// Where answers to a connection go and where they come from.
+    pub(super) fn answers(shared: &Shared) -> Answers {
+        mpsc::channel(shared.limits.in_flight_max.max(1))
+    }
+
+    pub(super) fn new(
+        stream: TcpStream,
+        peer: Peer,
+        shared: Arc<Shared>,
+        door: Door,
+        (answers_in, answers): Answers,
+    ) -> Self {
         let life = Life {
             stream,
             peer,
@@ -189,11 +205,19 @@ impl Connection {
         }
     }
 
-    /// From the hello to the end, or to the order to go. Everything [`Life::converse`] waits for
-    /// can be given up at any time, and taken up again, without anything being lost or written
-    /// twice.
-    pub(super) async fn serve(mut self) {
+    pub(super) fn arrival(&self) -> Arrival {
+        self.life.arrival
+    }
+
+    /// From the hello to the end, or to the order to go or to park.
+    pub(super) async fn serve(mut self) -> Option<Parked> {
         self.life.greet();
+        self.go_on().await
+    }
+
+    /// Everything [`Life::converse`] waits for can be given up at any time, and taken up again,
+    /// without anything being lost or written twice.
+    pub(super) async fn go_on(mut self) -> Option<Parked> {
         let done = loop {
             let MakeRoom(stays) = tokio::select! {
                 biased;
@@ -203,8 +227,10 @@ impl Connection {
                         End::Closing => self.life.close().await,
                         End::KeyDropped => {
                             debug!(peer = %self.life.peer.address, "connection ended with its key");
-                            return self.life.hang_up(&key_dropped());
+                            self.life.hang_up(&key_dropped());
+                            return None;
                         }
+                        End::Parking => return Some(Parked(Box::new(self.life))),
                     };
                 }
                 Some(asked) = self.room.recv() => asked,
@@ -217,12 +243,14 @@ impl Connection {
                 self.life.hang_up(&too_many());
                 // The socket first: with `stays` its slot is given to another.
                 drop(self.life);
-                return drop(stays);
+                drop(stays);
+                return None;
             }
         };
         if let Err(fault) = done {
             debug!(peer = %self.life.peer.address, %fault, "connection lost");
         }
+        None
     }
 }
 

@@ -19,6 +19,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     asked::Refused,
     limits::{
@@ -30,7 +32,7 @@ use super::{
 use crate::spec::Mono;
 
 /// How much a peer may do at once, and how long it takes until it may do one more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Allowance {
     burst: u32,
     interval: Duration,
@@ -54,7 +56,7 @@ const AUDIT_OF_ALL: Allowance = Allowance {
 };
 
 /// A token bucket, as the time at which it will be full again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Bucket(Mono);
 
 impl Bucket {
@@ -84,7 +86,7 @@ pub(super) enum Patience {
     Exhausted,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Peer {
     patience: Bucket,
     audit: Bucket,
@@ -94,7 +96,7 @@ struct Peer {
 }
 
 /// The peers that have failed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Failures {
     patience: Allowance,
     peers: BTreeMap<PeerKey, Peer>,

@@ -11,7 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    connection::{End, MakeRoom, Standing},
+    asked::Answered,
+    connection::{End, KeysFound, MakeRoom, Standing},
     keys::{Key, KeyName, Uptake},
     roster::{Admission, Arrival, PeerKey, Roster},
 };
@@ -23,6 +24,8 @@ pub(super) struct Guest {
     pub(super) room: mpsc::Sender<MakeRoom>,
     /// Where it is told to end.
     pub(super) end: watch::Sender<Option<End>>,
+    /// Where answers to it go.
+    pub(super) answers: mpsc::Sender<Answered>,
     pub(super) standing: Arc<Standing>,
 }
 
@@ -85,6 +88,22 @@ impl Guests {
             if keys.iter().any(|key| guest.standing.has_used(key)) {
                 guest.end.send_replace(Some(End::KeyDropped));
                 ended += 1;
+            }
+        }
+        ended
+    }
+
+    /// Finds the keys that have signed before an upgrade among all there are; ends the connections
+    /// of those that are gone, and says how many.
+    pub(super) fn find_keys(&self, all: &[Arc<Key>]) -> usize {
+        let mut ended = 0;
+        for guest in self.roster().all() {
+            match guest.standing.find_keys(all) {
+                KeysFound::All => {}
+                KeysFound::NotAll => {
+                    guest.end.send_replace(Some(End::KeyDropped));
+                    ended += 1;
+                }
             }
         }
         ended

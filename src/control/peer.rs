@@ -33,6 +33,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use serde::{Deserialize, Serialize};
 use tokio::{net::TcpStream, task::spawn_blocking};
 
 #[cfg(test)]
@@ -44,7 +45,7 @@ mod table;
 use diag::Diag;
 
 /// Where a connection comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Origin {
     /// A process of this host; its user's number.
     User(u32),

@@ -67,6 +67,7 @@ impl Serialize for WireCommand<'_> {
                 scope: CheckScope::Live,
             }
             | Command::Info
+            | Command::Upgrade
             | Command::Kill(KillChildren::AsConfigured) => {}
         }
         map.end()

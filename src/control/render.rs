@@ -21,7 +21,7 @@ use super::{
     client::HostAnswer,
     protocol::{Fields, Refusal},
 };
-use crate::command::{Command, Done, Each, Killed, Op};
+use crate::command::{Command, Done, Each, Killed, Op, Upgraded};
 
 /// The exit code of a command that was done.
 const DONE: u8 = 0;
@@ -81,7 +81,11 @@ pub fn exit_code(command: &Command, answer: &HostAnswer) -> u8 {
                 .max()
                 .unwrap_or(DONE)
         }),
-        Command::Child { .. } | Command::Check { .. } | Command::Info | Command::Kill(_) => DONE,
+        Command::Child { .. }
+        | Command::Check { .. }
+        | Command::Info
+        | Command::Kill(_)
+        | Command::Upgrade => DONE,
     }
 }
 
@@ -152,7 +156,8 @@ fn child_of(command: &Command) -> Option<&str> {
         | Command::StartAll
         | Command::Check { .. }
         | Command::Info
-        | Command::Kill(_) => None,
+        | Command::Kill(_)
+        | Command::Upgrade => None,
     }
 }
 
@@ -180,6 +185,7 @@ fn done_text(command: &Command, fields: &Fields, paint: Paint) -> String {
         Command::Check { .. } => check::many(fields, paint),
         Command::Info => info::info(fields, paint),
         Command::Kill(_) => typed(fields).map(|killed| killed_text(&killed, paint)),
+        Command::Upgrade => typed::<Upgraded>(fields).map(|done| clean_lines(&done.message)),
     };
     let mut shown = shown.unwrap_or_else(|| as_it_came(fields));
     if !shown.ends_with('\n') {

@@ -24,6 +24,8 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     keys::KeyName,
     peer::{Origin, is_loopback},
@@ -31,7 +33,7 @@ use super::{
 use crate::spec::Mono;
 
 /// Whom connections are counted for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum PeerKey {
     /// A user of this host, under whatever address.
     User(u32),
@@ -73,11 +75,11 @@ impl PeerKey {
 }
 
 /// A connection's number: in order of arrival, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct Arrival(u64);
 
 /// What a connection is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Manner {
     /// It has not given a command yet that it may give; since it came.
     Silent(Mono),
@@ -219,6 +221,22 @@ impl<C> Roster<C> {
         };
         self.entries.insert(arrival, entry);
         arrival
+    }
+
+    /// Takes up one that has come in to the program before this, under its number and in its place.
+    pub(super) fn enter_again(&mut self, arrival: Arrival, peer: PeerKey, connection: C) {
+        self.next = self.next.max(arrival.0 + 1);
+        let entry = Entry {
+            peer,
+            asked: false,
+            connection,
+        };
+        self.entries.insert(arrival, entry);
+    }
+
+    /// For whom a connection counts.
+    pub(super) fn peer(&self, arrival: Arrival) -> Option<&PeerKey> {
+        self.entries.get(&arrival).map(|entry| &entry.peer)
     }
 
     pub(super) fn get(&self, arrival: Arrival) -> Option<&C> {

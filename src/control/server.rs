@@ -15,7 +15,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
+    future::{pending, poll_fn},
     io::{self, Write},
     net::{SocketAddr, TcpListener as StdListener},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -28,27 +28,32 @@ use std::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, oneshot, watch},
-    task::{Id, JoinHandle, JoinSet},
-    time::{sleep, timeout},
+    task::{Id, JoinError, JoinHandle, JoinSet},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tracing::{debug, error, info, warn};
 
 pub use super::authority::{ConfigCheck, Look, Policy};
 use super::{
     asked::{Asked, Refused},
-    authority::{Authority, Refusals, Tokens},
-    connection::{Connection, Door, End, MakeRoom, Peer, Shared, Standing, Stays, too_many},
-    guests::{Guest, Guests},
+    authority::Refusals,
+    connection::{
+        Connection, Door, End, MakeRoom, Parked, Peer, Shared, Standing, Stays, too_many,
+    },
+    guests::Guest,
     keys::{Key, Ring},
     limits::{Limits, MAKE_ROOM_TIME_MAX},
     peer::Users,
     protocol,
-    roster::{Admission, Arrival, Manner, PeerKey, Roster},
+    roster::{Admission, Arrival, Manner, PeerKey},
 };
 use crate::clock;
 
+mod handover;
 mod recheck;
 
+pub use handover::{HandedControl, NotParked};
+use handover::{Prepared, Stay};
 use recheck::Recheck;
 
 /// How long no connection is taken in after the system would not give one, or after a fault.
@@ -87,7 +92,7 @@ pub struct ControlConfig {
 /// The running control plane. Dropping it closes it as [`Control::close`] does, unwatched.
 #[derive(Debug)]
 pub struct Control {
-    closing: oneshot::Sender<()>,
+    orders: mpsc::Sender<Order>,
     acceptor: JoinHandle<()>,
     addresses: Vec<SocketAddr>,
     users_told_by: String,
@@ -104,47 +109,9 @@ impl Control {
     ///
     /// The system's, when a listener cannot be waited for.
     pub fn start(config: ControlConfig, requests: mpsc::Sender<Asked>) -> io::Result<Self> {
-        let mut listeners = Vec::with_capacity(config.listeners.len());
-        let mut addresses = Vec::with_capacity(config.listeners.len());
-        for listener in config.listeners {
-            listener.set_nonblocking(true)?;
-            addresses.push(listener.local_addr()?);
-            listeners.push(TcpListener::from_std(listener)?);
-        }
-        let ControlConfig { limits, ring, .. } = config;
-        let roster = Roster::new(limits.connections_max, limits.connections_per_peer_max);
-        let shared = Arc::new(Shared {
-            name: config.name,
-            version: config.version,
-            limits,
-            authority: Authority::new(config.policy),
-            tokens: Arc::new(Tokens {
-                ring: Arc::clone(&ring),
-                audience: config.id.clone(),
-                config: config.config,
-                looks: config.looks,
-                look_time_max: limits.look_time_max,
-                verify_time_max: limits.verify_time_max,
-                turns: Tokens::turns(),
-            }),
-            id: config.id,
-            refusals: Refusals::new(limits.failures_per_peer_max, config.refusals),
-            guests: Guests::new(roster),
-            requests,
-        });
-        let users = Users::new(addresses.first().copied());
-        let users_told_by = users.told_by();
-        let (closing, closed) = oneshot::channel();
-        let acceptor = Acceptor::new(listeners, Arc::clone(&shared), users);
-        let acceptor = tokio::spawn(acceptor.run(closed));
-        Ok(Self {
-            closing,
-            acceptor,
-            addresses,
-            users_told_by,
-            shared,
-            recheck: Recheck::new(ring),
-        })
+        let refusals = Refusals::new(config.limits.failures_per_peer_max, config.refusals.clone());
+        let prepared = Prepared::new(config, requests, refusals)?;
+        Ok(prepared.start(Vec::new()))
     }
 
     /// Where it listens.
@@ -185,10 +152,22 @@ impl Control {
     /// flight `shutting_down`, and ends all connections; within [`Limits::close_time_max`].
     pub async fn close(self) {
         // An error means that the acceptor is gone already.
-        let _ = self.closing.send(());
+        let _ = self.orders.send(Order::Close).await;
         let _ = self.acceptor.await;
         self.shared.refusals.tell_left_out();
     }
+}
+
+/// What the acceptor is told. Dropping the sender is [`Order::Close`].
+enum Order {
+    /// End everything.
+    Close,
+    /// Take nothing more in, and have every connection stop where it is.
+    Park(oneshot::Sender<Result<(), NotParked>>),
+    /// Go on.
+    Unpark,
+    /// Give all that is parked away.
+    HandOver(oneshot::Sender<io::Result<HandedControl>>),
 }
 
 /// Whether a connection that was asked to make room has done so.
@@ -204,7 +183,9 @@ struct Acceptor {
     turn: usize,
     shared: Arc<Shared>,
     users: Users,
-    tasks: JoinSet<()>,
+    tasks: JoinSet<Option<Parked>>,
+    /// Connections that have stopped where they were.
+    parked: Vec<Parked>,
     arrivals: BTreeMap<Id, Arrival>,
     /// Whether the last attempt to take a connection in failed: said once, not each time.
     starved: bool,
@@ -218,6 +199,7 @@ impl Acceptor {
             shared,
             users,
             tasks: JoinSet::new(),
+            parked: Vec::new(),
             arrivals: BTreeMap::new(),
             starved: false,
         }
@@ -226,34 +208,42 @@ impl Acceptor {
     /// Takes connections in until told to end. A panic is a fault of ours that would leave a
     /// server which nobody can reach: it is told, and the work goes on with the connections
     /// there are.
-    async fn run(mut self, mut closed: oneshot::Receiver<()>) {
-        while let Err(Panicked) = caught(self.take_in_all(&mut closed)).await {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        while let Err(Panicked) = caught(self.take_in_all(&mut orders)).await {
             error!("taking connections in has panicked and is taken up again");
             // What it was at may have been entered without being there.
             let is_there = |guest: &Guest| !guest.room.is_closed();
             self.shared.guests.roster().retain(is_there);
-            if self.pause(&mut closed).await == Pause::Ended {
-                break;
-            }
+            sleep(ACCEPT_PAUSE).await;
         }
         self.end().await;
     }
 
-    async fn take_in_all(&mut self, closed: &mut oneshot::Receiver<()>) {
+    async fn take_in_all(&mut self, orders: &mut mpsc::Receiver<Order>) {
+        // When connections are taken in again after the system would not give one.
+        let mut paused = None;
         loop {
             tokio::select! {
                 biased;
-                _ = &mut *closed => return,
+                order = orders.recv() => match order {
+                    Some(Order::Park(parked)) => {
+                        if self.stay_parked(parked, orders).await == Stay::Ended {
+                            return;
+                        }
+                    }
+                    Some(Order::Unpark) => {}
+                    Some(Order::HandOver(handed)) => drop(handed),
+                    Some(Order::Close) | None => return,
+                },
                 Some(ended) = self.tasks.join_next_with_id(), if !self.tasks.is_empty() => {
-                    let task = match ended {
-                        Ok((task, ())) => task,
-                        Err(fault) => fault.id(),
-                    };
-                    if let Some(arrival) = self.arrivals.remove(&task) {
-                        self.shared.guests.roster().leave(arrival);
+                    self.take_leave(ended);
+                    // It stopped too late for that.
+                    if !self.parked.is_empty() {
+                        self.unpark();
                     }
                 }
-                accepted = accept_any(&self.listeners, self.turn) => match accepted {
+                () = until(paused) => paused = None,
+                accepted = accept_any(&self.listeners, self.turn), if paused.is_none() => match accepted {
                     Ok((stream, peer)) => {
                         self.starved = false;
                         self.turn = self.turn.wrapping_add(1);
@@ -263,20 +253,27 @@ impl Acceptor {
                         if !std::mem::replace(&mut self.starved, true) {
                             warn!(%fault, "cannot take a connection in");
                         }
-                        if self.pause(closed).await == Pause::Ended {
-                            return;
-                        }
+                        paused = Some(Instant::now() + ACCEPT_PAUSE);
                     }
                 },
             }
         }
     }
 
-    /// Waits for [`ACCEPT_PAUSE`], or for the end.
-    async fn pause(&self, closed: &mut oneshot::Receiver<()>) -> Pause {
-        tokio::select! {
-            _ = closed => Pause::Ended,
-            () = sleep(ACCEPT_PAUSE) => Pause::Over,
+    /// A connection's task has ended.
+    fn take_leave(&mut self, ended: Result<(Id, Option<Parked>), JoinError>) {
+        let (task, parked) = match ended {
+            Ok(ended) => ended,
+            Err(fault) => (fault.id(), None),
+        };
+        let arrival = self.arrivals.remove(&task);
+        match parked {
+            Some(parked) => self.parked.push(parked),
+            None => {
+                if let Some(arrival) = arrival {
+                    self.shared.guests.roster().leave(arrival);
+                }
+            }
         }
     }
 
@@ -339,9 +336,11 @@ impl Acceptor {
         let (room, asked_for_room) = mpsc::channel(ASKS_MAX);
         let (end, ended) = watch::channel(None);
         let standing = Arc::new(Standing::new(clock::mono()));
+        let (answers_in, answers) = Connection::answers(&self.shared);
         let guest = Guest {
             room,
             end,
+            answers: answers_in.clone(),
             standing: Arc::clone(&standing),
         };
         let arrival = self.shared.guests.roster().enter(key.clone(), guest);
@@ -352,7 +351,13 @@ impl Acceptor {
             end: ended,
             standing,
         };
-        let connection = Connection::new(stream, peer, Arc::clone(&self.shared), door);
+        let connection = Connection::new(
+            stream,
+            peer,
+            Arc::clone(&self.shared),
+            door,
+            (answers_in, answers),
+        );
         let task = self.tasks.spawn(connection.serve());
         self.arrivals.insert(task.id(), arrival);
     }
@@ -384,14 +389,6 @@ impl Shared {
     }
 }
 
-/// How a pause ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pause {
-    Over,
-    /// There is nothing to pause for: the server ends.
-    Ended,
-}
-
 /// A future has panicked and is not to be polled again. What is said of it stands in the log of
 /// whoever set the panic hook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -407,6 +404,14 @@ async fn caught<T>(future: impl Future<Output = T>) -> Result<T, Panicked> {
         },
     )
     .await
+}
+
+/// Until then; never, if there is nothing to wait for.
+async fn until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => pending().await,
+    }
 }
 
 async fn accept_any(listeners: &[TcpListener], turn: usize) -> io::Result<(TcpStream, SocketAddr)> {

@@ -59,6 +59,19 @@ impl Claim {
         }
     }
 
+    /// The name and the socket that has it, for the next program of an upgrade.
+    pub(super) fn into_parts(self) -> (String, OwnedFd) {
+        (self.name, self._socket)
+    }
+
+    /// Goes on with a claim that the program before has made.
+    pub(super) fn from_parts(name: String, socket: OwnedFd) -> Self {
+        Self {
+            name,
+            _socket: socket,
+        }
+    }
+
     /// Whether this is the claim on that directory.
     pub(super) fn is_on(&self, dir: &Path) -> bool {
         name_of(dir).is_ok_and(|name| name == self.name)

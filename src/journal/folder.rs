@@ -136,6 +136,19 @@ pub(super) struct Lock {
     file: File,
 }
 
+impl From<OwnedFd> for Lock {
+    /// Of a lock that the program before has taken: it belongs to the open file, whoever has that.
+    fn from(fd: OwnedFd) -> Self {
+        Self { file: fd.into() }
+    }
+}
+
+impl From<Lock> for OwnedFd {
+    fn from(lock: Lock) -> Self {
+        lock.file.into()
+    }
+}
+
 impl Folder {
     /// Opens the directory, made with mode 0700 if it is missing, and sees that it is ours.
     pub(super) fn open(path: &Path) -> Result<Self, JournalError> {
@@ -153,6 +166,21 @@ impl Folder {
             dir,
             identity: (stat.st_dev, stat.st_ino),
         })
+    }
+
+    /// Goes on with a directory that the program before has opened and checked.
+    pub(super) fn take_over(path: PathBuf, dir: OwnedFd) -> io::Result<Self> {
+        let stat = rustix::fs::fstat(&dir)?;
+        Ok(Self {
+            path,
+            dir,
+            identity: (stat.st_dev, stat.st_ino),
+        })
+    }
+
+    /// Its descriptor once more, for the next program of an upgrade.
+    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(&self.dir, 0)?)
     }
 
     /// Whether both are one directory, by whatever names.

@@ -100,6 +100,8 @@ struct Queue {
     waiting: BTreeMap<ChildName, Runs>,
     /// Up to which run a child's stand in its history.
     noted: BTreeMap<ChildName, RunId>,
+    /// The thread is at something.
+    busy: bool,
     closing: bool,
 }
 
@@ -138,6 +140,12 @@ impl History {
         for (child, upto) in noted {
             queue.note(child, upto);
         }
+    }
+
+    /// Whether all that was handed over is written.
+    pub(super) fn is_quiet(&self) -> bool {
+        let queue = self.shared.lock();
+        queue.waiting.is_empty() && !queue.busy
     }
 
     /// Waits until all that was handed over is written, or cannot be, and ends the thread.
@@ -202,6 +210,7 @@ impl Shared {
     /// Sleeps until there is something to write; `None` at the end, when nothing is left.
     fn next(&self, failing: bool) -> Option<Vec<(ChildName, Runs)>> {
         let mut queue = self.lock();
+        queue.busy = false;
         if failing && !queue.closing {
             // Whatever comes meanwhile: a disk that is full is not tried at each run.
             let until = |queue: &mut Queue| !queue.closing;
@@ -210,6 +219,7 @@ impl Shared {
         }
         loop {
             if !queue.waiting.is_empty() {
+                queue.busy = true;
                 return Some(queue.take());
             }
             if queue.closing {

@@ -15,11 +15,13 @@
 use std::{
     io,
     os::fd::OwnedFd,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::{
     claim::{Claim, Claimed},
@@ -27,7 +29,10 @@ use super::{
     folder::{Contents, Folder, LOCK_RETRY, Lock, Medium, Shelf, Standing},
     identity,
 };
-use crate::clock;
+use crate::{
+    clock,
+    passed::{self as take, Passed},
+};
 
 /// How often a name that somebody has who is none of us is tried again: a server that is just
 /// ending is nobody for a moment.
@@ -39,6 +44,29 @@ pub(super) struct Home {
     shared: Arc<Mutex<Place>>,
     /// Which making of the directory this handle has seen.
     seen: u64,
+}
+
+/// A directory on its way to the next program of an upgrade: its lock is never free in between.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandedHome {
+    path: PathBuf,
+    dir: Passed,
+    lock: Passed,
+    /// The name that it is claimed by, if it is.
+    claimed: String,
+    claim: Option<Passed>,
+    id: Option<String>,
+}
+
+impl HandedHome {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every descriptor that goes over.
+    pub(super) fn passed(&self) -> impl Iterator<Item = &Passed> {
+        [&self.dir, &self.lock].into_iter().chain(&self.claim)
+    }
 }
 
 /// The directory as it stands.
@@ -89,6 +117,52 @@ impl Home {
     /// The lock on the directory once more: until it is closed as well, nobody else gets it.
     pub(super) fn share_lock(&self) -> io::Result<OwnedFd> {
         self.place().lock.share()
+    }
+
+    /// Whether both are handles on one directory.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Lets go of it without letting anybody else have it. Both handles on one directory must be
+    /// the last.
+    pub(super) fn hand_over(self) -> io::Result<HandedHome> {
+        let place = Arc::try_unwrap(self.shared);
+        let place = place.map_err(|_| io::Error::other("the directory is still in use"))?;
+        let place = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (claimed, claim) = match place.claim.map(Claim::into_parts) {
+            Some((name, socket)) => (name, Some(Passed::Held(socket))),
+            None => (String::new(), None),
+        };
+        Ok(HandedHome {
+            dir: Passed::Held(place.folder.descriptor()?),
+            path: place.path,
+            lock: Passed::Held(place.lock.into()),
+            claimed,
+            claim,
+            id: place.id,
+        })
+    }
+
+    /// Becomes the one server of a directory in place of the program before.
+    pub(super) fn take_over(handed: HandedHome, descriptor: take::Claim<'_>) -> io::Result<Self> {
+        let claim = match handed.claim {
+            Some(socket) => Some(Claim::from_parts(handed.claimed, socket.take(descriptor)?)),
+            None => None,
+        };
+        let folder = Folder::take_over(handed.path.clone(), handed.dir.take(descriptor)?)?;
+        let place = Place {
+            path: handed.path,
+            folder: Arc::new(folder),
+            lock: handed.lock.take(descriptor)?.into(),
+            claim,
+            made: 0,
+            id: handed.id,
+        };
+        Ok(Self {
+            shared: Arc::new(Mutex::new(place)),
+            seen: 0,
+        })
     }
 
     fn place(&self) -> MutexGuard<'_, Place> {
@@ -211,7 +285,6 @@ mod tests {
     use std::{
         fs,
         os::unix::fs::{MetadataExt, PermissionsExt},
-        path::Path,
     };
 
     use super::{

@@ -143,6 +143,50 @@ impl Log {
         Ok(found)
     }
 
+    /// Goes on with a store of which it is known what it amounts to: the program before has handed
+    /// that over. A file that does not say exactly that is written anew, as one is that could not
+    /// be written to.
+    pub(super) fn resume(
+        store: Store,
+        durability: Durability,
+        name: &'static str,
+        shelf: Box<dyn Shelf>,
+        records: &[Record],
+    ) -> Self {
+        let mut log = Self {
+            store,
+            durability,
+            name,
+            shelf,
+            mark: Mark::of(name),
+            file: None,
+            len: 0,
+            rewrite_at: REWRITE_LEN_MIN,
+            memory: Memory::default(),
+        };
+        for record in records {
+            log.memory.apply(record);
+        }
+        let read = log.shelf.read(name);
+        if let Ok(Some(Contents { file, bytes })) = read
+            && let Ok(scan) = frame::scan(&bytes)
+            && scan.damage == Damage::None
+        {
+            let mut written = Memory::default();
+            scan.records.iter().for_each(|record| written.apply(record));
+            if written == log.memory {
+                log.len = scan.sound_len;
+                log.file = file.filter(|_| scan.sound_len > 0);
+            }
+        }
+        log
+    }
+
+    /// All that is known, to go on from.
+    pub(super) fn records(&self) -> Vec<Record> {
+        self.memory.records(self.store)
+    }
+
     /// What the store amounts to.
     pub(super) fn memory(&self) -> &Memory {
         &self.memory

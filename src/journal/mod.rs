@@ -25,6 +25,7 @@ mod claim;
 mod error;
 mod folder;
 pub mod frame;
+mod handover;
 mod history;
 mod holder;
 mod home;
@@ -57,6 +58,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 pub use self::{
     error::{JournalError, RecordError},
     folder::LOCK_WAIT,
+    handover::{HandedJournal, take_over},
     history::Histories,
     holder::Holder,
     identity::boot_identity,

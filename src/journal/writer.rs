@@ -46,7 +46,7 @@ pub(super) type Answer = (Ticket, Result<(), String>);
 /// A handle on the thread.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<Option<Log>>>,
 }
 
 struct Shared {
@@ -57,6 +57,10 @@ struct Shared {
 #[derive(Debug)]
 struct Queue {
     entries: Vec<Entry>,
+    /// The thread is at something.
+    busy: bool,
+    /// It has panicked, and writes nothing any more.
+    panicked: bool,
     look: bool,
     crowded_at: usize,
     closing: bool,
@@ -74,6 +78,8 @@ impl Writer {
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue {
                 entries: Vec::new(),
+                busy: false,
+                panicked: false,
                 look: false,
                 crowded_at: CROWDED,
                 closing: false,
@@ -87,12 +93,15 @@ impl Writer {
                 let mut batch = Vec::new();
                 let work = || work(log, &theirs, &mut batch, &answers);
                 // Of what it borrows only the batch and the queue are used again, both whole.
-                if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                let log = catch_unwind(AssertUnwindSafe(work));
+                if log.is_err() {
                     tracing::error!(
                         "the journal's thread has panicked: it refuses all from now on"
                     );
+                    theirs.lock().panicked = true;
                     refuse_all(&theirs, batch, &answers);
                 }
+                log.ok()
             })?;
         Ok(Self {
             shared,
@@ -112,14 +121,23 @@ impl Writer {
         self.shared.changed.notify_one();
     }
 
-    /// Waits until all that was handed over is written or refused, and ends the thread.
-    pub(super) fn finish(&mut self) {
+    /// Whether all that was handed over is written or refused. What is owed may still be owed.
+    pub(super) fn is_quiet(&self) -> bool {
+        let queue = self.shared.lock();
+        queue.entries.is_empty() && !queue.look && !queue.busy && !queue.panicked
+    }
+
+    /// Waits until all that was handed over is written or refused, and ends the thread. Gives back
+    /// what it wrote to, unless it has panicked.
+    pub(super) fn finish(&mut self) -> Option<Log> {
         self.shared.lock().closing = true;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the journal thread panicked");
+        match self.thread.take()?.join() {
+            Ok(log) => log,
+            Err(_) => {
+                tracing::error!("the journal thread panicked");
+                None
+            }
         }
     }
 }
@@ -139,17 +157,20 @@ impl Shared {
     /// Sleeps until there is something to do; with something owed, no longer than [`RETRY`].
     fn next(&self, behind: bool) -> Next {
         let mut queue = self.lock();
+        queue.busy = false;
         loop {
             let look = std::mem::take(&mut queue.look);
             if !queue.entries.is_empty() {
                 // Before it is written anything, the file is looked at anyway.
                 queue.crowded_at = CROWDED;
+                queue.busy = true;
                 return Next::Entries(std::mem::take(&mut queue.entries));
             }
             if queue.closing {
                 return Next::Close;
             }
             if look {
+                queue.busy = true;
                 return Next::Look;
             }
             if behind {
@@ -253,7 +274,12 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
 }
 
 /// `batch` is what it is at: after a panic, those in it that have a ticket are not answered.
-fn work(mut log: Log, shared: &Shared, batch: &mut Vec<Entry>, answers: &UnboundedSender<Answer>) {
+fn work(
+    mut log: Log,
+    shared: &Shared,
+    batch: &mut Vec<Entry>,
+    answers: &UnboundedSender<Answer>,
+) -> Log {
     loop {
         match shared.next(log.is_behind()) {
             Next::Entries(entries) => {
@@ -277,6 +303,7 @@ fn work(mut log: Log, shared: &Shared, batch: &mut Vec<Entry>, answers: &Unbound
     if let Err(error) = log.catch_up() {
         tracing::error!(%error, "the state could not be written to its end");
     }
+    log
 }
 
 /// Refuses what was under way and whatever comes, until nothing more does.
@@ -506,6 +533,8 @@ mod tests {
     fn a_crowded_queue_keeps_every_ticket_and_each_childs_last_word() {
         let mut queue = Queue {
             look: false,
+            busy: false,
+            panicked: false,
             entries: Vec::new(),
             crowded_at: CROWDED,
             closing: false,

@@ -137,7 +137,7 @@ pub fn is_alive(pid: i32, start_ticks: u64) -> bool {
 }
 
 /// Who has a recorded number.
-enum Found {
+pub(super) enum Found {
     /// The one it was recorded for.
     Process(OwnedFd),
     /// Another one, which came later.
@@ -148,7 +148,7 @@ enum Found {
 
 /// # Errors
 /// It is there, or may be, but cannot be told from others.
-fn find(pid: i32, start_ticks: u64) -> io::Result<Found> {
+pub(super) fn find(pid: i32, start_ticks: u64) -> io::Result<Found> {
     let Some(number) = identity::number(pid) else {
         return Ok(Found::Another);
     };

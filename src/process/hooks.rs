@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Fact, Owner, Process, Processes, identity,
     output::Outputs,
@@ -20,7 +22,7 @@ pub const HOOK_SECONDS_MAX: u64 = 60;
 const HOOK_END_SECONDS_MAX: u64 = 10;
 
 /// A hook's program that is waited for.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Hook {
     /// When something is to be done about it.
     deadline: Mono,
@@ -28,7 +30,7 @@ pub(super) struct Hook {
 }
 
 /// Why a hook ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum End {
     /// By itself.
     Own,

@@ -31,7 +31,7 @@ use rustix::{
     process::{Resource, Rlimit, getpid, getrlimit, set_child_subreaper, setrlimit},
 };
 
-use super::step;
+use super::{handover::FileLimit, step};
 
 /// The first descriptor that is not one of the standard three.
 pub(super) const FIRST_OTHER: RawFd = 3;
@@ -64,8 +64,7 @@ impl Inheritance {
         close_on_exec()?;
         let original = FILE_LIMIT.get_or_init(raise_file_limit);
         Ok(Self {
-            environment: std::env::vars_os()
-                .filter(|(name, _)| is_passed_on(name))
+            environment: passed_on()
                 .filter_map(|(name, value)| variable(name, &value))
                 .collect(),
             path: std::env::var_os("PATH"),
@@ -83,6 +82,30 @@ impl Inheritance {
 pub fn open_files_max() -> u64 {
     FILE_LIMIT.get_or_init(raise_file_limit);
     getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The limit that children get.
+pub(super) fn file_limit() -> FileLimit {
+    let original = FILE_LIMIT.get_or_init(raise_file_limit);
+    FileLimit {
+        current: original.current,
+        maximum: original.maximum,
+    }
+}
+
+/// Has children get this limit: of the program before in this process.
+pub(super) fn resume_file_limit(limit: FileLimit) {
+    let FileLimit { current, maximum } = limit;
+    let kept = FILE_LIMIT.set(Rlimit { current, maximum });
+    debug_assert!(
+        kept.is_ok() || file_limit() == limit,
+        "it is asked for before"
+    );
+}
+
+/// The variables that children get.
+pub(super) fn passed_on() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| is_passed_on(name))
 }
 
 /// Whether children get this variable of the server's.

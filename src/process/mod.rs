@@ -35,6 +35,7 @@ use std::{
 };
 
 use rustix::fs::{Mode, OFlags};
+use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::{
@@ -44,8 +45,10 @@ use crate::{
 
 mod adopt;
 mod birth;
+mod exec;
 mod found;
 mod group;
+mod handover;
 mod hooks;
 mod identity;
 mod info;
@@ -53,6 +56,7 @@ mod inherit;
 mod lease;
 mod output;
 mod pins;
+mod probe;
 mod program;
 mod spawn;
 mod stack;
@@ -66,10 +70,16 @@ mod wait;
 
 pub use adopt::{Adoption, is_alive};
 pub use birth::{Birth, PREFIX_BYTES};
+pub use exec::{
+    SignalsBlocked, become_program, call_self, hear_no_signals, inherited, inherited_itself,
+    is_open, others_hear_signals, own_name, own_program,
+};
 pub use found::{FoundProcess, FoundRun, HiddenProcess, find_hidden, find_runs};
+pub use handover::{FileLimit, HandedProcesses, resume_file_limit};
 pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
 pub use lease::open_for_writing;
+pub use probe::{NoAnswer, ask};
 pub use start::NotStarted;
 
 use group::GroupSignals;
@@ -149,7 +159,7 @@ pub enum Fact {
 }
 
 /// On whose behalf a process runs.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Owner {
     Run(ChildName, RunId),
     Hook(JobId),
@@ -167,7 +177,7 @@ struct Process {
 }
 
 /// Who can wait for a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Parent {
     /// We.
     Us,
@@ -175,7 +185,7 @@ enum Parent {
     Other,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     Live,
     /// Its end was told. If it is our child, it is a zombie.

@@ -29,6 +29,8 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{ExitSource, Owner, Phase, Processes, Started};
 use crate::spec::{ChildName, RunId};
 
@@ -49,7 +51,7 @@ const THREAD_WAIT: Duration = Duration::from_secs(2);
 const REQUESTS_MAX: usize = 4_096;
 
 /// Which process a pin is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) struct PinName {
     pub(super) pid: i32,
     pub(super) start_ticks: u64,

@@ -9,6 +9,8 @@ use std::{
 
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Owner, Parent, Phase, Process, Processes, StraysDue,
     group::{self, GroupSignals, Members, signal_group, signal_process},
@@ -37,7 +39,7 @@ pub(super) struct Left {
 }
 
 /// What was done to the rest of a group.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Fate {
     /// It may live on.
     Spared,

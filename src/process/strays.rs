@@ -16,7 +16,10 @@
 use std::{
     collections::BTreeSet,
     mem::MaybeUninit,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -58,9 +61,33 @@ pub(super) fn started() -> MutexGuard<'static, BTreeSet<i32>> {
     STARTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Somebody starts a child off the loop, and its number is not known yet: until this goes, none is
+/// taken for a stray. Not a lock: the disk that its program stands on may hang.
+#[derive(Debug)]
+pub(super) struct BeingStarted(());
+
+static BEING_STARTED: AtomicUsize = AtomicUsize::new(0);
+
+impl BeingStarted {
+    pub(super) fn begin() -> Self {
+        let _started = started();
+        BEING_STARTED.fetch_add(1, SeqCst);
+        Self(())
+    }
+}
+
+impl Drop for BeingStarted {
+    fn drop(&mut self) {
+        BEING_STARTED.fetch_sub(1, SeqCst);
+    }
+}
+
 /// Reaps strays until one of our own stands first.
 pub(super) fn reap_first() -> Outcome {
     let started = started();
+    if BEING_STARTED.load(SeqCst) > 0 {
+        return Outcome::Hidden;
+    }
     for _ in 0..STRAYS_PER_TURN_MAX {
         let Some(pid) = first_zombie() else {
             return Outcome::Clear;
@@ -76,6 +103,9 @@ pub(super) fn reap_first() -> Outcome {
 /// Reaps strays wherever they stand: looks at every process there is.
 pub(super) fn reap_all() -> Outcome {
     let started = started();
+    if BEING_STARTED.load(SeqCst) > 0 {
+        return Outcome::Hidden;
+    }
     let own = std::process::id();
     let mut reaped = 0;
     for pid in identity::pids() {

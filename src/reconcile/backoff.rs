@@ -5,6 +5,8 @@
 
 use std::{collections::VecDeque, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::{Exit, Mono, RestartLimit, RestartPolicy, RestartWhen};
 
 /// The most restarts that are remembered to judge `max: N in T`.
@@ -14,7 +16,7 @@ const RESTARTS_REMEMBERED_MAX: usize = RestartLimit::COUNT_MAX as usize;
 pub(super) const NEVER_RAN_DELAY_MIN: Duration = Duration::from_millis(100);
 
 /// What a child's restarts have been of late.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Streak {
     /// Restarts by policy since the child was last started by order; shown to people.
     pub(super) restarts: u64,

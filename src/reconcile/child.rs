@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     backoff::Streak,
     cause::{Cause, Origin},
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// Everything known of one child.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Child {
     /// What the latest listing says; `None` when no loadpath has a file of this name.
     pub(super) entry: Option<Entry>,
@@ -64,7 +66,7 @@ pub(super) struct Child {
 }
 
 /// A live run: from the order to spawn until its exit was told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Run {
     /// Its number.
     pub(super) id: RunId,
@@ -83,7 +85,7 @@ pub(super) struct Run {
 }
 
 /// How far a live run is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Phase {
     /// The order to spawn was given.
     Spawning,
@@ -99,7 +101,7 @@ pub(super) enum Phase {
 }
 
 /// How far a stop is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Rung {
     /// TERM was sent.
     Term,
@@ -110,7 +112,7 @@ pub(super) enum Rung {
 }
 
 /// A run that is no more.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Last {
     /// Its number.
     pub(super) id: RunId,
@@ -129,7 +131,7 @@ pub(super) struct Last {
 }
 
 /// An armed repeat timer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Armed {
     /// The run that armed it.
     pub(super) run: RunId,
@@ -140,7 +142,7 @@ pub(super) struct Armed {
 }
 
 /// A file that is gone.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Gone {
     /// Since when.
     pub(super) since: Mono,
@@ -151,7 +153,7 @@ pub(super) struct Gone {
 }
 
 /// How much it is believed that a file is gone for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Belief {
     /// The quiet second has not passed, or the loadpath is not to be believed.
     Seen,

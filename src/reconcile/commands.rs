@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     Awaited, State, Turn,
     cause::{Cause, Origin},
@@ -26,7 +28,7 @@ use crate::{
 const SLIPS_MAX: usize = 2;
 
 /// A client's `--all` under way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Batch {
     what: Everything,
     /// Who waits for the answer; nobody after the death of the server that was asked.
@@ -41,7 +43,7 @@ pub(super) struct Batch {
 }
 
 /// What an `--all` is to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Everything {
     /// `start --all`.
     Started,
@@ -98,6 +100,7 @@ impl State {
             Command::Kill(children) => {
                 self.on_shutdown(turn, Some((id, children)), Some(asker));
             }
+            Command::Upgrade => self.on_upgrade(turn, Some(id)),
         }
     }
 

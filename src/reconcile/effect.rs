@@ -114,6 +114,12 @@ pub enum Effect {
         /// The core's part: one row.
         checked: Box<Checked>,
     },
+    /// Replace the server by the program that stands at its path; whoever asked is answered by
+    /// whichever program runs then.
+    Upgrade {
+        /// Who asked, if a client did.
+        asked: Option<RequestId>,
+    },
     /// Everything is done: the server ends with these words.
     Exit(Killed),
 }

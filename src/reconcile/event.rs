@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use super::{listing::Update, memory::Memory};
 use crate::{
     command::{Asker, Command},
@@ -9,19 +11,19 @@ use crate::{
 };
 
 /// A client's request; the shell knows which connection waits for its answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 /// One order under way. Numbered within the life of a server, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct JobId(pub u64);
 
 /// A client's order to all children. Numbered within the life of a server, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct BatchId(pub u64);
 
 /// Something written down whose being on disk is waited for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Ticket(pub u64);
 
 /// A fact.
@@ -99,6 +101,8 @@ pub enum Event {
     },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,
+    /// USR2: the server is to replace itself.
+    Upgrade,
     /// `next_deadline` has passed.
     Deadline,
 }
@@ -113,7 +117,7 @@ pub enum SpawnFailure {
 }
 
 /// What the core needs of server.yml.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Settings {
     /// What the watcher does by itself.
     pub mode: Mode,

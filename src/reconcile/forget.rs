@@ -5,6 +5,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     REMOVED_KEPT_MAX, State, Turn,
     child::{Belief, Child},
@@ -17,7 +19,7 @@ use super::{
 use crate::spec::{ChildName, Mono};
 
 /// Whose files are gone, by the loadpath they were in.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Missing(BTreeMap<PathBuf, BTreeSet<ChildName>>);
 
 impl Missing {
@@ -44,7 +46,7 @@ impl Missing {
 /// Children that are kept for their exits' sake alone, the oldest end first.
 ///
 /// One in here may have become more than that meanwhile; it is looked at again before it goes.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Removed {
     ended: BTreeMap<ChildName, Mono>,
     order: BTreeSet<(Mono, ChildName)>,

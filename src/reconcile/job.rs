@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use super::{
     cause::{Cause, Origin},
     child::Armed,
@@ -14,7 +16,7 @@ use crate::{
 };
 
 /// An order for one child.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Job {
     /// Whom it concerns.
     pub(super) child: ChildName,
@@ -47,7 +49,7 @@ pub(super) struct Job {
 }
 
 /// Which posthooks a stop runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Posthooks {
     /// Whatever they are.
     All,
@@ -56,7 +58,7 @@ pub(super) enum Posthooks {
 }
 
 /// Who is told of a job's end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Waiter {
     /// A client, and what it asked: what it joined may have been asked in other words.
     Request(RequestId, Verb),
@@ -71,7 +73,7 @@ pub(super) enum Waiter {
 }
 
 /// How far a job is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Step {
     /// Another job for the same child is first.
     Queued,
@@ -96,7 +98,7 @@ pub(super) enum Step {
 }
 
 /// What a hook waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum HookWait {
     /// Another job.
     Job(JobId),
@@ -105,7 +107,7 @@ pub(super) enum HookWait {
 }
 
 /// A run that a job ended, for the answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct EndedRun {
     pub(super) id: RunId,
     pub(super) pid: Option<i32>,

@@ -4,10 +4,12 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::{ChildName, Spec};
 
 /// What one name stands for at one moment.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The file; more than one when they are in conflict. Absolute, links unresolved, sorted.
     pub paths: Vec<PathBuf>,
@@ -16,7 +18,7 @@ pub struct Entry {
 }
 
 /// What was read from a child file.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// A checked spec.
     Good(Arc<Spec>),
@@ -27,7 +29,7 @@ pub enum Content {
 }
 
 /// A loadpath as it was found.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loadpath {
     /// As configured, absolute, links unresolved.
     pub path: PathBuf,
@@ -38,7 +40,7 @@ pub struct Loadpath {
 }
 
 /// What was found at a loadpath.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LoadpathState {
     /// A directory that was read to its end.
     Ready {

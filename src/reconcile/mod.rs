@@ -76,8 +76,11 @@ mod view;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
+
+use serde::{Deserialize, Serialize};
 
 use self::{
     cause::Cause,
@@ -89,11 +92,12 @@ use self::{
     job::{Job, Posthooks},
     listing::Loadpath,
     numbers::Numbers,
+    planted::{Bug, planted},
     record::Record,
     shutdown::Ending,
     timers::{Timer, Timers},
 };
-use crate::spec::{ChildName, Mono, Time, Verb};
+use crate::spec::{ChildName, Mono, Spec, Time, Verb};
 
 pub use self::boot::{faults, refusal};
 
@@ -113,7 +117,7 @@ pub const QUEUE_LEN_MAX: usize = 16;
 pub const REMOVED_KEPT_MAX: usize = 1_000;
 
 /// Everything the server has decided and is waiting for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct State {
     settings: Settings,
     /// The settings are newer than the listing: until all was read under them, nothing is wanted.
@@ -122,6 +126,7 @@ pub struct State {
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<BatchId, Batch>,
     tickets: BTreeMap<Ticket, Awaited>,
+    #[serde(skip_serializing_if = "are_left_behind")]
     timers: Timers,
     /// The loadpaths as last listed.
     loadpaths: Vec<Loadpath>,
@@ -142,8 +147,12 @@ pub struct State {
     random: u64,
 }
 
+fn are_left_behind(_: &Timers) -> bool {
+    planted(Bug::TimersNotHandedOver)
+}
+
 /// Who waits for a ticket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Awaited {
     Job(JobId),
     Batch(BatchId),
@@ -266,6 +275,7 @@ impl State {
                 self.on_request(&mut turn, id, command, asker);
             }
             Event::Shutdown => self.on_shutdown(&mut turn, None, None),
+            Event::Upgrade => self.on_upgrade(&mut turn, None),
             Event::Deadline => {}
         }
         self.fire(&mut turn);
@@ -355,6 +365,31 @@ impl State {
         self.expect_confirmation(turn);
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         turn.unsettled.extend(names);
+    }
+
+    /// The server is to replace itself, which an end that is under way does not wait for.
+    fn on_upgrade(&self, turn: &mut Turn, asked: Option<event::RequestId>) {
+        match (self.ending.is_some(), asked) {
+            (false, asked) => turn.emit(Effect::Upgrade { asked }),
+            (true, Some(id)) => self.refuse_while_ending(turn, id),
+            (true, None) => {
+                turn.log_of_all(Level::Warn, "the server ends and is not upgraded");
+            }
+        }
+    }
+
+    /// Whether the server is ending.
+    #[must_use]
+    pub fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// What each child's file last said that was good, or what it ran last.
+    pub fn known_specs(&self) -> impl Iterator<Item = &Arc<Spec>> {
+        self.children.values().filter_map(|child| {
+            let known = child.in_force();
+            known.or_else(|| child.last.as_ref().map(|last| &last.spec))
+        })
     }
 
     /// The child of this name, taken into the table if it is not there.

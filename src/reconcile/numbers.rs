@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::ChildName;
 
 /// How many names are remembered one by one; past that, a new name's numbers begin behind all of
@@ -9,7 +11,7 @@ use crate::spec::ChildName;
 pub(super) const NUMBERS_KEPT_MAX: usize = 10_000;
 
 /// The numbers a child's runs had, and those that are reserved on disk for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Used {
     /// The number of the latest run.
     pub(super) latest: u64,
@@ -18,7 +20,7 @@ pub(super) struct Used {
 }
 
 /// The numbers of children that are not in the table.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Numbers {
     kept: BTreeMap<ChildName, Used>,
     /// No forgotten name has used a higher number.

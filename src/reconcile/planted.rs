@@ -70,6 +70,8 @@ pub(super) enum Bug {
     RunNotKept,
     /// A restart cut in two by the server's death is taken up as one of what does not run.
     RestartCutInTwo,
+    /// An upgrade leaves the deadlines behind.
+    TimersNotHandedOver,
 }
 
 #[cfg(not(test))]
@@ -120,6 +122,7 @@ mod switch {
         Bug::OrderNotRecorded,
         Bug::RestartCutInTwo,
         Bug::RunNotKept,
+        Bug::TimersNotHandedOver,
     ];
 
     thread_local! {

@@ -468,6 +468,7 @@ mod tests {
             | Effect::Reply { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
+            | Effect::Upgrade { .. }
             | Effect::Exit(_) => true,
         };
         effects.iter().any(|effect| acts(&effect))

@@ -1,5 +1,6 @@
 //! The server's end: what is under way is ended in order, then the last words are said.
 
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 use super::{
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// An end under way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Ending {
     /// Whom the last words are said to.
     pub(super) waiters: Vec<RequestId>,

@@ -5,10 +5,12 @@ use std::{
     path::PathBuf,
 };
 
+use serde::{Deserialize, Serialize};
+
 use crate::spec::{ChildName, Mono};
 
 /// What a deadline is for.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Timer {
     /// The next rung of a stop: KILL, or giving up.
     Ladder(ChildName),
@@ -23,7 +25,7 @@ pub(super) enum Timer {
 }
 
 /// All deadlines, each at most once per [`Timer`].
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Timers {
     at: BTreeMap<Timer, Mono>,
     order: BTreeSet<(Mono, Timer)>,

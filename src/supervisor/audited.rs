@@ -8,7 +8,7 @@
 
 use std::{path::Path, sync::Arc};
 
-use super::{ServeError, Supervisor, start::open_server_file};
+use super::{ServeError, Supervisor, start::open_server_file, upgrade::HandedWaiting};
 use crate::{
     audit::{self, Audit, By, Entry, Given, Hash, Outcome, Refusal, Room, Verdict},
     clock,
@@ -30,7 +30,31 @@ struct Audited {
     room: Room,
 }
 
+impl Waiting {
+    /// Where the answer goes, and what the audit trail will be told.
+    pub(super) fn into_parts(self) -> (Reply, Option<(Command, Issuer)>) {
+        let told = |audited: Audited| (audited.command, audited.issuer);
+        (self.reply, self.audited.map(told))
+    }
+}
+
 impl Supervisor {
+    /// Waits for the answers that the program before has waited for.
+    pub(super) fn wait_again(&mut self, handed: Vec<HandedWaiting>) {
+        for HandedWaiting { id, reply, audited } in handed {
+            let reply = self.control.reply(reply);
+            // Whatever room there is: these were let in.
+            let audited = audited.and_then(|(command, issuer)| {
+                self.audit.room().map(|room| Audited {
+                    command,
+                    issuer,
+                    room,
+                })
+            });
+            self.waiting.insert(id, Waiting { reply, audited });
+        }
+    }
+
     pub(super) fn take_request(&mut self, asked: Asked) {
         let Asked {
             command,
@@ -98,7 +122,11 @@ pub(super) fn open(state_dir: &Path, server_id: &str) -> Result<Audit, ServeErro
 /// Whether a line is written of a command that is carried out.
 fn changes_something(command: &Command) -> bool {
     match command {
-        Command::Child { .. } | Command::StopAll | Command::StartAll | Command::Kill(_) => true,
+        Command::Child { .. }
+        | Command::StopAll
+        | Command::StartAll
+        | Command::Kill(_)
+        | Command::Upgrade => true,
         Command::CheckOne(_) | Command::Check { .. } | Command::Info => false,
     }
 }
@@ -180,6 +208,7 @@ mod tests {
         }
         assert!(changes_something(&Command::StopAll));
         assert!(changes_something(&Command::StartAll));
+        assert!(changes_something(&Command::Upgrade));
         let scope = CheckScope::All;
         assert!(!changes_something(&Command::Check { scope }));
         assert!(!changes_something(&Command::CheckOne(child())));

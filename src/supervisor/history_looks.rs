@@ -24,13 +24,21 @@ const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
 /// Looks at files, one after the other.
 pub(super) struct HistoryLooks {
     turn: Arc<Semaphore>,
+    /// Each who is not answered yet has a share of it.
+    unanswered: Arc<()>,
 }
 
 impl HistoryLooks {
     pub(super) fn new() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
+            unanswered: Arc::new(()),
         }
+    }
+
+    /// Whether no thread looks, and all who asked are answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.turn.available_permits() == 1 && Arc::strong_count(&self.unanswered) == 1
     }
 
     /// Reads a history; says for a person why that could not be done.
@@ -78,6 +86,7 @@ impl Supervisor {
         let read = self
             .history_looks
             .read(self.journal.histories(), child.clone());
+        let unanswered = Arc::clone(&self.history_looks.unanswered);
         tokio::spawn(async move {
             let read = read.await.unwrap_or_else(|why| {
                 let note = format!("the history cannot be read: {why}");
@@ -88,6 +97,7 @@ impl Supervisor {
                 row.history = history(read, unnoted, latest);
             }
             reply.send(Ok(Answer::Checked(*checked)));
+            drop(unanswered);
         });
     }
 }

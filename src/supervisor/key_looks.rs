@@ -98,6 +98,11 @@ impl KeyLooks {
         }
     }
 
+    /// Whether no thread looks.
+    pub(super) fn is_idle(&self) -> bool {
+        self.lock().look == Look::Absent
+    }
+
     /// Looks until nobody waits.
     async fn look_for_all(self) {
         loop {

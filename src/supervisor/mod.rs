@@ -16,11 +16,13 @@ mod perform;
 mod rebuild;
 mod server_file;
 mod start;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{IsTerminal, Write},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -35,6 +37,7 @@ pub use self::{
     audited::verify_audit,
     moved::Moved,
     start::{Checked, ServeError, check, serve},
+    upgrade::{Takeover, reads_state},
 };
 use self::{
     audited::{Waiting, note_refusal},
@@ -42,6 +45,7 @@ use self::{
     inbox::Inbox,
     key_looks::KeyLooks,
     server_file::{BEING_WRITTEN, ServerFile},
+    upgrade::{Caught, Leaving, Upgrade},
 };
 use crate::{
     audit::Audit,
@@ -108,6 +112,17 @@ struct Supervisor {
     ended: Option<Killed>,
     /// What the watcher last said of itself.
     watching: String,
+    /// Where the program stands that this server was started from.
+    binary: PathBuf,
+    upgrade: Upgrade,
+}
+
+/// How the loop has ended.
+enum Outcome {
+    /// Everything is done.
+    Ended(Killed),
+    /// Another program is to go on.
+    Leaving(Leaving),
 }
 
 /// What does not change while the server runs.
@@ -128,6 +143,7 @@ struct Signals {
     term: SignalStream,
     interrupt: SignalStream,
     hangup: SignalStream,
+    upgrade: SignalStream,
 }
 
 impl Signals {
@@ -137,19 +153,40 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            upgrade: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// Those that were caught and not acted upon; new ones are blocked by now. Takes so long.
+    async fn heard(&mut self, time: Duration) -> Caught {
+        let mut caught = Caught::default();
+        let until = clock::mono() + time;
+        loop {
+            tokio::select! {
+                // The time last: however late it is, what was caught is heard.
+                biased;
+                Some(()) = self.term.recv() => caught.term = true,
+                Some(()) = self.interrupt.recv() => caught.interrupt = true,
+                Some(()) = self.hangup.recv() => caught.hangup = true,
+                Some(()) = self.upgrade.recv() => caught.upgrade = true,
+                () = sleep_till(Some(until)) => return caught,
+            }
+        }
     }
 }
 
 impl Supervisor {
-    /// Runs until the core says that everything is done.
-    async fn run(mut self, mut signals: Signals) -> Killed {
+    /// Runs until the core says that everything is done, or another program is to go on.
+    async fn run(mut self, signals: &mut Signals) -> Result<Outcome, ServeError> {
         let mut interrupted = false;
         loop {
             self.drain();
+            if self.is_ready_to_leave() {
+                return self.leave().await.map(Outcome::Leaving);
+            }
             if let Some(words) = self.ended.take() {
                 self.end(&words, interrupted).await;
-                return words;
+                return Ok(Outcome::Ended(words));
             }
             let deadline = self.core.next_deadline();
             let retry = self.next_retry();
@@ -158,10 +195,15 @@ impl Supervisor {
                 Some((ticket, result)) = self.journal.committed().recv() => {
                     self.inbox.push_back(Event::Recorded { ticket, result });
                 }
-                seen = self.seen.recv() => match seen {
+                seen = self.seen.recv(), if self.upgrade.hears_watch() => match seen {
                     Some(seen) => self.take_seen(seen),
-                    None => self.watch_again(),
+                    None if self.upgrade.watch_has_ended() => {}
+                    None => {
+                        tracing::error!("the watch on the loadpaths has ended and is put up again");
+                        self.watch_again();
+                    }
                 },
+                progress = self.upgrade.next() => self.go_on_upgrading(progress),
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
                 Some(look) = self.looked_for.recv() => self.look_for(look),
                 Some(refused) = self.refused.recv() => note_refusal(&self.audit, refused),
@@ -172,14 +214,17 @@ impl Supervisor {
                     interrupted = true;
                     self.inbox.push_back(Event::Shutdown);
                 }
-                Some(()) = signals.hangup.recv() => {
-                    tracing::info!("asked to look at everything again");
-                    self.look_at_server_file();
-                    self.control.recheck_keys();
-                    self.watch.rescan();
-                }
+                Some(()) = signals.hangup.recv() => self.look_at_everything(),
+                Some(()) = signals.upgrade.recv() => self.inbox.push_back(Event::Upgrade),
             }
         }
+    }
+
+    fn look_at_everything(&mut self) {
+        tracing::info!("asked to look at everything again");
+        self.look_at_server_file();
+        self.control.recheck_keys();
+        self.watch.rescan();
     }
 
     /// Tells the core everything that is known, and does what it orders, until both are quiet.
@@ -220,10 +265,8 @@ impl Supervisor {
         }
     }
 
-    /// The watch has ended, which it never should: another takes its place, and what it was asked
-    /// is asked again.
+    /// Another watch takes the place of one that has ended, and what that was asked is asked again.
     fn watch_again(&mut self) {
-        tracing::error!("the watch on the loadpaths has ended and is put up again");
         let config = self.watch_config.clone();
         let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
         self.watching = watch.capabilities().to_string();

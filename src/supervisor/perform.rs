@@ -78,6 +78,7 @@ impl Supervisor {
             } => self.recount(id, &child, latest, checked),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
+            Effect::Upgrade { asked } => self.begin_upgrade(asked),
             Effect::Exit(words) => self.ended = Some(words),
         }
     }

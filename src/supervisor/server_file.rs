@@ -6,9 +6,12 @@
 //! belong to root or the server's user, whomever it names as trusted itself.
 
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+
+use serde::{Deserialize, Serialize};
 
 use super::Supervisor;
 use crate::{
@@ -93,6 +96,8 @@ pub(super) struct ServerFile {
     host: Host,
     /// What is in force: the last good content, with the fixed fields of the start.
     spec: ServerSpec,
+    /// What was read last that was good.
+    good: Vec<u8>,
     /// What was read last, good or not.
     bytes: Result<Vec<u8>, String>,
     /// What is wrong with that.
@@ -117,10 +122,53 @@ impl ServerFile {
             last_look,
             host,
             spec,
+            good: bytes.clone(),
             bytes: Ok(bytes),
             faults: Vec::new(),
             needs_restart: Vec::new(),
         })
+    }
+
+    /// Goes on with what is in force. That it is read by another program may make it bad.
+    pub(super) fn take_over(handed: HandedServerFile, host: Host) -> Result<Self, Vec<String>> {
+        let HandedServerFile {
+            path,
+            fixed,
+            good,
+            bytes,
+            faults,
+        } = handed;
+        let newer = parse(&path, &good, &host)?;
+        let spec = fixed.within(newer.clone());
+        // Whatever it looks like, it is looked at again.
+        let sight = Sight {
+            at_ms: i64::MIN,
+            ..Sight::of(&path)
+        };
+        Ok(Self {
+            last_look: Arc::new(LastLook {
+                path: path.clone(),
+                sight: Mutex::new(sight),
+            }),
+            path,
+            host,
+            needs_restart: spec.fixed_fields_that_differ(&newer),
+            spec,
+            good,
+            bytes,
+            faults,
+        })
+    }
+
+    /// What the next program of an upgrade goes on with.
+    pub(super) fn hand_over(self) -> HandedServerFile {
+        HandedServerFile {
+            path: self.path,
+            fixed: FixedFields::of(&self.spec),
+            good: self.good,
+            bytes: self.bytes,
+            faults: self.faults,
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -221,19 +269,63 @@ impl ServerFile {
             Ok(newer) => {
                 self.faults.clear();
                 self.needs_restart = self.spec.fixed_fields_that_differ(&newer);
-                self.spec = ServerSpec {
-                    encrypt: self.spec.encrypt,
-                    name: self.spec.name.clone(),
-                    id: self.spec.id.clone(),
-                    listener_addr: self.spec.listener_addr,
-                    listener_port: self.spec.listener_port,
-                    state_dir: self.spec.state_dir.clone(),
-                    runtime_dir: self.spec.runtime_dir.clone(),
-                    log_dir: self.spec.log_dir.clone(),
-                    ..newer
-                };
+                self.good = self.bytes.clone().unwrap_or_default();
+                self.spec = FixedFields::of(&self.spec).within(newer);
                 Refreshed::Good
             }
+        }
+    }
+}
+
+/// The file on its way to the next program of an upgrade.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct HandedServerFile {
+    path: PathBuf,
+    fixed: FixedFields,
+    good: Vec<u8>,
+    bytes: Result<Vec<u8>, String>,
+    faults: Vec<String>,
+}
+
+/// The fields that are as they were at the start, whatever is edited.
+#[derive(Debug, Serialize, Deserialize)]
+struct FixedFields {
+    encrypt: bool,
+    name: String,
+    id: Option<String>,
+    listener_addr: IpAddr,
+    listener_port: u16,
+    state_dir: PathBuf,
+    runtime_dir: PathBuf,
+    log_dir: PathBuf,
+}
+
+impl FixedFields {
+    fn of(spec: &ServerSpec) -> Self {
+        Self {
+            encrypt: spec.encrypt,
+            name: spec.name.clone(),
+            id: spec.id.clone(),
+            listener_addr: spec.listener_addr,
+            listener_port: spec.listener_port,
+            state_dir: spec.state_dir.clone(),
+            runtime_dir: spec.runtime_dir.clone(),
+            log_dir: spec.log_dir.clone(),
+        }
+    }
+
+    /// With everything else as it stands there.
+    fn within(self, spec: ServerSpec) -> ServerSpec {
+        ServerSpec {
+            encrypt: self.encrypt,
+            name: self.name,
+            id: self.id,
+            listener_addr: self.listener_addr,
+            listener_port: self.listener_port,
+            state_dir: self.state_dir,
+            runtime_dir: self.runtime_dir,
+            log_dir: self.log_dir,
+            ..spec
         }
     }
 }

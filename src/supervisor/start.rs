@@ -17,8 +17,8 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Fixed, LOOKS_WAITING_MAX, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals, Supervisor,
-    audited, authority,
+    Fixed, LOOKS_WAITING_MAX, Outcome, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals,
+    Supervisor, audited, authority,
     history_looks::HistoryLooks,
     inbox::Inbox,
     is_on_terminal,
@@ -26,6 +26,7 @@ use super::{
     moved::{self, Moved},
     rebuild,
     server_file::{BEING_WRITTEN, ServerFile},
+    upgrade::{self, Takeover, Upgrade},
 };
 use crate::{
     audit::{Audit, AuditError},
@@ -119,7 +120,7 @@ impl ServeError {
         }
     }
 
-    fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
     }
 }
@@ -140,10 +141,17 @@ fn listen_hint(source: &std::io::Error) -> &'static str {
 
 /// Runs a server with this configuration until it ends as asked.
 ///
+/// With `takeover`, it goes on with what another program has handed to it instead.
+///
 /// # Errors
 ///
 /// What kept it from starting.
-pub fn serve(path: &Path) -> Result<Killed, ServeError> {
+pub fn serve(path: &Path, takeover: Option<&Takeover>) -> Result<Killed, ServeError> {
+    let arrived = match takeover.map(|takeover| (takeover, takeover.read())) {
+        None => None,
+        Some((_, Ok(arrived))) => Some(arrived),
+        Some((takeover, Err(why))) => return Err(takeover.give_back(&why)),
+    };
     let max = process::open_files_max();
     if max < OPEN_FILES_MIN {
         return Err(ServeError::TooFewFiles { max });
@@ -151,12 +159,23 @@ pub fn serve(path: &Path) -> Result<Killed, ServeError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .on_thread_start(process::hear_no_signals)
         .build()
         .map_err(ServeError::system("make the event loop"))?;
     let served = runtime.block_on(async {
-        let signals = Signals::new().map_err(ServeError::system("listen to signals"))?;
-        let supervisor = start(path)?;
-        Ok(supervisor.run(signals).await)
+        let mut signals = Signals::new().map_err(ServeError::system("listen to signals"))?;
+        let mut supervisor = match (takeover, arrived) {
+            (Some(takeover), Some(arrived)) => {
+                arrived.go_on().map_err(|why| takeover.give_back(&why))?
+            }
+            (_, _) => start(path)?,
+        };
+        loop {
+            match supervisor.run(&mut signals).await? {
+                Outcome::Ended(words) => return Ok(words),
+                Outcome::Leaving(leaving) => supervisor = leaving.go(&mut signals).await?,
+            }
+        }
     });
     // A thread that waits for a disk which does not answer must not keep the server from ending.
     runtime.shutdown_timeout(BLOCKED_TIME_MAX);
@@ -395,6 +414,8 @@ impl Ready {
             inbox: Inbox::from(Event::Boot(Box::new(self.boot))),
             retry: None,
             ended: None,
+            binary: upgrade::own_binary(),
+            upgrade: Upgrade::default(),
         }
     }
 }
@@ -479,7 +500,7 @@ fn seed() -> u64 {
 }
 
 /// What the configuration must know of this host and this process.
-fn host() -> Host {
+pub(super) fn host() -> Host {
     let path = |name: &str| {
         let value: OsString = env::var_os(name)?;
         Some(PathBuf::from(value)).filter(|path| path.is_absolute())

@@ -213,6 +213,11 @@ impl Watch {
         self.handle.inbox.order(Order::Configure(config));
     }
 
+    /// Ends the watch; the receiver is at its end when its thread is.
+    pub fn close(&self) {
+        self.handle.inbox.close();
+    }
+
     /// How changes are noticed now.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {

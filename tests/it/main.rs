@@ -49,5 +49,6 @@ mod states_table;
 mod stopping;
 mod stranger;
 mod tokens;
+mod upgrade;
 mod watching;
 mod wire;

@@ -31,6 +31,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use supervisor_rs::{clock, process::open_for_writing};
 
+/// The real server.
+pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_supervisor-rs-server");
+
 /// How long a condition is waited for before the test fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,6 +62,8 @@ pub(crate) struct Sandbox {
     /// What the server is started by: a program and its arguments, before the server's own.
     within: Vec<String>,
     leftovers: Leftovers,
+    /// Where its server's program stands.
+    program: PathBuf,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,6 +106,7 @@ impl Sandbox {
             server: None,
             within: Vec::new(),
             leftovers: Leftovers::Fail,
+            program: SERVER.into(),
         };
         fs::create_dir(sandbox.loadpath()).expect("a loadpath");
         sandbox.write_settings();
@@ -131,6 +137,29 @@ impl Sandbox {
     pub(crate) fn within(mut self, command: &[&str]) -> Self {
         self.within = command.iter().map(ToString::to_string).collect();
         self
+    }
+
+    /// The server will be started from a program that is this sandbox's own, and can be replaced.
+    pub(crate) fn with_own_program(mut self) -> Self {
+        let bin = self.root().join("bin");
+        fs::create_dir(&bin).expect("a writable sandbox");
+        self.program = bin.join("supervisor-rs-server");
+        self.put_program();
+        self
+    }
+
+    /// Puts the real program where this server's stands.
+    pub(crate) fn put_program(&self) {
+        let _may_be_missing = fs::remove_file(&self.program);
+        if fs::hard_link(SERVER, &self.program).is_err() {
+            let _alone = forking();
+            fs::copy(SERVER, &self.program).expect("room for a program");
+        }
+    }
+
+    /// Where the server's program stands.
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
     }
 
     /// Whether what other tests make beside this directory is no business of its server. It is
@@ -524,14 +553,14 @@ impl Sandbox {
             .append(true)
             .open(self.server_log_path())
             .expect("the server's log");
-        let server = env!("CARGO_BIN_EXE_supervisor-rs-server");
+        let server = &self.program;
         let mut command = match self.within.split_first() {
             Some((outer, arguments)) => {
                 let mut command = program(outer, self.root());
                 command.args(arguments).arg(server);
                 command
             }
-            None => program(server, self.root()),
+            None => program(&server.display().to_string(), self.root()),
         };
         command
             .arg(self.server_yml())

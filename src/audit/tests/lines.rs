@@ -73,6 +73,7 @@ fn each_command_is_told_as_it_stands_on_the_wire() {
         (Command::StopAll, r#""op":"stop","all":true"#),
         (Command::StartAll, r#""op":"start","all":true"#),
         (Command::Info, r#""op":"info""#),
+        (Command::Upgrade, r#""op":"upgrade""#),
         (
             Command::Check {
                 scope: CheckScope::All,

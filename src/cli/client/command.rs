@@ -56,6 +56,7 @@ pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Comm
         Op::Info => of_server(Command::Info),
         Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
         Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
+        Op::Upgrade => of_server(Command::Upgrade),
     }
 }
 
@@ -95,9 +96,9 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
         Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
         Op::Start | Op::Stop | Op::Check => Ok(()),
         Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
-        Op::Restart | Op::Trystart | Op::Info if flags.all || flags.all_rows => {
+        Op::Restart | Op::Trystart | Op::Info | Op::Upgrade if flags.all || flags.all_rows => {
             wrong("--all", None)
         }
-        Op::Restart | Op::Trystart | Op::Info | Op::Kill => Ok(()),
+        Op::Restart | Op::Trystart | Op::Info | Op::Kill | Op::Upgrade => Ok(()),
     }
 }

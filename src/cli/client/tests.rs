@@ -94,6 +94,7 @@ fn every_command_is_understood_in_any_case() {
         ("check all", all),
         ("info", Command::Info),
         ("kill", Command::Kill(KillChildren::AsConfigured)),
+        ("upgrade", Command::Upgrade),
         ("kill --stop-children", Command::Kill(KillChildren::Stop)),
     ] {
         assert_eq!(ask(line).command, command, "{line}");

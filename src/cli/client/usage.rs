@@ -148,6 +148,7 @@ fn instead_of_name(command: Op, name: &str) -> String {
     let name = name.escape_debug();
     match command {
         Op::Kill => format!(": it ends the server; did you mean `stop {name}`?"),
+        Op::Upgrade => format!(": it replaces the server; did you mean `restart {name}`?"),
         Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check => {
             format!("; did you mean `check {name}`?")
         }
@@ -169,12 +170,13 @@ const SLIPS_MAX: usize = 2;
 
 /// The command that was probably meant.
 pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
-    const OTHERS: [(&str, &str); 17] = [
+    const OTHERS: [(&str, &str); 18] = [
         ("status", "check"),
         ("list", "check"),
         ("ls", "check"),
         ("ps", "check"),
         ("show", "check"),
+        ("reexec", "upgrade"),
         ("reload", "restart"),
         ("run", "start"),
         ("up", "start"),

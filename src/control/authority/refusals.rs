@@ -6,6 +6,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
+use serde::{Deserialize, Serialize};
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
     time::sleep,
@@ -45,6 +46,13 @@ struct State {
     unaudited: u64,
 }
 
+/// What is counted, on its way to the next program of an upgrade.
+#[derive(Debug, Serialize, Deserialize)]
+pub(in crate::control) struct HandedRefusals {
+    failures: Failures,
+    unaudited: u64,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Teller {
     Absent,
@@ -62,6 +70,35 @@ impl Refusals {
             state: Mutex::new(state),
             audit,
         })
+    }
+
+    /// Goes on counting where the program before has stopped. Must be called within a tokio
+    /// runtime.
+    pub(in crate::control) fn take_over(
+        handed: HandedRefusals,
+        audit: mpsc::Sender<Refused>,
+    ) -> Arc<Self> {
+        let state = State {
+            failures: handed.failures,
+            // There may be something to be told; that there is nothing costs one look.
+            teller: Teller::Asleep,
+            unaudited: handed.unaudited,
+        };
+        let refusals = Arc::new(Self {
+            state: Mutex::new(state),
+            audit,
+        });
+        tokio::spawn(tell_later(Arc::downgrade(&refusals)));
+        refusals
+    }
+
+    /// What the next program counts on from.
+    pub(in crate::control) fn hand_over(&self) -> HandedRefusals {
+        let state = self.lock();
+        HandedRefusals {
+            failures: state.failures.clone(),
+            unaudited: state.unaudited,
+        }
     }
 
     /// Takes note of a refusal, and says how the peer is to be met. Who has shown his key counts

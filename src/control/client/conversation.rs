@@ -85,9 +85,11 @@ impl<'a> Conversation<'a> {
             .map_err(|fault| self.cut_off(&format!("cannot send to `{}`: {fault}", self.host)))?;
         let time = match command {
             Command::Check { .. } | Command::CheckOne(_) | Command::Info => waits.look,
-            Command::Child { .. } | Command::StopAll | Command::StartAll | Command::Kill(_) => {
-                waits.act
-            }
+            Command::Child { .. }
+            | Command::StopAll
+            | Command::StartAll
+            | Command::Kill(_)
+            | Command::Upgrade => waits.act,
         };
         self.hear(time, signed)
     }

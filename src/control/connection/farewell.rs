@@ -49,6 +49,8 @@ pub(in crate::control) enum End {
     Closing,
     /// A key that has signed on it is one no more.
     KeyDropped,
+    /// It stops where it is: another program may go on with it.
+    Parking,
 }
 
 /// The answer of a connection that has work to do and does not make room.

@@ -3,6 +3,7 @@
 //! Of commands with large answers only a few are in flight, of each kind; the next is held back
 //! until an answer was taken away.
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -18,21 +19,21 @@ use crate::{
 };
 
 /// A request that is not answered yet.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Waiting {
     pub(super) id: u64,
     size: AnswerSize,
 }
 
 /// A command that waits until the answer to another of its kind was taken away.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Held {
     pub(super) id: u64,
     pub(super) authorised: Authorised,
 }
 
 /// How large an answer can get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum AnswerSize {
     /// A few lines.
     Small,
@@ -42,7 +43,7 @@ enum AnswerSize {
 
 /// Commands with large answers, as far as they wait for one another: what is answered at once
 /// does not wait for what takes its time, nor a stop for a start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 enum Kind {
     Look,
     StartAll,
@@ -57,7 +58,7 @@ impl AnswerSize {
             Command::StartAll => Self::Large(Kind::StartAll),
             Command::StopAll => Self::Large(Kind::StopAll),
             Command::Kill(_) => Self::Large(Kind::Kill),
-            Command::CheckOne(_) | Command::Child { .. } => Self::Small,
+            Command::CheckOne(_) | Command::Child { .. } | Command::Upgrade => Self::Small,
         }
     }
 }
@@ -97,7 +98,7 @@ impl Life {
                         peer: self.peer.address,
                         credential,
                     },
-                    reply: Reply::new(id, self.answers_in.clone()),
+                    reply: Reply::new(self.arrival, id, self.answers_in.clone()),
                 });
             }
             Err(mpsc::error::TrySendError::Full(())) => {

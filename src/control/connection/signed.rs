@@ -4,7 +4,11 @@
 //! buffer. A connection that is given up takes its tokens with it: none is carried out, and none
 //! is checked whose turn has not come.
 
-use std::{collections::VecDeque, future::pending, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::pending,
+    sync::Arc,
+};
 
 use super::{Life, Stage};
 use crate::{
@@ -26,6 +30,8 @@ pub(super) struct Signed {
     checking: Option<Verification>,
     /// What was checked and waits for its turn.
     checked: VecDeque<Verified>,
+    /// The tokens of all of them: another program that goes on with the connection checks anew.
+    tokens: BTreeMap<u64, String>,
 }
 
 impl Signed {
@@ -41,7 +47,22 @@ impl Signed {
     }
 
     pub(super) fn gather(&mut self, id: u64, token: String) {
+        self.tokens.insert(id, token.clone());
         self.gathered.push((id, token));
+    }
+
+    /// Those that another program did not get to.
+    pub(super) fn taken_over(tokens: BTreeMap<u64, String>) -> Self {
+        Self {
+            gathered: tokens.clone().into_iter().collect(),
+            tokens,
+            ..Self::default()
+        }
+    }
+
+    /// What is not handed over, in the order in which it was read: ids increase.
+    pub(super) fn into_tokens(self) -> BTreeMap<u64, String> {
+        self.tokens
     }
 
     /// Those that were being checked, once they are. May be given up and taken up again.
@@ -61,6 +82,7 @@ impl Signed {
             gathered,
             checking,
             checked,
+            tokens: _,
         } = std::mem::take(self);
         let gathered = gathered.into_iter().map(|(id, _)| id);
         let checking = checking.iter().flat_map(Verification::ids).copied();
@@ -113,6 +135,7 @@ impl Life {
         while self.held.is_none()
             && let Some(Verified { id, result }) = self.signed.checked.pop_front()
         {
+            self.signed.tokens.remove(&id);
             match result {
                 Ok(genuine) => self.take_genuine(id, genuine),
                 Err(Unproven::Denied(denial)) => self.deny(id, *denial),

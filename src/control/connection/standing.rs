@@ -3,9 +3,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     control::{
-        keys::{Key, Uptake},
+        keys::{Fingerprint, Key, KeyName, Uptake},
         limits::KEYS_PER_CONNECTION_MAX,
         roster::Manner,
     },
@@ -19,7 +21,39 @@ pub(in crate::control) struct Standing(Mutex<Inner>);
 #[derive(Debug)]
 struct Inner {
     manner: Manner,
-    keys: Vec<Arc<Uptake>>,
+    keys: Vec<Used>,
+}
+
+/// A key that has signed.
+#[derive(Debug)]
+struct Used {
+    signer: Signer,
+    /// Which taking up of it; `None` while a program that went on with the connection has not
+    /// looked for it.
+    uptake: Option<Arc<Uptake>>,
+}
+
+/// Which key has signed, for the next program of an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::control) struct Signer {
+    name: KeyName,
+    fingerprint: Fingerprint,
+}
+
+impl Signer {
+    fn of(key: &Key) -> Self {
+        Self {
+            name: key.name().clone(),
+            fingerprint: key.public().fingerprint().clone(),
+        }
+    }
+}
+
+/// Whether the keys that have signed on a connection are still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::control) enum KeysFound {
+    All,
+    NotAll,
 }
 
 /// More keys have signed on a connection than may.
@@ -35,13 +69,48 @@ impl Standing {
         }))
     }
 
+    /// Of one that came in to the program before this. Its keys are looked for with the next look
+    /// at the ring.
+    pub(in crate::control) fn taken_over(manner: Manner, signers: Vec<Signer>) -> Self {
+        let used = |signer| Used {
+            signer,
+            uptake: None,
+        };
+        Self(Mutex::new(Inner {
+            manner,
+            keys: signers.into_iter().map(used).collect(),
+        }))
+    }
+
+    /// The keys that have signed on it.
+    pub(in crate::control) fn signers(&self) -> Vec<Signer> {
+        let inner = self.lock();
+        inner.keys.iter().map(|used| used.signer.clone()).collect()
+    }
+
+    /// Finds the keys that have signed before an upgrade among all that there are. Says whether
+    /// one of them is not there any more.
+    pub(in crate::control) fn find_keys(&self, all: &[Arc<Key>]) -> KeysFound {
+        let mut inner = self.lock();
+        let unknown = inner.keys.iter_mut().filter(|used| used.uptake.is_none());
+        let mut found = KeysFound::All;
+        for used in unknown {
+            match all.iter().find(|key| Signer::of(key) == used.signer) {
+                Some(key) => used.uptake = Some(Arc::clone(key.uptake())),
+                None => found = KeysFound::NotAll,
+            }
+        }
+        found
+    }
+
     pub(in crate::control) fn manner(&self) -> Manner {
         self.lock().manner
     }
 
     /// Whether this very key has signed on it, from whichever of its files.
     pub(in crate::control) fn has_used(&self, key: &Key) -> bool {
-        let has_used = |used: &Arc<Uptake>| Arc::ptr_eq(used, key.uptake());
+        let is_it = |uptake: &Arc<Uptake>| Arc::ptr_eq(uptake, key.uptake());
+        let has_used = |used: &Used| used.uptake.as_ref().is_some_and(is_it);
         self.lock().keys.iter().any(has_used)
     }
 
@@ -54,7 +123,10 @@ impl Standing {
         if inner.keys.len() >= KEYS_PER_CONNECTION_MAX {
             return Err(TooManyKeys);
         }
-        inner.keys.push(Arc::clone(key.uptake()));
+        inner.keys.push(Used {
+            signer: Signer::of(key),
+            uptake: Some(Arc::clone(key.uptake())),
+        });
         Ok(())
     }
 

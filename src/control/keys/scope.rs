@@ -190,6 +190,7 @@ impl<'a> Concerns<'a> {
             } => Self::All("check --all"),
             Command::Kill(KillChildren::AsConfigured) => Self::All("kill"),
             Command::Kill(KillChildren::Stop) => Self::All("kill --stop-children"),
+            Command::Upgrade => Self::All("upgrade"),
             Command::Info => Self::None,
         }
     }
@@ -324,9 +325,11 @@ mod tests {
         for command in Command::every("web") {
             let concerns_all = match &command {
                 Command::Child { .. } | Command::CheckOne(_) | Command::Info => false,
-                Command::StartAll | Command::StopAll | Command::Check { .. } | Command::Kill(_) => {
-                    true
-                }
+                Command::StartAll
+                | Command::StopAll
+                | Command::Check { .. }
+                | Command::Kill(_)
+                | Command::Upgrade => true,
             };
             assert_eq!(
                 permitted(&scope, &command, HERE),

@@ -284,7 +284,8 @@ fn parse_op<E: serde::de::Error>(word: &str) -> Result<Op, E> {
         .find(|op| op.as_str() == word)
         .ok_or_else(|| {
             E::custom(format_args!(
-                "unknown op `{}`, expected one of start, restart, trystart, stop, check, info, kill",
+                "unknown op `{}`, expected one of start, restart, trystart, stop, check, info, kill, \
+                 upgrade",
                 echo(word)
             ))
         })
@@ -327,6 +328,7 @@ impl CommandFields {
                 };
                 self.alone(op, Command::Kill(children))
             }
+            Op::Upgrade => self.alone(op, Command::Upgrade),
         }
     }
 

@@ -56,6 +56,7 @@ fn every_command() -> Vec<(Command, &'static str)> {
             r#"{"op":"check","all":true}"#,
         ),
         (Command::Info, r#"{"op":"info"}"#),
+        (Command::Upgrade, r#"{"op":"upgrade"}"#),
         (
             Command::Kill(KillChildren::AsConfigured),
             r#"{"op":"kill"}"#,
@@ -476,12 +477,12 @@ fn every_line_of_the_protocol_page_is_one_that_is_spoken() {
             }
         }
     }
-    assert_eq!(ops.len(), 7, "{ops:?}");
+    assert_eq!(ops.len(), Op::ALL.len(), "{ops:?}");
 }
 
 /// An answer on the page has just the fields that are written, in their order. Returns its op.
 fn assert_is_the_contract(ok: &str) -> String {
-    use crate::command::{Checked, Done, Each, Info, Killed};
+    use crate::command::{Checked, Done, Each, Info, Killed, Upgraded};
     let value: serde_json::Value = serde_json::from_str(ok).unwrap();
     let op = value["op"].as_str().unwrap().to_owned();
     let each = value.get("children").is_some();
@@ -489,6 +490,7 @@ fn assert_is_the_contract(ok: &str) -> String {
         ("check", _) => Answer::Checked(serde_json::from_str::<Checked>(ok).unwrap()),
         ("info", _) => Answer::Info(Box::new(serde_json::from_str::<Info>(ok).unwrap())),
         ("kill", _) => Answer::Killed(serde_json::from_str::<Killed>(ok).unwrap()),
+        ("upgrade", _) => Answer::Upgraded(serde_json::from_str::<Upgraded>(ok).unwrap()),
         (_, true) => Answer::Each(serde_json::from_str::<Each>(ok).unwrap()),
         (_, false) => Answer::Done(serde_json::from_str::<Done>(ok).unwrap()),
     };

@@ -62,6 +62,7 @@ fn snapshots() -> Vec<(&'static str, Command)> {
         ("start", child(Verb::Start)),
         ("stop-all", Command::StopAll),
         ("kill", Command::Kill(KillChildren::AsConfigured)),
+        ("upgrade", Command::Upgrade),
     ]
 }
 

@@ -35,6 +35,11 @@ impl Recheck {
         }
     }
 
+    /// Whether nobody looks.
+    pub(super) fn is_idle(&self) -> bool {
+        *lock(&self.state) == State::Idle
+    }
+
     pub(super) fn ask(&self, shared: &Arc<Shared>) {
         let mut state = lock(&self.state);
         *state = match *state {
@@ -76,6 +81,14 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 
 impl Shared {
     fn take_changes(&self, changes: &Changes) {
+        // The first look of a program tells of every key there is.
+        let gone = self.guests.find_keys(&changes.taken_up);
+        if gone > 0 {
+            info!(
+                closed = gone,
+                "connections of keys that went during an upgrade are closed"
+            );
+        }
         self.drop_keys(&changes.dropped);
         for key in &changes.dropped {
             let (name, fingerprint) = (key.name(), key.public().fingerprint());

@@ -19,6 +19,7 @@ mod floods;
 mod keyring;
 mod local_users;
 mod looks;
+mod parking;
 mod refusals;
 mod signed;
 mod signed_order;

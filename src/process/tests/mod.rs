@@ -25,6 +25,7 @@ use crate::{
 
 mod adopting;
 mod births;
+mod handing_over;
 mod hooking;
 mod orphans;
 mod pinning;

@@ -38,7 +38,7 @@ impl World {
                 }
             }
             Ok(Answer::Checked(checked)) => self.check_checked(checked),
-            Ok(Answer::Info(_) | Answer::Killed(_)) => {}
+            Ok(Answer::Info(_) | Answer::Killed(_) | Answer::Upgraded(_)) => {}
             Err(failure) => self.check_refused(asked, failure),
         }
     }

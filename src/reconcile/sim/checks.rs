@@ -272,7 +272,7 @@ impl World {
             | Event::Spawned { .. }
             | Event::SpawnFailed { .. }
             | Event::Preflight { .. } => self.checks.stock(event),
-            Event::Deadline => {}
+            Event::Upgrade | Event::Deadline => {}
         }
     }
 
@@ -385,6 +385,7 @@ impl World {
                 | Effect::Log(_)
                 | Effect::Inform { .. }
                 | Effect::Recount { .. }
+                | Effect::Upgrade { .. }
                 | Effect::Exit(_) => {}
             }
         }
@@ -440,7 +441,7 @@ impl World {
                 self.checks.answered.insert(*id);
                 self.check_answer(&asked, answer);
             }
-            Effect::Inform { id, .. } => {
+            Effect::Inform { id, .. } | Effect::Upgrade { asked: Some(id) } => {
                 if self.checks.open.remove(id).is_none() {
                     self.blame(|_| format!("I5: request {} answered twice", id.0));
                 }
@@ -462,7 +463,10 @@ impl World {
                     .collect();
                 self.check_last_words(&said);
             }
-            Effect::Reread { .. } | Effect::Preflight { .. } | Effect::KillHook { .. } => {}
+            Effect::Reread { .. }
+            | Effect::Preflight { .. }
+            | Effect::KillHook { .. }
+            | Effect::Upgrade { asked: None } => {}
         }
     }
 
@@ -486,7 +490,8 @@ impl World {
                     | Command::CheckOne(_)
                     | Command::Check { .. }
                     | Command::Info
-                    | Command::Kill(_) => false,
+                    | Command::Kill(_)
+                    | Command::Upgrade => false,
                 });
                 let asked = asked || self.checks.is_taken(child, |it| it.verb() != Verb::Stop);
                 if !asked {
@@ -574,7 +579,8 @@ impl World {
             | Command::CheckOne(_)
             | Command::Check { .. }
             | Command::Info
-            | Command::Kill(_) => false,
+            | Command::Kill(_)
+            | Command::Upgrade => false,
         });
         let asked = asked || self.checks.is_taken(child, |_| true);
         for (other, recorded) in others {
@@ -639,7 +645,8 @@ impl World {
                     | Command::CheckOne(_)
                     | Command::Check { .. }
                     | Command::Info
-                    | Command::Kill(_) => false,
+                    | Command::Kill(_)
+                    | Command::Upgrade => false,
                 });
                 let asked = asked || self.checks.is_taken(child, |it| it != Wanted::Start);
                 if !asked && self.checks.booted != self.now.mono {
@@ -1202,6 +1209,7 @@ impl World {
             | Event::Settings(_)
             | Event::Request { .. }
             | Event::Shutdown
+            | Event::Upgrade
             | Event::Deadline => true,
             Event::Listing(_) => false,
         }
@@ -1330,6 +1338,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::Reply { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
+        | Effect::Upgrade { .. }
         | Effect::Exit(_) => None,
     }
 }

@@ -132,6 +132,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::Settings(_)
         | Event::Request { .. }
         | Event::Shutdown
+        | Event::Upgrade
         | Event::Deadline => None,
     }
 }
@@ -169,11 +170,13 @@ fn kind(event: &Event) -> usize {
             } => "stop",
             Command::StopAll => "stop all",
             Command::StartAll => "start all",
-            Command::CheckOne(_) | Command::Check { .. } | Command::Info => "check",
+            Command::CheckOne(_) | Command::Check { .. } | Command::Info | Command::Upgrade => {
+                "check"
+            }
             Command::Kill(_) => "kill",
         },
         Event::Shutdown => "shutdown",
-        Event::Deadline => "deadline",
+        Event::Upgrade | Event::Deadline => "deadline",
     };
     place(&KINDS, text)
 }

@@ -15,6 +15,7 @@ mod checks;
 mod claims;
 mod coverage;
 mod files;
+mod handover;
 mod quiet;
 mod random;
 mod script;

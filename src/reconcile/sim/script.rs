@@ -469,6 +469,7 @@ impl Stage {
             | Effect::Log(_)
             | Effect::Inform { .. }
             | Effect::Recount { .. }
+            | Effect::Upgrade { .. }
             | Effect::Exit(_) => {}
         }
     }
@@ -692,6 +693,7 @@ fn text_of(effect: &Effect) -> Option<String> {
             let answer = Ok(Answer::Checked((**checked).clone()));
             format!("answer {}: {}", id.0, answer_text(&answer))
         }
+        Effect::Upgrade { .. } => "replace the server".to_owned(),
         Effect::Exit(words) => format!("end: {}", words.message),
     })
 }
@@ -729,6 +731,7 @@ fn answer_text(answer: &Result<Answer, crate::command::Failure>) -> String {
             text
         }
         Ok(Answer::Info(_)) => "ok".to_owned(),
+        Ok(Answer::Upgraded(upgraded)) => format!("ok, {}", upgraded.message),
         Ok(Answer::Killed(killed)) => format!("ok, {}", indent(&killed.message)),
         Err(failure) => indent(&failure.to_string()),
     }

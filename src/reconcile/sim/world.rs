@@ -113,6 +113,8 @@ pub(super) struct World {
     pub(super) noted: BTreeMap<ChildName, BTreeSet<RunId>>,
     agenda: BTreeMap<(Mono, u64), Occurrence>,
     sequence: u64,
+    /// How many events the core was told.
+    pub(super) told_events: u64,
     watch_at: Mono,
     disk_at: Mono,
     pub(super) next_pid: i32,
@@ -173,6 +175,7 @@ impl World {
             noted: BTreeMap::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
+            told_events: 0,
             watch_at: Mono(0),
             disk_at: Mono(0),
             next_pid: 100,
@@ -334,6 +337,7 @@ impl World {
             return;
         }
         self.told(|world| format!("{:>11} {}", world.clock(), short(&event)));
+        self.sometimes_hand_over_core();
         self.before(&event);
         self.coverage.note(&self.core, &event);
         let effects = self.core.step(event, self.now);
@@ -419,6 +423,7 @@ impl World {
             | Effect::Inform { .. }
             | Effect::Recount { .. }
             | Effect::Log(_) => {}
+            Effect::Upgrade { .. } => self.hand_over_core(),
             Effect::Exit(_) => self.ended = true,
         }
     }
@@ -945,6 +950,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::Recorded { .. }
         | Event::Request { .. }
         | Event::Shutdown
+        | Event::Upgrade
         | Event::Deadline => format!("{event:?}"),
     }
 }
@@ -984,6 +990,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::Reply { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
+        | Effect::Upgrade { .. }
         | Effect::Exit(_) => format!("{effect:?}"),
     }
 }
