@@ -146,7 +146,7 @@ fn what_a_reboot_ended_is_told_with_an_unknown_exit() {
     assert_eq!(sandbox.stop_server(), 0);
     kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
     wait_for("its end", PATIENCE, || sandbox.processes().is_empty());
-    fs::remove_dir_all(sandbox.root().join("run")).unwrap();
+    sandbox.delete("run");
     sandbox.start_server();
     sandbox.done(&["start", "web"]);
     let runs = history(&sandbox, "web");
