@@ -257,10 +257,9 @@ impl Log {
         };
         let bytes = match file.read_from(self.len) {
             Ok(bytes) => bytes,
-            Err(error) => {
-                self.cut(file);
-                return Err(error);
-            }
+            // Not cut, for what is there may be the only word of a process that lives (I2): it is
+            // given up, and written anew with the next record.
+            Err(error) => return Err(error),
         };
         let (records, sound) = frame::added(&bytes);
         for record in &records {

@@ -258,6 +258,7 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Ended { .. }
         | Record::GivenUp { .. }
         | Record::Doubted { .. }
+        | Record::Renewed { .. }
         | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }

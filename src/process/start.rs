@@ -257,8 +257,9 @@ impl Processes {
                 let mut steps = self.standard.steps(self.descriptors, launch);
                 steps.push(Step::FileLimit(self.inheritance.file_limit));
                 steps.push(Step::WorkDir(&workdir));
-                steps.extend(launch.outputs.truncated().map(Step::Truncate));
                 steps.extend(self.standard.entry(launch));
+                // A log is emptied for a run that is on record.
+                steps.extend(launch.outputs.truncated().map(Step::Truncate));
                 steps.push(Step::ClearMask);
                 steps.push(Step::Exec(exec));
                 self.spawner

@@ -146,6 +146,7 @@ impl State {
             .as_ref()
             .map_or(child.reserved, |last| last.run.0);
         let Some(last) = remembered.last else { return };
+        child.fresh = last.renewed && !planted(Bug::RenewalForgotten);
         let lives = last.end.is_none() && last.process.is_some() && doubt.is_none();
         // Whoever started a server since has not made it known.
         let doubt = doubt.or_else(|| last.doubt.clone());
@@ -159,9 +160,9 @@ impl State {
         if lives || start == StartKind::Continued {
             self.take_back_repeat(turn, name, &last, remembered.armed);
         }
-        if !lives && start == StartKind::Fresh && !last.settled {
+        if !lives && start == StartKind::Fresh && !last.renewed {
             let child = name.clone();
-            turn.record(Record::Settled { child });
+            turn.record(Record::Renewed { child });
         }
         if last.replacing && start == StartKind::Continued {
             // The second half of the replacement.
@@ -324,7 +325,7 @@ impl State {
         child.fresh = child.run.is_none()
             && match start {
                 StartKind::Fresh => true,
-                StartKind::Continued => child.last.is_none(),
+                StartKind::Continued => child.last.is_none() || child.fresh,
             };
         if start == StartKind::Fresh && child.run.is_none() {
             // What was due belongs to the life that ended by order.

@@ -107,8 +107,10 @@ pub struct RememberedRun {
     pub doubt: Option<String>,
     /// Whether the repeat that it armed is done with.
     pub disarmed: bool,
-    /// Whether a fresh start came after its end: its policy and its repeat are no longer asked.
+    /// Whether nothing follows it any more, its policy and its repeat least of all.
     pub settled: bool,
+    /// Whether a fresh start came after its end: for the mode it is as if it had never been.
+    pub renewed: bool,
     /// How its end was, once it had one.
     pub end: Option<RememberedEnd>,
 }
@@ -177,6 +179,7 @@ impl Memory {
                 }
             }
             Record::Armed { child, .. }
+            | Record::Renewed { child }
             | Record::Settled { child }
             | Record::Disarmed { child }
             | Record::Asked { child, .. }
@@ -303,10 +306,11 @@ impl Remembered {
                     last.disarmed = false;
                 }
             }
-            Record::Settled { .. } => {
+            Record::Renewed { .. } | Record::Settled { .. } => {
                 self.armed = None;
                 if let Some(last) = &mut self.last {
                     last.settled = true;
+                    last.renewed = matches!(record, Record::Renewed { .. });
                 }
             }
             Record::Disarmed { .. } => {
@@ -479,6 +483,7 @@ impl RememberedRun {
             doubt: None,
             disarmed: false,
             settled: false,
+            renewed: false,
             end: None,
         }
     }
@@ -547,6 +552,7 @@ impl RememberedRun {
             | Record::Closed
             | Record::Begun { .. }
             | Record::Armed { .. }
+            | Record::Renewed { .. }
             | Record::Settled { .. }
             | Record::Disarmed { .. }
             | Record::Asked { .. }
@@ -647,7 +653,10 @@ impl RememberedRun {
             let (child, why) = (child.clone(), why.clone());
             all.push(Record::Doubted { child, run, why });
         }
-        if self.settled {
+        if self.renewed {
+            let child = child.clone();
+            all.push(Record::Renewed { child });
+        } else if self.settled {
             let child = child.clone();
             all.push(Record::Settled { child });
         }

@@ -54,6 +54,8 @@ pub(super) enum Bug {
     DoubtIgnored,
     /// A run that was about to begin when its server died is not begun any more.
     UnbornForgotten,
+    /// What a fresh start owed to a child is forgotten with its server.
+    RenewalForgotten,
     /// A listing acts although it says nothing new.
     SameListingActs,
     /// A stop that a dead server began is not taken up.
@@ -114,6 +116,7 @@ mod switch {
         Bug::ReapBeforeRecord,
         Bug::DoubtIgnored,
         Bug::UnbornForgotten,
+        Bug::RenewalForgotten,
         Bug::SameListingActs,
         Bug::StopNotTakenUp,
         Bug::ReleaseNotAwaited,

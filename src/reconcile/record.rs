@@ -197,8 +197,14 @@ pub enum Record {
         /// Why, for a person.
         why: String,
     },
-    /// A fresh start found this child at rest: what an earlier server had in mind for it is not
-    /// due any more.
+    /// A fresh start found this child at rest: it is as if it had never run. What an earlier server
+    /// had in mind for it is not due any more; what the mode wants is, until a run begins, however
+    /// many servers die meanwhile.
+    Renewed {
+        /// Whose.
+        child: ChildName,
+    },
+    /// This child was stopped while it was at rest: what was due is not any more.
     Settled {
         /// Whose.
         child: ChildName,
@@ -312,6 +318,7 @@ impl Record {
             | Self::Ended { .. }
             | Self::GivenUp { .. }
             | Self::Doubted { .. }
+            | Self::Renewed { .. }
             | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }
@@ -340,6 +347,7 @@ impl Record {
             | Self::Replacing { .. }
             | Self::Ended { .. }
             | Self::GivenUp { .. }
+            | Self::Renewed { .. }
             | Self::Settled { .. }
             | Self::Armed { .. }
             | Self::Disarmed { .. }

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    journal::{self, Dirs, Place, RecordedRun},
+    journal::{self, Dirs, JournalError, Place, RecordedRun},
     process,
 };
 
@@ -52,12 +52,25 @@ impl std::fmt::Display for Moved {
 
 /// Whether server.yml names other directories than an earlier server of it had, which left
 /// something running. Nothing is changed by looking.
-pub(super) fn find(dirs: &Dirs, default: Option<&Path>, boot: &str) -> Option<Moved> {
-    let places = journal::places(dirs, default);
-    places.iter().find_map(|place| from(place, dirs, boot))
+///
+/// # Errors
+///
+/// Somebody has those other directories: a server, or the child of one that died and that has not
+/// written itself down yet.
+pub(super) fn find(
+    dirs: &Dirs,
+    default: Option<&Path>,
+    boot: &str,
+) -> Result<Option<Moved>, JournalError> {
+    for place in journal::places(dirs, default) {
+        if let Some(moved) = from(&place, dirs, boot)? {
+            return Ok(Some(moved));
+        }
+    }
+    Ok(None)
 }
 
-fn from(place: &Place, dirs: &Dirs, boot: &str) -> Option<Moved> {
+fn from(place: &Place, dirs: &Dirs, boot: &str) -> Result<Option<Moved>, JournalError> {
     let fields = [
         ("state_dir", &place.state_dir, &dirs.state_dir),
         ("runtime_dir", &place.runtime_dir, &dirs.runtime_dir),
@@ -72,13 +85,18 @@ fn from(place: &Place, dirs: &Dirs, boot: &str) -> Option<Moved> {
         .map(|(field, old, new)| (field, old.clone(), new.clone()))
         .collect();
     if fields.is_empty() {
-        return None;
+        return Ok(None);
+    }
+    if place.boot == boot {
+        // What is about to be executed there is on record only then (I1).
+        journal::await_end(&place.dirs())?;
     }
     let mut live = place.recorded_runs(boot);
     live.retain(|run| process::is_alive(run.pid, run.start_ticks));
-    (!live.is_empty()).then(|| Moved {
+    let moved = (!live.is_empty()).then(|| Moved {
         fields,
         runtime_dir: place.runtime_dir.clone(),
         live,
-    })
+    });
+    Ok(moved)
 }

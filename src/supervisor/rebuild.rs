@@ -100,6 +100,7 @@ fn tell(record: &Record) {
         | Record::Replacing { .. }
         | Record::Ended { .. }
         | Record::GivenUp { .. }
+        | Record::Renewed { .. }
         | Record::Settled { .. }
         | Record::Armed { .. }
         | Record::Disarmed { .. }

@@ -259,9 +259,7 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     let listener = listen(address).map_err(|source| ServeError::Listen { address, source })?;
     let (dirs, place) = (server_file.dirs(), server_file.place());
     let boot = journal::boot_identity().map_err(ServeError::system("tell this boot"))?;
-    if let Some(moved) = moved::find(&dirs, place.as_deref(), &boot) {
-        // Where a server runs in one of them, that is what keeps this one from starting.
-        journal::await_end(&dirs).map_err(refused)?;
+    if let Some(moved) = moved::find(&dirs, place.as_deref(), &boot).map_err(refused)? {
         return Err(ServeError::Moved(moved));
     }
     let mut opened = journal::open(&dirs, spec.id.as_deref(), &boot).map_err(refused)?;

@@ -774,6 +774,7 @@ fn record_text(record: &Record) -> String {
         Record::Found { child, run, .. } => format!("run {run} of {child} was found"),
         Record::Matched { child, run, .. } => format!("run {run} of {child} is of its file"),
         Record::MaybeUsed { child, upto } => format!("{child} may have had runs up to {upto}"),
+        Record::Renewed { child } => format!("{child} is as if it had never run"),
         Record::Settled { child } => format!("nothing is due for {child} any more"),
         Record::Armed {
             child,
