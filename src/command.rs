@@ -103,7 +103,29 @@ pub struct Asker {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<u32>,
     /// Where it came from.
+    #[serde(with = "address_as_text")]
     pub peer: SocketAddr,
+}
+
+/// Text in every format: what is flattened into another is read as if it were text.
+mod address_as_text {
+    use std::net::SocketAddr;
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(
+        address: &SocketAddr,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(address)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<SocketAddr, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(D::Error::custom)
+    }
 }
 
 /// The name of a command on the wire.

@@ -273,6 +273,11 @@ impl Supervisor {
         self.watch = watch;
         self.seen = seen;
         self.inbox.push_back(Event::Listing(listing));
+        self.reread_again();
+    }
+
+    /// Asks a new watch what the one before was asked and has not said.
+    fn reread_again(&self) {
         for (job, names) in &self.rereads {
             self.watch.reread(job.0, names.clone());
         }

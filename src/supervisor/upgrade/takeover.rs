@@ -212,9 +212,6 @@ pub(super) fn go_on(
     }
     let lost = processes.take_over(handed.processes, &process::inherited_itself);
     heard.control.recheck_keys();
-    for (job, names) in &handed.rereads {
-        watch.reread(job.0, names.clone());
-    }
     let mut supervisor = Supervisor {
         core: handed.core,
         processes,
@@ -242,6 +239,7 @@ pub(super) fn go_on(
         binary: handed.binary,
         upgrade: Upgrade::default(),
     };
+    supervisor.reread_again();
     supervisor.wait_again(handed.waiting);
     supervisor.take_facts(lost);
     supervisor.take_caught(handed.signals);
