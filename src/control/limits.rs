@@ -86,9 +86,9 @@ pub const VERIFY_TIME_MAX: Duration = Duration::from_secs(10);
 pub const KEYS_PER_CONNECTION_MAX: usize = 16;
 
 /// The most descriptors that the server has open for itself at one time, in whatever it does: about
-/// thirty that stay, and those that a start needs for a moment beside them (two outputs, what is
+/// forty that stay, and those that a start needs for a moment beside them (two outputs, what is
 /// read of `/proc`, the child's file and the directories on the way to it).
-pub const SERVER_FILES_MAX: u64 = 40;
+pub const SERVER_FILES_MAX: u64 = 52;
 
 /// What a peer may use. The defaults are this module's constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,7 +155,7 @@ impl Limits {
     /// How many children can run, and be started again, with so many open files, whoever connects:
     /// a child costs one. One more than [`Limits::connections_max`] is taken in, to be refused.
     ///
-    /// With a quarter of the files for connections that is 7 of 64, 151 of 256, 727 of 1024.
+    /// With a quarter of the files for connections that is 19 of 96, 139 of 256, 715 of 1024.
     #[must_use]
     pub fn children_beside(&self, open_files: u64) -> u64 {
         let connections = u64::try_from(self.connections_max).unwrap_or(u64::MAX);

@@ -52,7 +52,7 @@ use crate::{
 };
 
 /// The fewest open files a server can work with: its own, a few connections, a few children.
-const OPEN_FILES_MIN: u64 = 64;
+const OPEN_FILES_MIN: u64 = 96;
 
 /// Of all files that may be open, connections get one in so many: children need the rest.
 pub(super) const FILES_PER_CONNECTION: u64 = 4;

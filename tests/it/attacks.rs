@@ -365,19 +365,19 @@ fn a_low_soft_limit_of_open_files_is_raised_before_anything_is_opened() {
 #[test]
 fn a_limit_of_open_files_that_is_too_low_is_named() {
     let sandbox = Sandbox::new("mode: sync");
-    for limit in [8, 20, 63] {
+    for limit in [8, 20, 95] {
         let mut server = server_in(&sandbox, &format!("ulimit -n {limit}"));
         let output = server.stderr(Stdio::piped()).output().unwrap();
         let text = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.contains("64 are needed at least"), "{limit}: {text}");
+        assert!(text.contains("96 are needed at least"), "{limit}: {text}");
     }
 }
 
 #[test]
 fn connections_cannot_use_up_the_descriptors_that_children_need() {
     let sandbox = Sandbox::new("mode: sync");
-    with_server_in(sandbox, "ulimit -n 64", |sandbox, pid| {
+    with_server_in(sandbox, "ulimit -n 96", |sandbox, pid| {
         let crowd: Vec<TcpStream> = (0..200).map(|_| connect(sandbox.address())).collect();
         sandbox.write("web.yml", SLEEPER);
         wait_for("the child", PATIENCE, || !sandbox.processes().is_empty());
@@ -413,7 +413,7 @@ fn crowd(address: SocketAddr, enough: &AtomicBool) {
 
 #[test]
 fn the_children_that_open_files_are_kept_for_start_beside_any_crowd() {
-    const FILES: u64 = 64;
+    const FILES: u64 = 96;
     const ROUNDS: usize = 4;
     let limits = Limits::for_open_files(FILES / 4);
     assert!(limits.children_beside(FILES) > 0);

@@ -1017,7 +1017,7 @@ fn few_open_files_mean_few_connections_and_many_mean_no_more_than_ever() {
 
 #[test]
 fn a_documented_number_of_children_can_run_beside_all_connections() {
-    for (files, children) in [(64, 7), (256, 151), (1024, 727), (0, 0)] {
+    for (files, children) in [(96, 19), (256, 139), (1024, 715), (0, 0)] {
         let limits = Limits::for_open_files(files / 4);
         assert_eq!(limits.children_beside(files), children, "{files}");
     }

@@ -1348,6 +1348,7 @@ fn remembered_runs(memory: &Memory) -> BTreeSet<ChildName> {
         child.last.as_ref().is_some_and(|last| {
             last.started.is_some()
                 && !last.replacing
+                && !last.renewed
                 && !matches!(last.end, Some(RememberedEnd::NotStarted { .. }))
         })
     });

@@ -1107,23 +1107,22 @@ mod records {
 
     #[test]
     fn what_a_fresh_start_had_not_begun_is_begun_by_the_one_after_a_crash() {
-        let life = "file web v1\nboot sync\nexited web 0\nterm";
-        let crashed = "refuse quick look\nboot sync\ncrash";
+        let life = "file web v1 prehook 'run x'\nboot sync\nhook web ok\nexited web 0\nterm";
         let mut stage = Stage::after(life);
-        stage.then(crashed);
-        stage.then(&crashed.replace("sync", "sync continued"));
-        let out = stage.then("refuse nothing\nboot sync continued\nadvance 1s");
+        // Killed during the prehook, twice.
+        stage.then("boot sync\ncrash\nboot sync continued\ncrash");
+        let out = stage.then("boot sync continued\nhook web ok");
         expect(&out, &["start web run 2"], &[]);
-        // What it had begun it had begun: an end of its own stays one.
+        // What had begun had begun: an end of its own stays one.
         let mut stage = Stage::after(life);
-        stage.then("boot sync\nexited web 0\ncrash");
+        stage.then("boot sync\nhook web ok\nexited web 0\ncrash");
         let out = stage.then("boot sync continued\nadvance 1s");
-        expect(&out, &[], &["start web run"]);
+        expect(&out, &[], &["run hook", "start web run"]);
         // I3: who stopped it meanwhile is obeyed, also when the hold is gone.
         let mut stage = Stage::after(life);
-        stage.then("refuse quick look\nboot quiet\nrequest 1 stop web\nwritten\ncrash");
-        let out = stage.then("refuse nothing\nboot sync continued\nadvance 1s");
-        expect(&out, &[], &["start web run"]);
+        stage.then("boot quiet\nrequest 1 stop web\nwritten\ncrash");
+        let out = stage.then("boot sync continued\nadvance 1s");
+        expect(&out, &[], &["run hook", "start web run"]);
     }
 
     #[test]
