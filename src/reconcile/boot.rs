@@ -92,6 +92,7 @@ impl State {
             .map(|(child, run, exit)| ((child, run), exit))
             .collect();
         let mut orders = BTreeMap::new();
+        let renewed = memory.renewed();
         for (name, mut remembered) in memory.children {
             let last = remembered.last.as_ref().and_then(|last| last.order);
             self.number_behind(last);
@@ -115,7 +116,11 @@ impl State {
         }
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in names {
-            self.open(turn, &name, start);
+            let past = match renewed.contains(&name) {
+                true => Past::Renewed,
+                false => Past::Counts,
+            };
+            self.open(turn, &name, start, past);
         }
         self.take_up_orders(turn, start, orders);
     }
@@ -146,7 +151,6 @@ impl State {
             .as_ref()
             .map_or(child.reserved, |last| last.run.0);
         let Some(last) = remembered.last else { return };
-        child.fresh = last.renewed && !planted(Bug::RenewalForgotten);
         let lives = last.end.is_none() && last.process.is_some() && doubt.is_none();
         // Whoever started a server since has not made it known.
         let doubt = doubt.or_else(|| last.doubt.clone());
@@ -318,14 +322,18 @@ impl State {
     }
 
     /// Decides what a child is to this start: new, or what it was.
-    fn open(&mut self, turn: &mut Turn, name: &ChildName, start: StartKind) {
+    fn open(&mut self, turn: &mut Turn, name: &ChildName, start: StartKind, past: Past) {
         let Some(child) = self.children.get_mut(name) else {
             return;
+        };
+        let renewed = match past {
+            Past::Renewed => !planted(Bug::RenewalForgotten),
+            Past::Counts => false,
         };
         child.fresh = child.run.is_none()
             && match start {
                 StartKind::Fresh => true,
-                StartKind::Continued => child.last.is_none() || child.fresh,
+                StartKind::Continued => child.last.is_none() || renewed,
             };
         if start == StartKind::Fresh && child.run.is_none() {
             // What was due belongs to the life that ended by order.
@@ -427,6 +435,15 @@ fn stopped_by(last: &RememberedRun, held: bool) -> Origin {
         None if held => Cause::Command.into(),
         None => Cause::Boot.into(),
     }
+}
+
+/// What a child's last run means for the mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Past {
+    /// What it did.
+    Counts,
+    /// Nothing: a fresh start came after it.
+    Renewed,
 }
 
 /// Whether nothing follows a run that has ended any more.

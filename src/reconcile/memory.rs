@@ -3,7 +3,7 @@
 //! Pure, so that the simulator crashes the server with the very records that a disk would hold.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -259,6 +259,14 @@ impl Memory {
         let children = self.children.iter();
         let overtaken = children.filter(|(_, remembered)| overtaken(remembered));
         overtaken.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// The children that are as if they had never run.
+    #[must_use]
+    pub fn renewed(&self) -> BTreeSet<ChildName> {
+        let renewed = |it: &Remembered| it.last.as_ref().is_some_and(|last| last.renewed);
+        let children = self.children.iter().filter(|(_, it)| renewed(it));
+        children.map(|(name, _)| name.clone()).collect()
     }
 
     /// Where a loadpath stood when it last had files in it.

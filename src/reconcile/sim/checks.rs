@@ -1019,8 +1019,16 @@ impl World {
             let unborn = last.end.is_none() && last.process.is_none() && !doubted;
             let entry = listed.get(name)?.as_ref()?;
             let good = matches!(&entry.content, Content::Good(spec) if spec.prehook.is_none());
-            let due = boot.start == StartKind::Continued && it.held.is_none() && !last.settled;
-            (unborn && good && due).then(|| name.clone())
+            let goes_on = boot.start == StartKind::Continued && it.held.is_none();
+            // Or a fresh start that died owed it a run.
+            let wanted = match boot.settings.mode {
+                Mode::Quiet => false,
+                Mode::Half => boot.settings.startup.contains(name),
+                Mode::Full | Mode::Sync => true,
+            };
+            let owed = last.renewed && wanted && last.doubt.is_none() && !doubted;
+            let due = (unborn && !last.settled) || owed;
+            (good && goes_on && due).then(|| name.clone())
         };
         boot.memory.children.iter().filter_map(due).collect()
     }
