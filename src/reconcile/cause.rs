@@ -47,6 +47,12 @@ pub struct Origin {
 }
 
 impl Origin {
+    /// Why, and who asked if somebody did.
+    #[must_use]
+    pub fn new(cause: Cause, asker: Option<Arc<Asker>>) -> Self {
+        Self { cause, asker }
+    }
+
     /// What a client asks.
     #[must_use]
     pub fn command(asker: Arc<Asker>) -> Self {

@@ -547,8 +547,7 @@ impl RememberedRun {
                 restarts,
                 ..
             } => {
-                let asker = asker.clone();
-                let by = by.map(|cause| Origin { cause, asker });
+                let by = by.map(|cause| Origin::new(cause, asker.clone()));
                 self.end = Some(RememberedEnd::Exited {
                     exit: *exit,
                     at: *at,

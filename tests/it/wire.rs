@@ -669,7 +669,7 @@ fn masked_page(line: &str) -> String {
     mask(&line)
 }
 
-/// Masks what no test can know: the nonce, the version, what this machine gives.
+/// Masks what no test can know: the nonce, the version, what this machine gives, who asks here.
 fn unknowable(line: &str) -> String {
     let mut line = line.to_owned();
     for (before, after) in [
@@ -677,11 +677,16 @@ fn unknowable(line: &str) -> String {
         ("\"version\":\"", "\""),
         ("\"fingerprint\":\"", "\""),
         ("\"capabilities\":{", "}"),
+        ("\"peer\":\"", "\""),
+        ("\"user\":", ","),
     ] {
-        if let Some((head, rest)) = line.split_once(before) {
-            let (_, tail) = rest.split_once(after).expect("its end");
-            line = format!("{head}{before}…{after}{tail}");
+        let mut parts = line.split(before);
+        let mut masked = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (_, tail) = part.split_once(after).expect("its end");
+            masked += &format!("{before}…{after}{tail}");
         }
+        line = masked;
     }
     line
 }
