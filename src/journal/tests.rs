@@ -226,6 +226,22 @@ fn damage_of_the_boots_name_loses_no_live_run() {
 }
 
 #[test]
+fn live_runs_outlast_that_pid_1_is_hidden_and_shown_again() {
+    let bench = Bench::new();
+    let mut first = bench.open("b1 777");
+    let live = [begun("web", 1), started("web", 1)];
+    first.journal.append(&live).unwrap();
+    drop(first);
+    for boot in ["b1 pid:[1]", "b1 777 pid:[1]", "b1 pid:[1]", "b1 777"] {
+        let next = bench.open(boot);
+        assert_eq!(next.start, StartKind::Continued, "{boot}");
+        assert!(next.memory.children[&name("web")].last.is_some(), "{boot}");
+    }
+    let container = bench.open("b1 778 pid:[1]");
+    assert_eq!(container.start, StartKind::Fresh);
+}
+
+#[test]
 fn damage_of_either_file_never_keeps_the_server_from_starting() {
     let noise: Vec<u8> = (0..9_000u32).map(|n| ((n * n) >> 3) as u8).collect();
     for garbage in [&b""[..], b"\n", b"{}", &[0; 5_000], &[0xff; 5_000], &noise] {
