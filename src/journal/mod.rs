@@ -417,6 +417,12 @@ impl Journal {
         taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
     }
 
+    /// Keeps records in mind of what was found to live after records were lost, until they are
+    /// written by [`Journal::rebuild`].
+    pub fn owe(&mut self, records: &[Record]) {
+        self.runtime.owe(records);
+    }
+
     /// Writes the runtime store anew in one step, with these records of what was found to live
     /// after records were lost. Until then a server that dies leaves the loss as it was.
     ///
