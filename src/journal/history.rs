@@ -9,7 +9,9 @@
 //! - Bounds: [`HISTORY_LEN_MAX`] runs of a child wait, and as many are kept when its file is written
 //!   anew, which is when it has more than [`RECORDS_MAX`]; [`NAMES_MAX`] children have a file, of
 //!   more those go that were not written to for the longest time.
-//! - A damaged file is kept aside and written anew with what can be read of it.
+//! - A damaged file is kept aside and written anew with what can be read of it, one that cannot be
+//!   read at all without. A child whose file cannot be written all the same is passed over and
+//!   tried again later: it holds up no other.
 //!
 //! Absent on purpose: holding any of it in memory.
 
@@ -21,18 +23,22 @@ use std::{
     thread::{self, JoinHandle},
 };
 
+use rustix::io::Errno;
+
 use super::{
     folder::{Contents, Folder, Medium, Shelf},
     frame::{self, Damage},
     home::Home,
+    log::passes_by_itself,
     writer::RETRY,
 };
 use crate::{
+    clock,
     reconcile::{
         past::{HISTORY_LEN_MAX, PastRun},
         record::Record,
     },
-    spec::{ChildName, RunId},
+    spec::{ChildName, Mono, RunId},
 };
 
 /// How many records a file may have before it is written anew.
@@ -98,6 +104,12 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: BTreeMap<ChildName, Runs>,
+    /// Runs of children whose files cannot be written, none of which wait.
+    refused: BTreeMap<ChildName, Runs>,
+    /// When those are tried again.
+    retry_at: Option<Mono>,
+    /// The disk takes nothing, and whatever waits is tried again.
+    failing: bool,
     /// Up to which run a child's stand in its history.
     noted: BTreeMap<ChildName, RunId>,
     /// The thread is at something.
@@ -142,10 +154,11 @@ impl History {
         }
     }
 
-    /// Whether all that was handed over is written.
+    /// Whether all that was handed over is written, but for what is only tried again: that stands
+    /// in the record of live runs and loses nothing when this ends.
     pub(super) fn is_quiet(&self) -> bool {
         let queue = self.shared.lock();
-        queue.waiting.is_empty() && !queue.busy
+        (queue.waiting.is_empty() || queue.failing) && !queue.busy
     }
 
     /// Waits until all that was handed over is written, or cannot be, and ends the thread.
@@ -172,6 +185,9 @@ impl Queue {
             // Not as it is told now.
             self.noted.remove(child);
         }
+        if let Some(refused) = self.refused.remove(child) {
+            self.waiting.insert(child.clone(), refused);
+        }
         let runs = self.waiting.entry(child.clone()).or_default();
         // That it lives is no news of a run that is over.
         if past.end.is_some() || !runs.contains_key(&past.run) {
@@ -182,11 +198,42 @@ impl Queue {
 
     fn note(&mut self, child: ChildName, upto: RunId) {
         let again = |runs: &Runs| runs.range(..=upto).any(|(_, past)| past.end.is_some());
-        if self.waiting.get(&child).is_some_and(again) {
+        if self.waiting.get(&child).is_some_and(again)
+            || self.refused.get(&child).is_some_and(again)
+        {
             return;
         }
         let noted = self.noted.entry(child).or_insert(upto);
         *noted = upto.max(*noted);
+    }
+
+    /// Has runs wait again that were taken out.
+    fn put_again(&mut self, child: &ChildName, runs: Runs) {
+        for past in runs.into_values() {
+            let newer = self.waiting.get(child).and_then(|it| it.get(&past.run));
+            if newer.is_none() {
+                self.put(child, past);
+            }
+        }
+    }
+
+    /// Puts off the runs of a child whose file cannot be written.
+    fn refuse(&mut self, child: ChildName, runs: Runs) {
+        if self.waiting.contains_key(&child) {
+            self.put_again(&child, runs);
+            return;
+        }
+        self.retry_at.get_or_insert_with(|| clock::mono() + RETRY);
+        self.refused.insert(child, runs);
+    }
+
+    /// Has those wait again that were put off, when it is time.
+    fn retry_refused(&mut self) {
+        if self.retry_at.is_some_and(|at| clock::mono() >= at) {
+            self.retry_at = None;
+            // A child is in one of the two.
+            self.waiting.append(&mut self.refused);
+        }
     }
 
     /// Takes some children's runs out.
@@ -208,16 +255,17 @@ impl Shared {
     }
 
     /// Sleeps until there is something to write; `None` at the end, when nothing is left.
-    fn next(&self, failing: bool) -> Option<Vec<(ChildName, Runs)>> {
+    fn next(&self) -> Option<Vec<(ChildName, Runs)>> {
         let mut queue = self.lock();
         queue.busy = false;
-        if failing && !queue.closing {
+        if queue.failing && !queue.closing {
             // Whatever comes meanwhile: a disk that is full is not tried at each run.
             let until = |queue: &mut Queue| !queue.closing;
             let waited = self.changed.wait_timeout_while(queue, RETRY, until);
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         loop {
+            queue.retry_refused();
             if !queue.waiting.is_empty() {
                 queue.busy = true;
                 return Some(queue.take());
@@ -225,40 +273,48 @@ impl Shared {
             if queue.closing {
                 return None;
             }
-            let waited = self.changed.wait(queue);
-            queue = waited.unwrap_or_else(PoisonError::into_inner);
+            queue = match queue.retry_at {
+                Some(at) => {
+                    let waited = self.changed.wait_timeout(queue, at - clock::mono());
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+                None => {
+                    let waited = self.changed.wait(queue);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
+            };
         }
     }
 }
 
 fn work(files: &mut Files, shared: &Shared) {
-    let mut failing = false;
-    while let Some(batch) = shared.next(failing) {
+    while let Some(batch) = shared.next() {
         let written = files.write(batch);
         let mut queue = shared.lock();
+        if !queue.closing {
+            // Else they stay in the record of live runs, and the next server hands them over again.
+            for (child, runs) in written.refused {
+                queue.refuse(child, runs);
+            }
+        }
         for (child, upto) in written.noted {
             queue.note(child, upto);
         }
         let Some(error) = written.error else {
-            if std::mem::take(&mut failing) {
+            if std::mem::take(&mut queue.failing) {
                 tracing::info!("the history is written again");
             }
             continue;
         };
-        if !std::mem::replace(&mut failing, true) {
+        if !std::mem::replace(&mut queue.failing, true) {
             tracing::error!(%error, "the history cannot be written; it is tried again");
         }
         if queue.closing {
-            // They stay in the record of live runs, and the next server hands them over again.
+            // As above.
             return;
         }
         for (child, runs) in written.left {
-            for past in runs.into_values() {
-                let newer = queue.waiting.get(&child).and_then(|it| it.get(&past.run));
-                if newer.is_none() {
-                    queue.put(&child, past);
-                }
-            }
+            queue.put_again(&child, runs);
         }
     }
 }
@@ -267,8 +323,40 @@ fn work(files: &mut Files, shared: &Shared) {
 #[derive(Default)]
 struct Written {
     noted: Vec<(ChildName, RunId)>,
+    /// Those whose own file cannot be written.
+    refused: Vec<(ChildName, Runs)>,
+    /// Those that the error kept from being tried.
     left: Vec<(ChildName, Runs)>,
     error: Option<io::Error>,
+}
+
+/// What keeps the runs of a child from being written.
+#[derive(Debug)]
+enum Obstacle {
+    /// The directory or its disk: no other child would fare better.
+    All(io::Error),
+    /// What stands in the place of its file.
+    File(io::Error),
+}
+
+impl From<io::Error> for Obstacle {
+    fn from(error: io::Error) -> Self {
+        let errnos = [
+            Errno::NOSPC,
+            Errno::DQUOT,
+            Errno::IO,
+            Errno::ROFS,
+            Errno::NODEV,
+        ];
+        match passes_by_itself(&error) || errnos.iter().any(|errno| is(&error, *errno)) {
+            true => Self::All(error),
+            false => Self::File(error),
+        }
+    }
+}
+
+fn is(error: &io::Error, errno: Errno) -> bool {
+    error.raw_os_error() == Some(errno.raw_os_error())
 }
 
 /// The files.
@@ -278,6 +366,8 @@ struct Files {
     folder: Option<Folder>,
     /// How many files there are, once that was counted.
     names: Option<usize>,
+    /// The children whose file cannot be written, which was told.
+    told: BTreeSet<ChildName>,
 }
 
 /// Whether the directory has to be synced for what was written to last.
@@ -295,6 +385,7 @@ impl Files {
             path,
             folder: None,
             names: None,
+            told: BTreeSet::new(),
         }
     }
 
@@ -314,11 +405,23 @@ impl Files {
                         Names::Changed => changed,
                         Names::AsBefore => names,
                     };
+                    self.told.remove(&child);
                     done.push((child, runs));
                 }
-                Err(error) => {
+                Err(Obstacle::All(error)) => {
                     written.left.push((child, runs));
                     written.error = Some(error);
+                }
+                Err(Obstacle::File(error)) => {
+                    if self.told.insert(child.clone()) {
+                        let file = self.path.join(file_of(&child));
+                        let file = file.display();
+                        tracing::error!(
+                            %child, %file, %error,
+                            "a history cannot be written; it is tried again"
+                        );
+                    }
+                    written.refused.push((child, runs));
                 }
             }
         }
@@ -338,19 +441,15 @@ impl Files {
         written
     }
 
-    fn write_one(&mut self, child: &ChildName, runs: &Runs) -> io::Result<Names> {
-        self.open()?;
+    fn write_one(&mut self, child: &ChildName, runs: &Runs) -> Result<Names, Obstacle> {
+        self.open().map_err(Obstacle::All)?;
         let name = file_of(child);
-        let Some(folder) = &self.folder else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
-        let Some(Contents { file, bytes }) = folder.read(&name)? else {
+        let Some((contents, mut known)) = self.look(&name, child)? else {
             self.make_room()?;
             self.rewrite(&name, child, runs.clone())?;
             self.names = self.names.map(|names| names + 1);
             return Ok(Names::Changed);
         };
-        let mut known = read(&bytes)?;
         let news: Vec<&PastRun> = runs
             .values()
             .filter(|past| match known.runs.get(&past.run) {
@@ -359,20 +458,55 @@ impl Files {
             })
             .collect();
         if known.damage == Damage::None && known.records + news.len() <= RECORDS_MAX {
-            let Some(mut file) = file else {
-                return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+            let Some(mut file) = contents.file else {
+                return Err(Obstacle::All(io::ErrorKind::ReadOnlyFilesystem.into()));
             };
             append(file.as_mut(), child, &news)?;
             return Ok(Names::AsBefore);
         }
         if matches!(known.damage, Damage::Corrupt { .. }) {
-            let kept = folder.set_aside(&name, &bytes)?;
+            let kept = self.folder()?.set_aside(&name, &contents.bytes)?;
             tracing::warn!(%child, kept, "the history is damaged: what can be read of it is used");
         }
         let news = news.into_iter().map(|past| (past.run, past.clone()));
         known.runs.extend(news);
         self.rewrite(&name, child, known.runs)?;
         Ok(Names::Changed)
+    }
+
+    /// What stands in a file. What cannot be read is given another name, whatever it is.
+    fn look(
+        &mut self,
+        name: &str,
+        child: &ChildName,
+    ) -> Result<Option<(Contents, Read)>, Obstacle> {
+        let folder = self.folder()?;
+        let contents = folder.read(name);
+        let read = contents.and_then(|contents| {
+            let known = contents.as_ref().map(|contents| read(&contents.bytes));
+            Ok(contents.zip(known.transpose()?))
+        });
+        match read.map_err(Obstacle::from) {
+            Ok(found) => Ok(found),
+            // Perhaps no more than one bad spot of the disk: the others are tried.
+            Err(Obstacle::All(error)) if is(&error, Errno::IO) => Err(Obstacle::File(error)),
+            Err(Obstacle::All(error)) => Err(Obstacle::All(error)),
+            Err(Obstacle::File(error)) => {
+                let kept = folder.move_aside(name)?;
+                let file = folder.path(name);
+                let file = file.display();
+                tracing::warn!(
+                    %child, %file, %error, kept,
+                    "the history cannot be read: it is kept aside and begun anew"
+                );
+                self.names = None;
+                Ok(None)
+            }
+        }
+    }
+
+    fn folder(&self) -> io::Result<&Folder> {
+        self.folder.as_ref().ok_or(io::ErrorKind::NotFound.into())
     }
 
     /// Sees to it that what is written is found by whoever looks for it by path.
@@ -387,9 +521,7 @@ impl Files {
 
     /// Writes a file anew with the latest of these runs.
     fn rewrite(&self, name: &str, child: &ChildName, mut runs: Runs) -> io::Result<()> {
-        let Some(folder) = &self.folder else {
-            return Err(io::ErrorKind::NotFound.into());
-        };
+        let folder = self.folder()?;
         keep_latest(&mut runs);
         let mut bytes = frame::header();
         for past in runs.values() {
@@ -436,7 +568,8 @@ impl Files {
         for entry in std::fs::read_dir(&self.path)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if name.ends_with(FILE_END) {
+            // A directory in the place of one is not ours to remove.
+            if name.ends_with(FILE_END) && !entry.file_type()?.is_dir() {
                 files.push((entry.metadata()?.modified()?, name));
             }
         }

@@ -17,27 +17,64 @@ const ID_NAME: &str = "id";
 const ID_TEMPORARY: &str = "id.new";
 const ID_LEN_MAX: u64 = 64;
 
-/// Identifies this boot: the kernel's boot id and the start time of PID 1 in clock ticks.
+/// Identifies this boot: the kernel's boot id, the start time of PID 1 in clock ticks as far as
+/// that is visible, and the number of our PID namespace. What is compared is [`is_same_boot`].
 ///
-/// Containers share the host's boot id, and each has a PID 1 of its own. Where PID 1 is
-/// hidden from us (`hidepid`), the number of our PID namespace stands for it.
+/// Containers share the host's boot id, and each has a PID 1 and a namespace of its own. Whether
+/// PID 1 is visible (`hidepid`) may change while children live.
 ///
 /// # Errors
 ///
 /// When there is no `/proc`.
 pub fn boot_identity() -> io::Result<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let init = match fs::read_to_string("/proc/1/stat") {
-        Ok(stat) => start_ticks(&stat).map(str::to_owned).ok_or_else(|| {
+    let mut identity = boot.trim().to_owned();
+    if let Ok(stat) = fs::read_to_string("/proc/1/stat") {
+        let ticks = start_ticks(&stat).ok_or_else(|| {
             let message = "`/proc/1/stat` has no start time";
             io::Error::new(io::ErrorKind::InvalidData, message)
-        })?,
-        Err(_) => {
-            let namespace = fs::read_link("/proc/self/ns/pid")?;
-            namespace.to_string_lossy().into_owned()
+        })?;
+        identity = format!("{identity} {ticks}");
+    }
+    let namespace = fs::read_link("/proc/self/ns/pid")?;
+    Ok(format!("{identity} {}", namespace.display()))
+}
+
+/// Whether two identities may be of one boot.
+///
+/// The start time of PID 1 decides alone where both have it: a container that is made anew may be
+/// given the namespace's number again. Where they have nothing in common to tell them apart they
+/// count as one: a dead run is told by its own start time, a live one must not be forgotten (I1).
+pub(super) fn is_same_boot(one: &str, other: &str) -> bool {
+    let (one, other) = (Identity::parse(one), Identity::parse(other));
+    let init = one.init.zip(other.init);
+    let namespace = one.namespace.zip(other.namespace);
+    one.kernel == other.kernel && init.or(namespace).is_none_or(|(one, other)| one == other)
+}
+
+/// What an identity says; one of an earlier version says either of the last two.
+struct Identity<'a> {
+    kernel: &'a str,
+    /// The start time of PID 1.
+    init: Option<&'a str>,
+    /// As the link in `/proc` names it.
+    namespace: Option<&'a str>,
+}
+
+impl<'a> Identity<'a> {
+    fn parse(text: &'a str) -> Self {
+        let (kernel, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut words = rest.split_ascii_whitespace();
+        let (is_namespace, is_init) = (
+            |word: &&str| word.starts_with("pid:"),
+            |word: &&str| word.bytes().all(|byte| byte.is_ascii_digit()),
+        );
+        Self {
+            kernel,
+            init: words.clone().find(is_init),
+            namespace: words.find(is_namespace),
         }
-    };
-    Ok(format!("{} {init}", boot.trim()))
+    }
 }
 
 /// Field 22. The second field is a name that may hold spaces and parentheses.
@@ -245,6 +282,46 @@ mod tests {
         assert_eq!(boot, boot_identity().unwrap());
         assert!(boot.len() > 36, "{boot}");
         assert_eq!(boot.lines().count(), 1);
+    }
+
+    #[test]
+    fn a_boot_stays_the_same_whether_or_not_pid_1_is_visible() {
+        const FULL: &str = "b1 777 pid:[4026531836]";
+        for same in [
+            FULL,
+            // As an earlier version wrote it.
+            "b1 777",
+            "b1 pid:[4026531836]",
+            // Nothing in common but the kernel.
+            "b1",
+            // The start time alone decides.
+            "b1 777 pid:[1]",
+        ] {
+            assert!(is_same_boot(FULL, same), "{same}");
+            assert!(is_same_boot(same, FULL), "{same}");
+        }
+        assert!(is_same_boot("b1 777", "b1 pid:[4026531836]"));
+        let boot = boot_identity().unwrap();
+        assert!(is_same_boot(&boot, &boot));
+        let said = Identity::parse(&boot);
+        assert!(said.namespace.is_some(), "{boot}");
+    }
+
+    #[test]
+    fn another_kernel_or_container_is_another_boot() {
+        for (one, other) in [
+            ("b1 777 pid:[1]", "b2 777 pid:[1]"),
+            ("b1", "b2"),
+            ("b1 777", "b1 778"),
+            ("b1 pid:[1]", "b1 pid:[2]"),
+            ("b1 777 pid:[1]", "b1 pid:[2]"),
+            // The number of a namespace is given again.
+            ("b1 777 pid:[1]", "b1 778 pid:[1]"),
+            ("b1 777", "b1 778 pid:[1]"),
+        ] {
+            assert!(!is_same_boot(one, other), "{one} {other}");
+            assert!(!is_same_boot(other, one), "{other} {one}");
+        }
     }
 
     #[test]

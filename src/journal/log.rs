@@ -255,12 +255,9 @@ impl Log {
         let Some(file) = self.file.take() else {
             return Ok(Vec::new());
         };
-        let bytes = match file.read_from(self.len) {
-            Ok(bytes) => bytes,
-            // Not cut, for what is there may be the only word of a process that lives (I2): it is
-            // given up, and written anew with the next record.
-            Err(error) => return Err(error),
-        };
+        // On an error not cut, for what is there may be the only word of a process that lives (I2): it
+        // is given up, and written anew with the next record.
+        let bytes = file.read_from(self.len)?;
         let (records, sound) = frame::added(&bytes);
         for record in &records {
             self.memory.apply(record);

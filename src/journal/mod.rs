@@ -69,6 +69,7 @@ use self::{
     folder::Folder,
     history::History,
     home::Home,
+    identity::is_same_boot,
     log::{AppendError, Durability, Found, Log},
     slip::SlipError,
     writer::{Answer, Writer},
@@ -248,7 +249,7 @@ fn go_on(
 
 /// Whether a server of this boot has noted these directories, and the record is not there at all.
 fn lacks_records(runtime: &Log, dirs: &Dirs, boot: &str) -> bool {
-    let here = |place: &Place| place.dirs() == *dirs && place.boot == boot;
+    let here = |place: &Place| place.dirs() == *dirs && is_same_boot(&place.boot, boot);
     runtime.is_behind()
         && *runtime.memory() == Memory::default()
         && places(dirs, None).iter().any(here)
@@ -277,7 +278,7 @@ fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartK
     let mut log = found.log;
     warnings.extend(found.warning);
     let this_boot = match &log.memory().boot {
-        Some(recorded) => recorded == boot,
+        Some(recorded) => is_same_boot(recorded, boot),
         None => found.records_lost,
     };
     let start = if this_boot && !log.memory().closed {
@@ -414,6 +415,12 @@ impl Journal {
             self.hand_over_all(records);
         }
         taken.map_err(|error| self.runtime.told(AppendError::Io(error)))
+    }
+
+    /// Keeps records in mind of what was found to live after records were lost, until they are
+    /// written by [`Journal::rebuild`].
+    pub fn owe(&mut self, records: &[Record]) {
+        self.runtime.owe(records);
     }
 
     /// Writes the runtime store anew in one step, with these records of what was found to live

@@ -24,6 +24,7 @@ use super::{
     Dirs, JournalError, LOCK_WAIT, RUNTIME_NAME,
     folder::{Folder, READ_LEN_MAX, Shelf},
     frame,
+    identity::is_same_boot,
 };
 use crate::{
     reconcile::memory::Memory,
@@ -86,7 +87,8 @@ impl Place {
         for record in &scan.records {
             memory.apply(record);
         }
-        if memory.boot.as_deref() != Some(boot) {
+        let recorded = memory.boot.as_deref();
+        if !recorded.is_some_and(|recorded| is_same_boot(recorded, boot)) {
             return Vec::new();
         }
         let live = memory.children.into_iter().filter_map(|(child, it)| {

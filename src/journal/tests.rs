@@ -212,17 +212,34 @@ fn damage_of_the_boots_name_loses_no_live_run() {
     flip(&bench.runtime_file(), frame::header().len() + 12);
     // As often as a server dies before it has found what lives.
     for _ in 0..2 {
-        let second = bench.open("boot-1");
+        let mut second = bench.open("boot-1");
         assert_eq!(second.start, StartKind::Continued);
         assert!(second.memory.children[&name("web")].last.is_some());
         assert_eq!(second.warnings.len(), 1);
         assert!(second.warnings[0].contains("damaged"));
         assert!(second.records_lost);
+        second.journal.owe(&[begun("db", 1)]);
     }
     bench.open("boot-1").journal.rebuild(&[]).unwrap();
     let third = bench.open("boot-1");
     assert_eq!(third.warnings, [""; 0]);
     assert_eq!(third.start, StartKind::Continued);
+}
+
+#[test]
+fn live_runs_outlast_that_pid_1_is_hidden_and_shown_again() {
+    let bench = Bench::new();
+    let mut first = bench.open("b1 777");
+    let live = [begun("web", 1), started("web", 1)];
+    first.journal.append(&live).unwrap();
+    drop(first);
+    for boot in ["b1 pid:[1]", "b1 777 pid:[1]", "b1 pid:[1]", "b1 777"] {
+        let next = bench.open(boot);
+        assert_eq!(next.start, StartKind::Continued, "{boot}");
+        assert!(next.memory.children[&name("web")].last.is_some(), "{boot}");
+    }
+    let container = bench.open("b1 778 pid:[1]");
+    assert_eq!(container.start, StartKind::Fresh);
 }
 
 #[test]

@@ -37,6 +37,8 @@ pub struct HandedProcesses {
     left: Vec<HandedLeft>,
     /// Pins themselves outlive any program.
     pinned: Vec<((ChildName, RunId), PinName)>,
+    #[serde(default)]
+    pins_kept: Vec<PinName>,
 }
 
 /// The limit of open files that the server was started with; `None` is no limit.
@@ -113,6 +115,7 @@ impl Processes {
             hooks: self.hooks.into_iter().collect(),
             left: self.left.into_iter().map(left).collect(),
             pinned: self.pinned.into_iter().collect(),
+            pins_kept: self.pins_kept.into_iter().collect(),
         }
     }
 
@@ -126,6 +129,7 @@ impl Processes {
         let mut facts = Vec::new();
         self.hooks.extend(handed.hooks);
         self.pinned.extend(handed.pinned);
+        self.pins_kept.extend(handed.pins_kept);
         for process in handed.processes {
             facts.extend(self.take_over_one(process, claim));
         }

@@ -121,6 +121,8 @@ pub struct Processes {
     pins: Pins,
     /// Runs that may be pinned.
     pinned: BTreeMap<(ChildName, RunId), PinName>,
+    /// Pins of runs that are let go and whose end is not on record yet.
+    pins_kept: BTreeSet<PinName>,
     hooks: BTreeMap<JobId, Hook>,
     hook_time: Duration,
     /// Runs whose leader is gone while others of its group are not.
@@ -289,6 +291,7 @@ impl Processes {
             unreaped: BTreeMap::new(),
             pins: Pins::none("not asked for"),
             pinned: BTreeMap::new(),
+            pins_kept: BTreeSet::new(),
             hooks: BTreeMap::new(),
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
             left: BTreeMap::new(),

@@ -318,14 +318,33 @@ impl Processes {
         }
     }
 
+    /// Keeps the pin of a run that is about to be let go until [`Processes::unpin_kept`]: its end
+    /// is not on record, and should this server die, the next one is told it by the pin.
+    pub fn keep_pin(&mut self, child: &ChildName, run: RunId) {
+        let name = self.pin_to_go(child, run);
+        self.pins_kept.extend(name);
+    }
+
+    /// Takes the pins away that were kept: all that has ended is on record.
+    pub fn unpin_kept(&mut self) {
+        for name in std::mem::take(&mut self.pins_kept) {
+            self.pins.unpin(name);
+        }
+    }
+
     /// Takes the pin of a run away that has ended, and whose end is on record.
     pub(super) fn unpin(&mut self, child: &ChildName, run: RunId) {
-        let process = self.processes.get(&Owner::Run(child.clone(), run));
-        if process.is_some_and(|process| process.phase == Phase::Live) {
-            return;
-        }
-        if let Some(name) = self.pinned.remove(&(child.clone(), run)) {
+        if let Some(name) = self.pin_to_go(child, run) {
             self.pins.unpin(name);
+        }
+    }
+
+    /// The pin of a run that has ended, which is no longer the run's.
+    fn pin_to_go(&mut self, child: &ChildName, run: RunId) -> Option<PinName> {
+        let process = self.processes.get(&Owner::Run(child.clone(), run));
+        match process.is_some_and(|process| process.phase == Phase::Live) {
+            true => None,
+            false => self.pinned.remove(&(child.clone(), run)),
         }
     }
 }

@@ -532,8 +532,7 @@ impl RememberedRun {
                 self.end = Some(RememberedEnd::NotStarted { why, at: *at });
             }
             Record::Stopping { by, .. } => {
-                self.stopping = true;
-                self.replacing = false;
+                (self.stopping, self.replacing) = (true, false);
                 self.stopped_by.clone_from(by);
             }
             Record::Replacing { .. } => self.replacing = true,

@@ -283,13 +283,15 @@ impl Supervisor {
         }
     }
 
-    /// When to try again what could not be written: not put off by what else happens.
+    /// When to try again what could not be written: not put off by what else happens. When all is
+    /// written, what was kept for want of that goes.
     fn next_retry(&mut self) -> Option<Mono> {
         if self.journal.is_behind() {
             let again = || clock::mono() + RECORDS_RETRY;
             self.retry.get_or_insert_with(again);
         } else {
             self.retry = None;
+            self.processes.unpin_kept();
         }
         self.retry
     }

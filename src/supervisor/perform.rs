@@ -53,7 +53,10 @@ impl Supervisor {
                 child,
                 run,
                 leftovers,
-            } => self.processes.reap(&child, run, leftovers),
+            } => {
+                self.keep_pin_if_behind(&child, run);
+                self.processes.reap(&child, run, leftovers);
+            }
             Effect::RunHook {
                 job,
                 child,
@@ -98,6 +101,13 @@ impl Supervisor {
         })
     }
 
+    /// Has the exit of a run outlive this server as long as its end may not be on record.
+    fn keep_pin_if_behind(&mut self, child: &ChildName, run: RunId) {
+        if self.journal.is_behind() {
+            self.processes.keep_pin(child, run);
+        }
+    }
+
     /// Makes the directory for logs anew when it was deleted: it is the server's, and a start
     /// would fail for want of it. What stands there is left as it is.
     fn keep_log_dir(&self) {
@@ -135,6 +145,7 @@ impl Supervisor {
         begun: Record,
     ) {
         if let Some(older) = clear {
+            self.keep_pin_if_behind(&child, older);
             self.processes.clear(&child, older);
         }
         if let Err(why) = self.append(&[begun]) {

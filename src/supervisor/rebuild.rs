@@ -34,25 +34,22 @@ pub(super) fn look_for_runs(opened: &mut Opened) {
         found = found.len(),
         "records of live processes were lost: those that live were looked for"
     );
-    if let Err(error) = opened.journal.rebuild(&records) {
-        tracing::error!(%error, "a record could not be written");
-    }
+    // Written by `doubt_hidden`: a server that dies before that leaves the loss to be seen.
+    opened.journal.owe(&records);
 }
 
-/// Has nothing started of which a process may live that does not show whose it is (I1).
+/// Has nothing started of which a process may live that does not show whose it is (I1). What was
+/// found is written down then, in one step, and the loss with it is over.
 pub(super) fn doubt_hidden(opened: &mut Opened, listing: &Update) {
     let hidden = process::find_hidden().into_iter();
     let hidden: Vec<Hidden> = hidden
         .map(|HiddenProcess { pid, program }| Hidden { pid, program })
         .collect();
     let records = rebuild::doubts(&opened.memory, listing, &hidden, &alive(opened));
-    if records.is_empty() {
-        return;
-    }
     for record in &records {
         opened.memory.apply(record);
     }
-    if let Err(error) = opened.journal.append(&records) {
+    if let Err(error) = opened.journal.rebuild(&records) {
         tracing::error!(%error, "a record could not be written");
     }
 }

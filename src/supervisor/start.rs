@@ -286,6 +286,11 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
             }
             Ok(ready.into_supervisor(server_file, opened.journal))
         }
+        Err(error) if opened.records_lost && opened.journal.is_behind() => {
+            // What lives was not looked for to the end: the next start must see the loss.
+            drop(opened.journal);
+            Err(error)
+        }
         Err(error) => {
             // Nothing was started: the next start is still the fresh one.
             if opened.start == StartKind::Fresh

@@ -119,20 +119,116 @@ fn a_torn_end_is_cut_and_a_damaged_file_is_kept_aside() {
     );
 }
 
-#[test]
-fn a_newer_file_is_left_alone_and_told() {
-    let mut bed = Bed::new();
-    bed.write("web", [over(1)]);
+/// What a later version may write.
+fn newer() -> String {
     let text = "supervisor-rs journal 2";
     let crc = crc32fast::hash(text.as_bytes());
-    let newer = format!("{text} {crc:08x}\n");
-    fs::write(bed.path("web.journal"), &newer).unwrap();
+    format!("{text} {crc:08x}\n")
+}
+
+#[test]
+fn a_newer_file_is_kept_aside_as_it_is_and_the_history_begun_anew() {
+    let mut bed = Bed::new();
+    bed.write("web", [over(1)]);
+    fs::write(bed.path("web.journal"), newer()).unwrap();
     let written = bed.write("web", [over(2)]);
-    assert!(written.error.is_some());
-    assert_eq!(written.noted, []);
-    assert_eq!(written.left.len(), 1);
-    let found = fs::read(bed.path("web.journal")).unwrap();
-    assert_eq!(found, newer.as_bytes());
+    assert!(written.error.is_none());
+    assert_eq!(written.noted, [(name("web"), RunId(2))]);
+    assert_eq!(bed.read("web"), [over(2)]);
+    let kept = fs::read(bed.path("web.journal.unreadable-1")).unwrap();
+    assert_eq!(kept, newer().as_bytes());
+}
+
+#[test]
+fn what_stands_in_the_place_of_a_history_is_kept_aside_and_no_other_waits_for_it() {
+    for spoil in [
+        |path: &Path| fs::create_dir(path).unwrap(),
+        |path: &Path| std::os::unix::fs::symlink("/dev/null", path).unwrap(),
+        |path: &Path| fs::write(path, newer()).unwrap(),
+    ] {
+        let mut bed = Bed::new();
+        bed.write("web", [over(1)]);
+        spoil(&bed.path("aaa.journal"));
+        let batch = ["aaa", "web"].map(|child| (name(child), Runs::from([(RunId(2), over(2))])));
+        let written = bed.files.write(batch.into());
+        assert!(written.error.is_none() && written.left.is_empty());
+        assert_eq!(written.refused, []);
+        assert_eq!(written.noted.len(), 2);
+        assert_eq!(bed.read("aaa"), [over(2)]);
+        assert_eq!(bed.read("web"), [over(1), over(2)]);
+        let kept = bed.path("aaa.journal.unreadable-1");
+        assert!(kept.symlink_metadata().is_ok());
+    }
+}
+
+#[test]
+fn a_history_that_cannot_be_written_is_passed_over_and_the_disk_is_not_blamed() {
+    let mut bed = Bed::new();
+    // It is in the way of the new file.
+    let obstacle = bed.path("aaa.journal.new");
+    fs::create_dir_all(&obstacle).unwrap();
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    fs::set_permissions(bed.temp.path().join("history"), private).unwrap();
+    let batch = ["aaa", "web"].map(|child| (name(child), Runs::from([(RunId(1), over(1))])));
+    let written = bed.files.write(batch.clone().into());
+    assert!(written.error.is_none());
+    assert_eq!(written.refused, batch[..1]);
+    assert_eq!(written.noted, [(name("web"), RunId(1))]);
+    fs::remove_dir(&obstacle).unwrap();
+    let written = bed.files.write(written.refused);
+    assert_eq!(written.noted, [(name("aaa"), RunId(1))]);
+}
+
+#[test]
+fn runs_that_are_put_off_wait_again_with_the_next_one_or_in_time() {
+    let mut queue = Queue::default();
+    let runs = Runs::from([(RunId(1), over(1))]);
+    queue.refuse(name("web"), runs.clone());
+    queue.retry_refused();
+    assert!(queue.waiting.is_empty(), "it is not time");
+    queue.note(name("web"), RunId(1));
+    assert!(queue.noted.is_empty(), "it is told again");
+    queue.put(&name("web"), over(2));
+    assert_eq!(queue.waiting[&name("web")].len(), 2);
+    assert!(queue.refused.is_empty());
+    queue.refuse(name("web"), runs.clone());
+    assert_eq!(queue.waiting[&name("web")].len(), 2, "it waits already");
+    queue.refuse(name("db"), runs);
+    queue.retry_at = Some(clock::mono());
+    queue.retry_refused();
+    assert_eq!(queue.waiting.len(), 2);
+    assert!(queue.refused.is_empty() && queue.retry_at.is_none());
+}
+
+/// Waits until the history is quiet.
+fn await_quiet(history: &History) {
+    let deadline = clock::mono() + std::time::Duration::from_secs(10);
+    while !history.is_quiet() {
+        assert!(clock::mono() < deadline, "it is never quiet");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn what_is_only_tried_again_keeps_nobody_waiting() {
+    let mut bed = Bed::new();
+    bed.write("web", [over(1)]);
+    fs::create_dir(bed.path("aaa.journal.new")).unwrap();
+    let mut history = History::start(bed.files.state_dir.clone()).unwrap();
+    history.put(&name("aaa"), over(1));
+    history.put(&name("web"), over(2));
+    await_quiet(&history);
+    assert_eq!(
+        history.take_noted(),
+        [(name("web"), RunId(2))].into_iter().collect()
+    );
+    // Nor does a disk that takes nothing.
+    fs::remove_dir_all(bed.temp.path().join("history")).unwrap();
+    fs::write(bed.temp.path().join("history"), "in the way").unwrap();
+    history.put(&name("web"), over(3));
+    await_quiet(&history);
+    history.finish();
+    assert!(history.take_noted().is_empty());
 }
 
 #[test]

@@ -30,6 +30,7 @@ impl World {
 #[tokio::test]
 async fn a_run_goes_on_and_its_exit_is_told_exactly() {
     let mut world = World::new();
+    rustix::fs::mkfifoat(rustix::fs::CWD, world.path("go"), Mode::RUSR | Mode::WUSR).unwrap();
     world.start("read go < go; exit 9");
     let before = world.process().pid;
     assert_eq!(world.hand_over(), []);

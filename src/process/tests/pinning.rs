@@ -75,6 +75,30 @@ async fn the_exit_of_one_that_ended_and_was_reaped_meanwhile_is_exact() {
 }
 
 #[tokio::test]
+async fn a_pin_that_is_kept_for_the_end_is_not_on_record_tells_the_next_server() {
+    let Some(mut before) = World::pinning() else {
+        return;
+    };
+    let Started { pid, start_ticks } = before.start("exit 7");
+    before.processes.keep_pin(&web(), ONE);
+    let name = PinName { pid, start_ticks };
+    assert!(
+        before.processes.pins_kept.is_empty(),
+        "nothing is done to one that lives"
+    );
+    before.exit().await;
+    before.processes.keep_pin(&web(), ONE);
+    before.processes.reap(&web(), ONE, Leftovers::Kill);
+    assert!(before.processes.pins.find(name).is_some());
+    let mut world = World::new();
+    world.pin_in(&before.path("run"));
+    let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
+    assert_eq!(adoption, Adoption::Gone(Exit::Code(7)));
+    before.processes.unpin_kept();
+    assert!(before.processes.pins.find(name).is_none());
+}
+
+#[tokio::test]
 async fn a_pin_is_of_the_very_process_whoever_has_its_number() {
     let Some((before, Started { pid, start_ticks })) = ended_meanwhile("exit 7").await else {
         return;
