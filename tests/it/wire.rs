@@ -640,6 +640,11 @@ fn world(transcript: &Transcript) -> Sandbox {
             run_often(&sandbox, 1);
             sandbox
         }
+        ("upgrade", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 1);
+            sandbox
+        }
         ("Who may command", 1) => {
             let sandbox = Sandbox::new("name: web1\nencrypt: on\npub_keys_path: [keys]");
             fs::create_dir(sandbox.root().join("keys")).unwrap();
@@ -675,6 +680,9 @@ fn unknowable(line: &str) -> String {
     for (before, after) in [
         ("\"nonce\":\"", "\""),
         ("\"version\":\"", "\""),
+        ("\"from\":\"", "\""),
+        ("\"to\":\"", "\""),
+        ("was upgraded from ", ";"),
         ("\"fingerprint\":\"", "\""),
         ("\"capabilities\":{", "}"),
         ("\"peer\":\"", "\""),
