@@ -37,6 +37,8 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+use std::path::Path;
+
 pub use self::{
     chain::{Hash, NotAHash},
     entry::{By, Entry, Given, Outcome, Refusal},
@@ -44,6 +46,16 @@ pub use self::{
     verify::{Break, Fault, Verdict, verify},
     writer::{Audit, Room},
 };
+
+/// Sees whether a server could take up the trail in this directory now; another may be writing to
+/// it. Nothing is written.
+///
+/// # Errors
+///
+/// That something stands there that must not be used.
+pub fn check(state_dir: &Path) -> Result<(), AuditError> {
+    trail::Trail::check(state_dir)
+}
 
 /// The most bytes of one file before the next is begun.
 pub const AUDIT_FILE_BYTES_MAX: u64 = 16 << 20;

@@ -14,7 +14,13 @@
 //!
 //! Absent on purpose: keeping what could not be written (`writer`).
 
-use std::{collections::VecDeque, fs::File, io, os::unix::fs::MetadataExt, path::PathBuf};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use super::{
     BATCH_BYTES_MAX, Limits, NAME,
@@ -99,7 +105,14 @@ impl Trail {
             hold: Hold::Unread,
             opened: VecDeque::new(),
         };
-        match trail.take_up() {
+        let taken_up = trail.take_up();
+        Self::unless_forbidden(taken_up)?;
+        Ok(trail)
+    }
+
+    /// Only what must not be used is an error.
+    fn unless_forbidden(seen: Result<(), AuditError>) -> Result<(), AuditError> {
+        match seen {
             Err(error @ (AuditError::NotAFile { .. } | AuditError::NotOurs { .. })) => Err(error),
             Err(
                 error @ (AuditError::Dir { .. }
@@ -108,10 +121,19 @@ impl Trail {
                 | AuditError::Thread(_)),
             ) => {
                 tracing::warn!(%error, "the audit trail cannot be read yet");
-                Ok(trail)
+                Ok(())
             }
-            Ok(()) => Ok(trail),
+            Ok(()) => Ok(()),
         }
+    }
+
+    /// Sees whether [`Trail::open`] would find something that must not be used. Writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// That it would.
+    pub(super) fn check(dir: &Path) -> Result<(), AuditError> {
+        Self::unless_forbidden(Dir::own(dir).and_then(|dir| dir.append(NAME)).map(drop))
     }
 
     /// Whether something waits to be written besides what is handed over.

@@ -211,6 +211,16 @@ impl<C> Roster<C> {
         admission
     }
 
+    /// The number that the next to come will have.
+    pub(super) fn next(&self) -> Arrival {
+        Arrival(self.next)
+    }
+
+    /// Numbers before this one were given away by the program before, and may still be answered.
+    pub(super) fn go_on_at(&mut self, next: Arrival) {
+        self.next = self.next.max(next.0);
+    }
+
     pub(super) fn enter(&mut self, peer: PeerKey, connection: C) -> Arrival {
         let arrival = Arrival(self.next);
         self.next += 1;

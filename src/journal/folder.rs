@@ -178,9 +178,9 @@ impl Folder {
         })
     }
 
-    /// Its descriptor once more, for the next program of an upgrade.
-    pub(super) fn descriptor(&self) -> io::Result<OwnedFd> {
-        Ok(rustix::io::fcntl_dupfd_cloexec(&self.dir, 0)?)
+    /// Its descriptor, for the next program of an upgrade.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.dir
     }
 
     /// Whether both are one directory, by whatever names.

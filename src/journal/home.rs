@@ -130,12 +130,15 @@ impl Home {
         let place = Arc::try_unwrap(self.shared);
         let place = place.map_err(|_| io::Error::other("the directory is still in use"))?;
         let place = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // Itself and no copy, for which there may be no descriptor left.
+        let folder = Arc::into_inner(place.folder)
+            .ok_or_else(|| io::Error::other("the directory is still in use"))?;
         let (claimed, claim) = match place.claim.map(Claim::into_parts) {
             Some((name, socket)) => (name, Some(Passed::Held(socket))),
             None => (String::new(), None),
         };
         Ok(HandedHome {
-            dir: Passed::Held(place.folder.descriptor()?),
+            dir: Passed::Held(folder.into_descriptor()),
             path: place.path,
             lock: Passed::Held(place.lock.into()),
             claimed,

@@ -72,6 +72,13 @@ pub(super) fn survey_keys(server_file: &ServerFile) -> Result<RingSurvey, String
     Ok(found)
 }
 
+/// Why the control plane could not be started again with this server.yml, if so.
+pub(super) fn check(server_file: &ServerFile) -> Result<(), String> {
+    policy(server_file)?;
+    ring(server_file)?;
+    Ok(())
+}
+
 fn policy(server_file: &ServerFile) -> Result<Policy, String> {
     let spec = server_file.spec();
     Ok(Policy {

@@ -152,18 +152,20 @@ pub fn serve(path: &Path, takeover: Option<&Takeover>) -> Result<Killed, ServeEr
         Some((_, Ok(arrived))) => Some(arrived),
         Some((takeover, Err(why))) => return Err(takeover.give_back(&why)),
     };
+    // Where there is a program to go back to, that one goes on.
+    let refuse = |error: ServeError| match takeover {
+        Some(takeover) => takeover.give_back(&error.to_string()),
+        None => error,
+    };
     let max = process::open_files_max();
-    if max < OPEN_FILES_MIN {
+    // Who goes on has worked with so many until now, and so would whoever it went back to.
+    if max < OPEN_FILES_MIN && takeover.is_none() {
         return Err(ServeError::TooFewFiles { max });
     }
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .max_blocking_threads(BLOCKING_THREADS_MAX)
-        .on_thread_start(process::hear_no_signals)
-        .build()
-        .map_err(ServeError::system("make the event loop"))?;
+    let runtime = event_loop().map_err(refuse)?;
     let served = runtime.block_on(async {
-        let mut signals = Signals::new().map_err(ServeError::system("listen to signals"))?;
+        let signals = Signals::new().map_err(ServeError::system("listen to signals"));
+        let mut signals = signals.map_err(refuse)?;
         let mut supervisor = match (takeover, arrived) {
             (Some(takeover), Some(arrived)) => {
                 arrived.go_on().map_err(|why| takeover.give_back(&why))?
@@ -180,6 +182,15 @@ pub fn serve(path: &Path, takeover: Option<&Takeover>) -> Result<Killed, ServeEr
     // A thread that waits for a disk which does not answer must not keep the server from ending.
     runtime.shutdown_timeout(BLOCKED_TIME_MAX);
     served
+}
+
+fn event_loop() -> Result<tokio::runtime::Runtime, ServeError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .on_thread_start(process::hear_no_signals)
+        .build()
+        .map_err(ServeError::system("make the event loop"))
 }
 
 /// What looking at a configuration found.

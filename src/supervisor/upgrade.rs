@@ -19,7 +19,7 @@
 
 use std::{
     future::pending,
-    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd},
     path::PathBuf,
     pin::Pin,
     time::Duration,
@@ -32,9 +32,9 @@ use tokio::{
 
 use self::{
     check::{CHECK_TIME_MAX, Checked, Unfit},
-    handed::{Announced, Handed},
+    handed::{Announced, Blank, Handed},
 };
-use super::{ServeError, Signals, Supervisor, audited::Waiting};
+use super::{ServeError, Signals, Supervisor, audited::Waiting, authority};
 use crate::{
     clock,
     command::{ErrorCode, Failure},
@@ -193,10 +193,11 @@ impl Supervisor {
         }
         tracing::info!(program = %self.binary.display(), "an upgrade begins");
         let binary = self.binary.clone();
+        let state_dir = self.server_file.spec().state_dir.clone();
         self.upgrade = Upgrade {
             stage: Stage::Checking {
                 asked,
-                check: spawn_blocking(move || check::check(&binary)),
+                check: spawn_blocking(move || check::check_all(&binary, &state_dir)),
                 until: Instant::now() + CHECK_TIME_MAX + CHECK_SLACK,
             },
             hung: None,
@@ -208,6 +209,9 @@ impl Supervisor {
         let stage = std::mem::take(&mut self.upgrade.stage);
         match (stage, progress) {
             (Stage::Checking { asked, .. }, Progress::Checked(Ok(checked))) => {
+                if let Err(why) = self.could_begin_again() {
+                    return self.give_up(asked, &why);
+                }
                 let parked = Box::pin(self.control.park());
                 self.upgrade.stage = Stage::Parking {
                     asked,
@@ -243,6 +247,13 @@ impl Supervisor {
                 Progress::Checked(_) | Progress::Hangs | Progress::Parked(_) | Progress::LookAgain,
             ) => self.upgrade.stage = stage,
         }
+    }
+
+    /// Whether this program could take up again what it is about to let go of: else neither the
+    /// next one nor this one could go on.
+    fn could_begin_again(&self) -> Result<(), String> {
+        self.server_file.watch_config()?;
+        authority::check(&self.server_file)
     }
 
     /// Whether the server can leave now: nothing is under way but what is carried over. Gives up
@@ -365,15 +376,14 @@ impl Supervisor {
         let control = control.map_err(ServeError::system("let go of connections"))?;
         let journal = self.journal.pass_on();
         let journal = journal.map_err(ServeError::system("let go of the state"))?;
-        let own = process::own_program().map_err(ServeError::system("open the own program"))?;
         let handed = Handed {
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             asked,
             process_name: process::own_name(),
             binary: self.binary,
-            own: Passed::Held(own),
-            next: Passed::Held(OwnedFd::from(checked.program)),
+            own: Passed::Held(checked.own),
+            next: Passed::Held(checked.program),
             core: self.core,
             server_file: self.server_file.hand_over(),
             name: self.fixed.name,
@@ -393,7 +403,10 @@ impl Supervisor {
             connections,
             "the server replaces itself"
         );
-        Ok(Leaving(Box::new(handed)))
+        Ok(Leaving {
+            handed: Box::new(handed),
+            state: checked.state,
+        })
     }
 }
 
@@ -409,7 +422,11 @@ impl Stage {
 }
 
 /// A server that has let go of everything.
-pub(super) struct Leaving(Box<Handed>);
+pub(super) struct Leaving {
+    handed: Box<Handed>,
+    /// Where it is to be written.
+    state: Blank,
+}
 
 impl Leaving {
     /// Becomes the next program. Comes back only if it cannot, and goes on then.
@@ -418,14 +435,14 @@ impl Leaving {
     ///
     /// It cannot go on either.
     pub(super) async fn go(self, signals: &mut Signals) -> Result<Supervisor, ServeError> {
-        let mut handed = self.0;
+        let Self { mut handed, state } = self;
         let blocked = SignalsBlocked::now();
         let until = clock::mono() + THREADS_GONE_MAX;
         while process::others_hear_signals() && clock::mono() < until {
             sleep(SETTLE_LOOK).await;
         }
         handed.signals = signals.heard(SIGNALS_HEARD).await;
-        let why = match become_next(&handed) {
+        let why = match become_next(&handed, state) {
             Ok(never) => match never {},
             Err(error) => format!("the program cannot be executed: {error}"),
         };
@@ -434,8 +451,8 @@ impl Leaving {
     }
 }
 
-fn become_next(handed: &Handed) -> std::io::Result<std::convert::Infallible> {
-    let state = handed.write()?;
+fn become_next(handed: &Handed, state: Blank) -> std::io::Result<std::convert::Infallible> {
+    let state = handed.write(state)?;
     let (Some(own), Some(next)) = (handed.own.held(), handed.next.held()) else {
         return Err(std::io::Error::other("the programs are not held"));
     };

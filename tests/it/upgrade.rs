@@ -668,6 +668,53 @@ fn what_does_not_come_to_rest_is_given_up_and_all_go_on() {
 }
 
 #[test]
+fn what_neither_program_could_take_up_again_is_not_let_go_of() {
+    let sandbox = server("mode: quiet");
+    sandbox.write("web.yml", SLEEPER);
+    sandbox.done(&["start", "web"]);
+    let trail = sandbox.root().join("state/audit.jsonl");
+    fs::rename(&trail, trail.with_extension("aside")).unwrap();
+    fs::create_dir(&trail).unwrap();
+    let message = refused(&sandbox);
+    assert!(message.contains("it is not a regular file"), "{message}");
+    assert!(!sandbox.server_log().contains("the server replaces itself"));
+    // The server puts it out of the way, and begins another.
+    wait_for("an upgrade when all is well", PATIENCE, || {
+        sandbox.client(&["upgrade"]).code == 0
+    });
+    sandbox.done(&["stop", "web"]);
+}
+
+#[test]
+fn however_few_descriptors_are_left_the_server_goes_on() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let sandbox = server("mode: quiet");
+    sandbox.write("web.yml", SLEEPER);
+    let web = sandbox.done(&["start", "web"]);
+    let limit_files = |count| {
+        let limit = Rlimit {
+            current: count,
+            maximum: getrlimit(Resource::Nofile).maximum,
+        };
+        let pid = Pid::from_raw(sandbox.server_pid());
+        prlimit(pid, Resource::Nofile, limit).unwrap()
+    };
+    let said = || sandbox.server_log().matches("no upgrade").count() + upgrades(&sandbox);
+    for left in 0..24 {
+        let open = fs::read_dir(format!("/proc/{}/fd", sandbox.server_pid())).unwrap();
+        let before = limit_files(Some(open.count() as u64 + left));
+        let told = said();
+        sandbox.signal_server(Signal::USR2);
+        wait_for("what came of it", PATIENCE, || said() > told);
+        limit_files(before.current);
+        assert_eq!(sandbox.row("web").unwrap()["pid"], web["pid"], "{left}");
+    }
+    assert!(sandbox.server_log().contains("no upgrade"));
+    sandbox.done(&["upgrade"]);
+    sandbox.done(&["stop", "web"]);
+}
+
+#[test]
 fn no_upgrade_while_the_server_ends() {
     let mut sandbox = server("mode: quiet\non_exit: stop\n");
     sandbox.write("web.yml", &sandbox.slow_to_stop("gate"));

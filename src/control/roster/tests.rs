@@ -243,3 +243,17 @@ fn the_slot_in_reserve_is_there_for_who_signs_on_every_connection() {
     move_to(&mut roster, signed, key("k"));
     assert_eq!(ask(&roster, peer(2)), Admission::Welcome);
 }
+
+/// Who left before an upgrade may still be owed an answer by the program after it.
+#[test]
+fn a_number_is_not_given_away_again_by_the_program_that_goes_on() {
+    let mut before = Roster::new(3, 3);
+    let stays = before.enter(peer(1), IDLE);
+    let left = before.enter(peer(1), IDLE);
+    before.leave(left);
+    let mut after = Roster::new(3, 3);
+    after.go_on_at(before.next());
+    after.enter_again(stays, peer(1), IDLE);
+    let comes = after.enter(peer(1), IDLE);
+    assert!(comes > left, "{comes:?} {left:?}");
+}

@@ -53,6 +53,8 @@ pub enum NotParked {
 pub struct HandedControl {
     listeners: Vec<Passed>,
     connections: Vec<HandedConnection>,
+    /// The number of the next one to come.
+    next: Arrival,
     refusals: HandedRefusals,
 }
 
@@ -169,6 +171,7 @@ impl Control {
         }
         let refusals = Refusals::take_over(handed.refusals, config.refusals.clone());
         let prepared = Prepared::new(config, requests, refusals)?;
+        prepared.shared.guests.roster().go_on_at(handed.next);
         let mut connections = Vec::with_capacity(handed.connections.len());
         for connection in handed.connections {
             let shared = Arc::clone(&prepared.shared);
@@ -360,6 +363,7 @@ impl Acceptor {
         Ok(HandedControl {
             listeners,
             connections,
+            next: self.shared.guests.roster().next(),
             refusals: self.shared.refusals.hand_over(),
         })
     }

@@ -9,11 +9,19 @@
 //!
 //! Blocks, for a disk or for the program; nothing else waits for it.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    path::Path,
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
+use super::handed::Blank;
 use crate::{
+    audit::{self, AuditError},
     process::{self, NoAnswer},
     trust::{self, Owners, TrustError, Way},
 };
@@ -27,6 +35,12 @@ pub(super) const CHECK_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// The option that has a program say which state it reads.
 pub(super) const READS_STATE: &str = "--reads-state";
+
+/// The bits of a file's mode that say who may do what.
+const MODE_BITS: u32 = 0o7777;
+
+/// Those that let others than the owner write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// What a program says of itself.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,9 +63,13 @@ pub fn reads_state() -> String {
 #[derive(Debug)]
 pub(in crate::supervisor) struct Checked {
     /// Which: the descriptor that passed.
-    pub(super) program: File,
+    pub(super) program: OwnedFd,
     /// Its version, as it says.
     pub(super) version: String,
+    /// The program that runs here, for the way back.
+    pub(super) own: OwnedFd,
+    /// What the state is written to, empty as yet.
+    pub(super) state: Blank,
 }
 
 /// Why a program cannot go on.
@@ -60,6 +78,16 @@ pub(super) enum Unfit {
     /// Anybody could have put it there, or nobody has.
     #[error("{0}")]
     Untrusted(#[from] TrustError),
+    /// Others could write it.
+    #[error(
+        "`{path}` is not trusted: others than its owner may write it (mode {mode:04o})\nhint: chmod go-w {path}"
+    )]
+    Writable {
+        /// Where it stands.
+        path: String,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// It does not say anything.
     #[error(
         "`{path}` cannot be asked what it reads: {why}\nhint: is it a supervisor-rs-server that knows `{READS_STATE}`?"
@@ -70,6 +98,17 @@ pub(super) enum Unfit {
         /// Why not.
         why: NoAnswer,
     },
+    /// The system refused what the way there or back takes.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was to be done.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The audit trail could not be taken up again, by this program or another.
+    #[error("{0}")]
+    Audit(#[from] AuditError),
     /// It says something else.
     #[error(
         "`{path}` does not say what it reads\nhint: is it a supervisor-rs-server that knows `{READS_STATE}`?"
@@ -90,21 +129,53 @@ pub(super) enum Unfit {
     },
 }
 
+/// Checks the program at this path, and what disks hold that any program must take up again.
+pub(super) fn check_all(path: &Path, state_dir: &Path) -> Result<Checked, Unfit> {
+    let checked = check(path)?;
+    audit::check(state_dir)?;
+    Ok(checked)
+}
+
 /// Checks the program at this path.
 pub(super) fn check(path: &Path) -> Result<Checked, Unfit> {
     let shown = || path.display().to_string();
     let owners = Owners::new(&[])?;
     let program = trust::open(path, &owners, &mut Way::default())?.into_file();
+    check_mode(&program, shown)?;
     let answer = process::ask(&program, &[READS_STATE], CHECK_TIME_MAX);
     let answer = answer.map_err(|why| Unfit::NoAnswer { path: shown(), why })?;
     let said: Said =
         serde_json::from_slice(&answer).map_err(|_| Unfit::Gibberish { path: shown() })?;
     let version = short(&said.version);
-    match said.reads_state.contains(&STATE_VERSION) {
-        true => Ok(Checked { program, version }),
-        false => Err(Unfit::ReadsOther {
+    if !said.reads_state.contains(&STATE_VERSION) {
+        return Err(Unfit::ReadsOther {
             path: shown(),
             version,
+        });
+    }
+    let system = |what| move |source| Unfit::System { what, source };
+    // Now and not when all was let go of: where no descriptor is left, all goes on as before.
+    Ok(Checked {
+        program: program.into(),
+        version,
+        own: process::own_program().map_err(system("open the own program"))?,
+        state: Blank::new().map_err(system("make a file for the state"))?,
+    })
+}
+
+/// Nobody but its owner may write it: where a child's file may be open to the owner's own group,
+/// what runs with all of the server's rights may not.
+fn check_mode(program: &File, shown: impl Fn() -> String) -> Result<(), Unfit> {
+    let bits = program.metadata().map(|seen| seen.mode() & MODE_BITS);
+    match bits {
+        Ok(mode) if mode & WRITABLE_BY_OTHERS == 0 => Ok(()),
+        Ok(mode) => Err(Unfit::Writable {
+            path: shown(),
+            mode,
+        }),
+        Err(source) => Err(Unfit::System {
+            what: "look at the program",
+            source,
         }),
     }
 }
@@ -170,7 +241,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let mark = temp.path().join("ran");
         let text = format!("#!/bin/sh\n: > '{}'\n", mark.display());
-        for mode in [0o757, 0o777] {
+        for mode in [0o775, 0o757, 0o777] {
             let why = refused(&text, mode);
             assert!(why.contains("write"), "{why}");
         }

@@ -16,7 +16,10 @@ use std::{
     path::PathBuf,
 };
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::{
+    fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create},
+    io::Errno,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{super::server_file::HandedServerFile, check::STATE_VERSION};
@@ -102,10 +105,10 @@ impl Handed {
     }
 
     /// Writes all of it down.
-    pub(super) fn write(&self) -> io::Result<OwnedFd> {
+    pub(super) fn write(&self, blank: Blank) -> io::Result<OwnedFd> {
         let mut bytes = Vec::new();
         ciborium::into_writer(self, &mut bytes).map_err(io::Error::other)?;
-        sealed(&bytes)
+        blank.sealed(&bytes)
     }
 
     /// Reads what the program before has written.
@@ -124,12 +127,29 @@ const SEALS: SealFlags = SealFlags::SEAL
     .union(SealFlags::GROW)
     .union(SealFlags::WRITE);
 
-fn sealed(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let mut file = File::from(memfd_create("supervisor-rs-state", flags)?);
-    file.write_all(bytes)?;
-    fcntl_add_seals(&file, SEALS)?;
-    Ok(file.into())
+/// Memory for the state that nothing was written to yet. Had before all is let go of, for then
+/// there must be a descriptor left.
+#[derive(Debug)]
+pub(in crate::supervisor) struct Blank(File);
+
+impl Blank {
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let create = |flags| memfd_create("supervisor-rs-state", flags);
+        // Where `vm.memfd_noexec` is 2 there is none without it; before Linux 6.3 none with it.
+        let file = match create(flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => create(flags),
+            made => made,
+        };
+        Ok(Self(File::from(file?)))
+    }
+
+    fn sealed(self, bytes: &[u8]) -> io::Result<OwnedFd> {
+        let Self(mut file) = self;
+        file.write_all(bytes)?;
+        fcntl_add_seals(&file, SEALS)?;
+        Ok(file.into())
+    }
 }
 
 fn unsealed(file: OwnedFd) -> io::Result<Vec<u8>> {
@@ -246,13 +266,12 @@ mod tests {
 
     #[test]
     fn nobody_can_change_what_is_sealed_and_what_is_not_sealed_is_not_read() {
-        let file = sealed(b"all of it").unwrap();
+        let file = Blank::new().unwrap().sealed(b"all of it").unwrap();
         let mut again = File::from(file.try_clone().unwrap());
         assert!(again.write_all(b"x").is_err());
         assert!(again.set_len(0).is_err());
         assert_eq!(unsealed(file).unwrap(), b"all of it");
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        assert!(unsealed(memfd_create("open", flags).unwrap()).is_err());
+        assert!(unsealed(Blank::new().unwrap().0.into()).is_err());
         assert!(unsealed(File::open("/dev/null").unwrap().into()).is_err());
     }
 }

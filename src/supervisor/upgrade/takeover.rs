@@ -24,12 +24,12 @@ use super::{
         inbox::Inbox,
         is_on_terminal,
         key_looks::KeyLooks,
-        server_file::{BEING_WRITTEN, ServerFile},
+        server_file::{BEING_WRITTEN, HandedServerFile, ServerFile},
         start::host,
     },
     Upgrade,
     check::STATE_VERSION,
-    handed::{Announced, Handed},
+    handed::{Announced, Blank, Handed},
 };
 use crate::{
     command::{Answer, ErrorCode, Failure, Op, Upgraded},
@@ -42,8 +42,11 @@ use crate::{
     passed::{Claim, Passed},
     process::{self, Processes},
     reconcile::event::{Event, RequestId},
-    watch::Watch,
+    watch::{Watch, WatchConfig},
 };
+
+/// How many descriptors are kept in reserve for the part that must not fail.
+const SPARE_DESCRIPTORS: usize = 8;
 
 /// What a program is to go on with that was told so.
 #[derive(Debug)]
@@ -184,13 +187,9 @@ pub(super) fn go_on(
 ) -> Result<Supervisor, ServeError> {
     // They were for the way here and the way back.
     drop((handed.own.take(claim), handed.next.take(claim)));
-    let server_file = ServerFile::take_over(handed.server_file, host());
-    let server_file = server_file.map_err(ServeError::BadConfig)?;
+    let (server_file, config) = configured(handed.server_file)?;
     let journal = journal::take_over(handed.journal, claim).map_err(ServeError::State)?;
     let audit = audited::open(&server_file.spec().state_dir, &handed.id)?;
-    let config = server_file
-        .watch_config()
-        .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
     let known: Vec<_> = handed.core.known_specs().map(Arc::clone).collect();
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &known);
     let spec = server_file.spec();
@@ -202,10 +201,12 @@ pub(super) fn go_on(
         on_terminal: is_on_terminal(),
     };
     let heard = hear_again(&server_file, &mut fixed, handed.control, claim)?;
+    let spare = spare(&outcome)?;
     // The last that may fail, for from now on signals are heard: who goes back must not have any.
     let mut processes =
         Processes::new(&fixed.id).map_err(ServeError::system("prepare for processes"))?;
     // From here on nothing fails.
+    drop(spare);
     processes.keep_pins_in(&spec.runtime_dir);
     if let Some(name) = &handed.process_name {
         process::call_self(name);
@@ -245,6 +246,25 @@ pub(super) fn go_on(
     supervisor.take_caught(handed.signals);
     supervisor.tell_outcome(handed.asked, &handed.version, outcome);
     Ok(supervisor)
+}
+
+/// Descriptors that are let go of before what must not fail for want of one: a child's pidfd that
+/// cannot be looked at is a child lost.
+fn spare(outcome: &Result<(), String>) -> Result<Vec<Blank>, ServeError> {
+    // Who came back has nobody to go back to, and two more than it has left with.
+    if outcome.is_err() {
+        return Ok(Vec::new());
+    }
+    let all: io::Result<Vec<Blank>> = (0..SPARE_DESCRIPTORS).map(|_| Blank::new()).collect();
+    all.map_err(ServeError::system("keep descriptors in reserve"))
+}
+
+/// The configuration, and what is watched because of it.
+fn configured(handed: HandedServerFile) -> Result<(ServerFile, WatchConfig), ServeError> {
+    let server_file = ServerFile::take_over(handed, host()).map_err(ServeError::BadConfig)?;
+    let config = server_file.watch_config();
+    let config = config.map_err(|fault| ServeError::BadConfig(vec![fault]))?;
+    Ok((server_file, config))
 }
 
 /// The control plane, and what comes from it.
