@@ -8,15 +8,14 @@
 use std::{io, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
 
 use super::{
     Journal, RUNTIME_NAME, STATE_NAME,
     error::JournalError,
-    history::{Histories, History},
+    go_on,
+    history::Histories,
     home::{HandedHome, Home},
     log::{Durability, Log},
-    writer::Writer,
 };
 use crate::{
     passed::{Claim, Passed},
@@ -120,24 +119,8 @@ pub fn take_over(handed: HandedJournal, claim: Claim<'_>) -> Result<Journal, Jou
         Box::new(state_dir.clone()),
         &handed.state,
     );
-    let (answers, committed) = mpsc::unbounded_channel();
-    let writer = Writer::start(state, answers.clone()).map_err(JournalError::Thread)?;
-    let history = History::start(state_dir.clone()).map_err(JournalError::Thread)?;
-    let journal = Journal {
-        runtime,
-        writer,
-        history,
-        histories: Histories::of(&state_path),
-        answers,
-        committed,
-        runtime_dir,
-        _state_dir: state_dir,
-    };
-    // What is not noted yet stands in the record of live runs.
-    for child in journal.runtime.memory().children.keys() {
-        journal.hand_over(child);
-    }
-    Ok(journal)
+    let histories = Histories::of(&state_path);
+    go_on(runtime, state, (state_dir, runtime_dir), histories)
 }
 
 #[cfg(test)]
