@@ -18,7 +18,7 @@ const ID_TEMPORARY: &str = "id.new";
 const ID_LEN_MAX: u64 = 64;
 
 /// Identifies this boot: the kernel's boot id, the start time of PID 1 in clock ticks as far as
-/// that is visible, and the number of our PID namespace. What is compared is [`is_same_boot`].
+/// that is visible, and the number of our PID namespace. What is compared is `is_same_boot`.
 ///
 /// Containers share the host's boot id, and each has a PID 1 and a namespace of its own. Whether
 /// PID 1 is visible (`hidepid`) may change while children live.

@@ -195,7 +195,7 @@ impl Control {
     }
 
     /// Takes nothing more in, and has every connection stop where it is; within
-    /// [`PARK_TIME_MAX`]. Until [`Control::unpark`] nobody is heard.
+    /// `PARK_TIME_MAX`. Until [`Control::unpark`] nobody is heard.
     ///
     /// # Errors
     ///
