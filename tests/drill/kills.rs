@@ -12,7 +12,7 @@ use crate::{
     clients::{Clients, Sent, Shared, Verb},
     judge::{Exits, Judge, Seen},
     line::Line,
-    look::{Row, capabilities, check, check_one, exits, kinds_open, mounts, zombies_of},
+    look::{PIDFD, Row, capabilities, check, check_one, exits, kinds_open, mounts, zombies_of},
     random::Random,
     reaper,
     sandbox::{PATIENCE, Process, skip, wait_for},
@@ -70,9 +70,6 @@ const OWN_VERBS: [Verb; 5] = [
 
 /// No client's connection.
 const OWN_CONNECTION: (u64, u64) = (u64::MAX, 0);
-
-/// What the kernel calls the descriptor of a process.
-const PIDFD: &str = "anon_inode:[pidfd]";
 
 /// What a drill does.
 struct Plan {

@@ -108,10 +108,22 @@ pub(crate) fn descriptors(pid: i32) -> Vec<(i32, String)> {
     found
 }
 
+/// What a descriptor of a process leads to.
+pub(crate) const PIDFD: &str = "anon_inode:[pidfd]";
+
+/// Whether this is a descriptor of a process: one that was opened through a pin leads to `/`.
+fn is_pidfd(pid: i32, number: i32) -> bool {
+    let told = fs::read_to_string(format!("/proc/{pid}/fdinfo/{number}"));
+    told.is_ok_and(|told| told.lines().any(|line| line.starts_with("Pid:")))
+}
+
 /// How many of which kind a process has open: sockets and pipes are told without their number.
 pub(crate) fn kinds_open(pid: i32) -> BTreeMap<String, usize> {
     let mut kinds = BTreeMap::new();
-    for (_, place) in descriptors(pid) {
+    for (number, mut place) in descriptors(pid) {
+        if place == "/" && is_pidfd(pid, number) {
+            place = PIDFD.to_owned();
+        }
         let numbered = place
             .split_once(":[")
             .filter(|(kind, _)| *kind != "anon_inode");
