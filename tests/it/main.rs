@@ -27,7 +27,6 @@ mod keys;
 mod known_servers;
 mod life;
 mod live_edits;
-mod load;
 mod modes;
 mod moved;
 mod network;
