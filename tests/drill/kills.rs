@@ -383,7 +383,7 @@ impl Drill {
         for (what, least) in [
             ("kills", plan.kills),
             ("commands answered", plan.kills),
-            ("acknowledged commands looked at", plan.kills / 10),
+            ("acknowledged commands looked at", plan.kills / 25),
             ("exits compared", plan.kills),
             ("log lines", plan.kills * 10),
         ] {
