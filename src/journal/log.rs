@@ -99,6 +99,26 @@ pub(super) struct Found {
 }
 
 impl Log {
+    /// A store of which nothing was read.
+    fn empty(
+        store: Store,
+        durability: Durability,
+        name: &'static str,
+        shelf: Box<dyn Shelf>,
+    ) -> Self {
+        Self {
+            store,
+            durability,
+            name,
+            shelf,
+            mark: Mark::of(name),
+            file: None,
+            len: 0,
+            rewrite_at: REWRITE_LEN_MIN,
+            memory: Memory::default(),
+        }
+    }
+
     /// Reads a store; one that does not exist is empty.
     pub(super) fn open(
         store: Store,
@@ -107,17 +127,7 @@ impl Log {
         shelf: Box<dyn Shelf>,
     ) -> Result<Found, JournalError> {
         let mut found = Found {
-            log: Self {
-                store,
-                durability,
-                name,
-                shelf,
-                mark: Mark::of(name),
-                file: None,
-                len: 0,
-                rewrite_at: REWRITE_LEN_MIN,
-                memory: Memory::default(),
-            },
+            log: Self::empty(store, durability, name, shelf),
             warning: None,
             records_lost: false,
         };
@@ -153,17 +163,7 @@ impl Log {
         shelf: Box<dyn Shelf>,
         records: &[Record],
     ) -> Self {
-        let mut log = Self {
-            store,
-            durability,
-            name,
-            shelf,
-            mark: Mark::of(name),
-            file: None,
-            len: 0,
-            rewrite_at: REWRITE_LEN_MIN,
-            memory: Memory::default(),
-        };
+        let mut log = Self::empty(store, durability, name, shelf);
         for record in records {
             log.memory.apply(record);
         }
