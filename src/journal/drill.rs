@@ -281,27 +281,6 @@ impl Bench {
     }
 }
 
-/// Enough batches for the file to be written anew several times.
-fn batches(store: Store) -> Vec<Vec<Record>> {
-    let mut all = Vec::new();
-    for run in 1..=12 {
-        for child in ["a", "b"] {
-            match store {
-                Store::Runtime => all.extend([
-                    vec![samples::begun(child, run)],
-                    vec![samples::started(child, run)],
-                    vec![samples::ended(child, run), Record::Closed],
-                ]),
-                Store::State => all.extend([
-                    vec![samples::held(child), samples::reserved(child, run * 64)],
-                    vec![samples::released(child)],
-                ]),
-            }
-        }
-    }
-    all
-}
-
 fn fold<'a>(records: impl IntoIterator<Item = &'a Record>) -> Memory {
     let mut memory = Memory::default();
     for record in records {
@@ -320,7 +299,7 @@ const STORES: [Store; 2] = [Store::Runtime, Store::State];
 #[test]
 fn power_that_goes_at_any_step_loses_nothing_that_was_reported_written() {
     for store in STORES {
-        let batches = batches(store);
+        let batches = samples::batches(store, 0);
         let mut cut_at = 0;
         loop {
             let bench = Bench::new();
@@ -351,7 +330,7 @@ fn power_that_goes_at_any_step_loses_nothing_that_was_reported_written() {
 #[test]
 fn refusals_at_any_step_leave_a_store_that_works_again_and_says_the_truth() {
     for store in STORES {
-        let batches = batches(store);
+        let batches = samples::batches(store, 0);
         for length in [1, 2, 7] {
             for from in 0..70 {
                 let bench = Bench::new();

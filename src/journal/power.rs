@@ -365,27 +365,6 @@ impl Medium for Open {
     }
 }
 
-/// What a server does in its life: enough for its file to be written anew several times.
-fn batches(store: Store, life: u64) -> Vec<Vec<Record>> {
-    let mut all = Vec::new();
-    for run in life * 100 + 1..life * 100 + 13 {
-        for child in ["a", "b"] {
-            match store {
-                Store::Runtime => all.extend([
-                    vec![samples::begun(child, run)],
-                    vec![samples::started(child, run)],
-                    vec![samples::ended(child, run), Record::Closed],
-                ]),
-                Store::State => all.extend([
-                    vec![samples::held(child), samples::reserved(child, run * 64)],
-                    vec![samples::released(child)],
-                ]),
-            }
-        }
-    }
-    all
-}
-
 fn folded(mut memory: Memory, records: &[Record]) -> Memory {
     for record in records {
         memory.apply(record);
@@ -422,7 +401,7 @@ fn is_one_of(found: &Memory, possible: &[Memory], store: Store) -> bool {
 #[test]
 fn a_process_that_dies_at_any_operation_loses_nothing_and_tells_of_no_loss() {
     for store in [Store::Runtime, Store::State] {
-        let batches = batches(store, 0);
+        let batches = samples::batches(store, 0);
         for until in 1.. {
             let bench = Bench::new(until);
             let (possible, died) = live(bench.open(store, until), &batches);
@@ -453,7 +432,7 @@ fn a_host_that_dies_at_any_operation_keeps_what_was_reported_to_be_on_disk() {
             let warning = found.warning.clone().unwrap_or_default();
             let false_alarm = warning.contains("was cut:") || warning.contains("is missing");
             assert!(!false_alarm, "{when}: {warning}");
-            (possible, _) = live(found, &batches(store, life as u64));
+            (possible, _) = live(found, &samples::batches(store, life as u64));
             bench.with(|disk| disk.crash(Crash::Host));
         }
     }
@@ -469,7 +448,7 @@ fn records_of_live_processes_that_a_host_took_with_it_are_read_without_a_fault()
             let mut found = bench.open(store, until);
             // Another boot, of which they tell nothing.
             found.log.forget_boot();
-            let _of_no_use = live(found, &batches(store, life as u64));
+            let _of_no_use = live(found, &samples::batches(store, life as u64));
             bench.with(|disk| disk.crash(Crash::Host));
         }
         let mut log = bench.open(store, u64::MAX).log;

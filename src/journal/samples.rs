@@ -3,7 +3,10 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
-    reconcile::{cause::Cause, record::Record},
+    reconcile::{
+        cause::Cause,
+        record::{Record, Store},
+    },
     spec::{
         ChildName, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink, Spec, Time,
         Verb, Wall,
@@ -170,6 +173,28 @@ pub(super) fn runtime() -> Vec<Record> {
         },
         Record::Closed,
     ]
+}
+
+/// What a server does in its life, of which each has numbers of its own: enough for its file to be
+/// written anew several times.
+pub(super) fn batches(store: Store, life: u64) -> Vec<Vec<Record>> {
+    let mut all = Vec::new();
+    for run in life * 100 + 1..life * 100 + 13 {
+        for child in ["a", "b"] {
+            match store {
+                Store::Runtime => all.extend([
+                    vec![begun(child, run)],
+                    vec![started(child, run)],
+                    vec![ended(child, run), Record::Closed],
+                ]),
+                Store::State => all.extend([
+                    vec![held(child), reserved(child, run * 64)],
+                    vec![released(child)],
+                ]),
+            }
+        }
+    }
+    all
 }
 
 /// A directory that is ours alone, whatever mode new ones have by default.
