@@ -40,6 +40,9 @@ pub enum Event {
         /// What was found; an [`Update`] with scope `Touched`.
         update: Update,
     },
+    /// Nobody watches the loadpaths, and what changes there is not told. When they are watched again,
+    /// a whole listing tells what has become of them.
+    Unwatched,
     /// server.yml was edited and the edit is good. A whole listing of its loadpaths follows.
     Settings(Settings),
     /// The process of this run lives, and that was recorded.

@@ -122,6 +122,9 @@ pub struct State {
     settings: Settings,
     /// The settings are newer than the listing: until all was read under them, nothing is wanted.
     relisting: bool,
+    /// The loadpaths have not been read since somebody watches them again: what is known of them
+    /// may be old, and that a file is gone is not judged by it.
+    unwatched: bool,
     children: BTreeMap<ChildName, Child>,
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<BatchId, Batch>,
@@ -226,6 +229,7 @@ impl State {
         Self {
             settings: Settings::default(),
             relisting: false,
+            unwatched: false,
             children: BTreeMap::new(),
             jobs: BTreeMap::new(),
             batches: BTreeMap::new(),
@@ -260,6 +264,7 @@ impl State {
                 self.on_listing(&mut turn, update);
                 self.on_reread(&mut turn, job);
             }
+            Event::Unwatched => self.on_unwatched(),
             Event::Settings(settings) => self.on_settings(settings),
             Event::Spawned { child, run, pid } => self.on_spawned(&mut turn, &child, run, pid),
             Event::SpawnFailed { child, run, why } => {

@@ -30,6 +30,8 @@ pub(super) enum Bug {
     MassRemovalBelieved,
     /// What went while no server watched is not missed.
     RemovalUnwatchedNotMissed,
+    /// What went is believed gone while nobody watches whether it comes back.
+    RemovalJudgedUnwatched,
     /// An overtaken order is not answered.
     SupersededNotAnswered,
     /// Who joins an order is not answered.
@@ -104,6 +106,7 @@ mod switch {
         Bug::RemovalBelievedAtOnce,
         Bug::MassRemovalBelieved,
         Bug::RemovalUnwatchedNotMissed,
+        Bug::RemovalJudgedUnwatched,
         Bug::SupersededNotAnswered,
         Bug::JoinedNotAnswered,
         Bug::BusyNotAnswered,

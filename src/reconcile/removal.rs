@@ -3,6 +3,7 @@
 //! New and changed files are acted upon at once. A file that is gone waits: for the quiet second,
 //! and where too many went at once or a loadpath was taken out, for a confirming listing too. A
 //! loadpath that is missing, unreadable, or empty in another place than before takes nothing away.
+//! While nobody watches, nothing is judged: it may be back already.
 
 use std::{
     collections::BTreeSet,
@@ -32,6 +33,9 @@ impl State {
             loadpaths,
             entries,
         } = update;
+        if scope != Scope::Touched {
+            self.on_watched(turn);
+        }
         self.take_loadpaths(turn, loadpaths);
         let mut mentioned = BTreeSet::new();
         let mut changed = false;
@@ -65,6 +69,29 @@ impl State {
         if scope == Scope::Confirming {
             self.confirm_removals(turn);
         }
+    }
+
+    /// Nobody watches: no time runs by which a file would count as gone.
+    pub(super) fn on_unwatched(&mut self) {
+        self.unwatched = true;
+        if planted(Bug::RemovalJudgedUnwatched) {
+            return;
+        }
+        for home in self.restless.keys() {
+            self.timers.cancel(&Timer::Quiet(home.clone()));
+        }
+        self.timers.cancel(&Timer::Confirm);
+    }
+
+    /// All was read while somebody watches. What passed before was no quiet: nobody listened.
+    fn on_watched(&mut self, turn: &mut Turn) {
+        if !std::mem::take(&mut self.unwatched) {
+            return;
+        }
+        for home in std::mem::take(&mut self.restless).into_keys() {
+            self.expect_quiet(turn, &home);
+        }
+        self.expect_confirmation(turn);
     }
 
     fn take_loadpaths(&mut self, turn: &mut Turn, loadpaths: Vec<Loadpath>) {
@@ -257,6 +284,9 @@ impl State {
     fn expect_quiet(&mut self, turn: &mut Turn, home: &Path) {
         let now = turn.now.mono;
         let first = *self.restless.entry(home.to_owned()).or_insert(now);
+        if self.unwatched {
+            return;
+        }
         let at = (now + QUIET).min(first + QUIET_MAX).max(now);
         self.timers.set(Timer::Quiet(home.to_owned()), at);
     }
@@ -314,7 +344,7 @@ impl State {
             let belief = child.gone.as_ref().map(|gone| gone.belief);
             belief == Some(Belief::Doubted)
         };
-        if self.settings.rescan.is_some() {
+        if self.settings.rescan.is_some() || self.unwatched {
             self.timers.cancel(&Timer::Confirm);
         } else if !self.timers.is_armed(&Timer::Confirm) && self.children.values().any(doubted) {
             let at = turn.now.mono + CONFIRM_WITHOUT_RESCAN;

@@ -11,7 +11,7 @@ use crate::{
     reconcile::{
         GRACE, QUEUE_LEN_MAX, QUIET,
         cause::Cause,
-        child::{Child, Phase, Rung},
+        child::{Belief, Child, Phase, Rung},
         effect::{Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
         job::{HookWait, Step, Waiter},
@@ -89,6 +89,8 @@ pub(super) struct Checks {
     /// Where each loadpath stood when it had files.
     pub(super) places: BTreeMap<std::path::PathBuf, u64>,
     confirmed: Mono,
+    /// Nobody watches: what was believed to be gone until then.
+    unwatched: Option<BTreeSet<ChildName>>,
     pub(super) settings: Settings,
     booted: Mono,
     /// Who ended by itself, running what.
@@ -139,6 +141,7 @@ impl Checks {
         self.stale.clear();
         self.excused.clear();
         self.silent = None;
+        self.unwatched = None;
         self.shutdowns = 0;
         self.stop_at_end = false;
     }
@@ -234,6 +237,7 @@ impl World {
                 self.see(update, now);
                 self.checks.stock(event);
             }
+            Event::Unwatched => self.note_unwatched(),
             Event::Settings(settings) => self.checks.settings = settings.clone(),
             Event::Request { id, command, .. } => {
                 let asked = Asked {
@@ -276,6 +280,15 @@ impl World {
         }
     }
 
+    fn note_unwatched(&mut self) {
+        let gone = self.core.children.iter().filter(|(_, child)| {
+            let belief = child.gone.as_ref().map(|gone| gone.belief);
+            belief == Some(Belief::Confirmed)
+        });
+        let gone = gone.map(|(name, _)| name.clone()).collect();
+        self.checks.unwatched.get_or_insert(gone);
+    }
+
     fn note_end_order(&mut self, stop: bool) {
         if stop || self.checks.settings.on_exit == OnExit::Stop {
             self.checks.stop_at_end = true;
@@ -304,6 +317,7 @@ impl World {
             }
         }
         if update.scope != Scope::Touched {
+            checks.unwatched = None;
             let names: Vec<ChildName> = checks.view.keys().cloned().collect();
             for name in names.iter().filter(|name| !seen.contains(*name)) {
                 checks.lose(name, now);
@@ -1094,7 +1108,9 @@ impl World {
             .next_deadline()
             .is_some_and(|at| at <= self.now.mono);
         // After an edit of server.yml a whole listing is awaited: it is news even if it is the same.
-        let awaited = self.core.relisting && matches!(event, Event::Listing(_));
+        // So it is when nobody has watched.
+        let awaited =
+            (self.core.relisting || self.core.unwatched) && matches!(event, Event::Listing(_));
         if self.ended || due || awaited || self.is_current(&event) {
             return;
         }
@@ -1214,6 +1230,7 @@ impl World {
             ),
             Event::Recorded { ticket, .. } => self.core.tickets.contains_key(ticket),
             Event::Boot(_)
+            | Event::Unwatched
             | Event::Settings(_)
             | Event::Request { .. }
             | Event::Shutdown
@@ -1232,6 +1249,10 @@ impl World {
         };
         if self.checks.settings.mode != Mode::Sync {
             self.blame(|_| format!("{child} is stopped as removed outside `sync`"));
+        }
+        let unwatched = self.checks.unwatched.as_ref();
+        if unwatched.is_some_and(|believed| !believed.contains(child)) {
+            self.blame(|_| format!("{child} is stopped as removed while nobody watches"));
         }
         if now - absent.since < QUIET {
             self.blame(|_| format!("{child} is stopped before the quiet second is over"));

@@ -129,6 +129,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         },
         Event::Boot(_)
         | Event::Listing(_)
+        | Event::Unwatched
         | Event::Settings(_)
         | Event::Request { .. }
         | Event::Shutdown
@@ -176,7 +177,7 @@ fn kind(event: &Event) -> usize {
             Command::Kill(_) => "kill",
         },
         Event::Shutdown => "shutdown",
-        Event::Upgrade | Event::Deadline => "deadline",
+        Event::Unwatched | Event::Upgrade | Event::Deadline => "deadline",
     };
     place(&KINDS, text)
 }

@@ -4,14 +4,21 @@ use std::{collections::BTreeSet, fs, path::Path};
 
 use ciborium::Value;
 
-use super::{files::NAMES, world::World};
-use crate::reconcile::{State, event::StartKind};
+use super::{
+    files::NAMES,
+    world::{Occurrence, World},
+};
+use crate::reconcile::{
+    State,
+    event::{Event, StartKind},
+    listing::Scope,
+};
 
 /// Every how many events. No random number is drawn for it, so that a seed's life stays the same.
 const EVERY: u64 = 37;
 
 /// How many lives are looked at for what is written, and how many steps of each.
-const LIVES: u64 = 40;
+const LIVES: u64 = 60;
 const STEPS: u64 = 60;
 
 /// The core, as the next program of an upgrade has it.
@@ -27,6 +34,34 @@ impl World {
         self.told_events += 1;
         if self.told_events.is_multiple_of(EVERY) {
             self.hand_over_core();
+        }
+    }
+
+    /// Another program goes on, whose watcher has yet to read everything: until it has, it hears of
+    /// nothing, and that may take.
+    pub(super) fn upgrade(&mut self) {
+        self.hand_over_core();
+        self.report(Event::Unwatched);
+        if !self.is_unwatched() {
+            let span = match self.random.percent(50) {
+                true => self.random.delay(),
+                false => self.random.millis(0, 90_000),
+            };
+            self.unwatched_until = self.now.mono + span;
+            self.plan(self.unwatched_until, Occurrence::LookAtAll(Scope::Whole));
+        }
+    }
+
+    /// Whether the watcher is not there yet.
+    pub(super) fn is_unwatched(&self) -> bool {
+        self.now.mono < self.unwatched_until
+    }
+
+    /// What the watcher would do if it was there: what it is asked waits for it.
+    pub(super) fn miss_out_on(&mut self, what: Occurrence) {
+        match what {
+            Occurrence::Notice(_) => {}
+            what => self.plan(self.unwatched_until, what),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `bad NAME WHY`, `conflict NAME`, `gone NAME` | it is made bad, there are two, it is removed |
 //! | `seen NAME…` | the watcher reports these names |
 //! | `whole`, `rescan` | the watcher reports everything; a rescan confirms |
+//! | `unwatched` | nobody watches until the watcher reports everything |
 //! | `loadpath ready`, `missing`, `swapped` | the directory is there, away, another one |
 //! | `request N COMMAND` | a client asks, in the words of the command line |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
@@ -165,6 +166,7 @@ impl Stage {
                 let update = self.read(&names.iter().map(|text| name(text)).collect());
                 self.tell(Event::Listing(update));
             }
+            ["unwatched"] => self.tell(Event::Unwatched),
             ["whole"] => self.look(Scope::Whole),
             ["rescan"] => self.look(Scope::Confirming),
             ["loadpath", "ready"] => self.loadpath = LoadpathState::Ready { dev: 1, ino: 1 },

@@ -77,8 +77,10 @@ pub(super) enum Occurrence {
     Look(JobId, BTreeSet<ChildName>),
     /// The watcher saw that these names changed.
     Notice(BTreeSet<ChildName>),
-    /// The watcher reads everything.
+    /// The watcher reads everything, because that is due.
     Rescan,
+    /// The watcher reads everything.
+    LookAtAll(Scope),
     /// The disk has taken the oldest records.
     Written,
     /// A hook's program ends.
@@ -116,6 +118,8 @@ pub(super) struct World {
     /// How many events the core was told.
     pub(super) told_events: u64,
     watch_at: Mono,
+    /// Until when nobody watches the loadpaths.
+    pub(super) unwatched_until: Mono,
     disk_at: Mono,
     pub(super) next_pid: i32,
     pub(super) next_request: u64,
@@ -177,6 +181,7 @@ impl World {
             sequence: 0,
             told_events: 0,
             watch_at: Mono(0),
+            unwatched_until: Mono(0),
             disk_at: Mono(0),
             next_pid: 100,
             next_request: 1,
@@ -296,6 +301,12 @@ impl World {
                 }
             }
             Occurrence::Tell(event) => self.tell(event),
+            Occurrence::LookAtAll(scope) => self.look_at_all(scope),
+            Occurrence::Look(..) | Occurrence::Notice(_) | Occurrence::Rescan
+                if self.is_unwatched() =>
+            {
+                self.miss_out_on(what);
+            }
             Occurrence::Ends(key, exit) => self.process_ends(key, exit),
             Occurrence::Look(job, names) => {
                 let update = self
@@ -325,6 +336,9 @@ impl World {
     }
 
     pub(super) fn look_at_all(&mut self, scope: Scope) {
+        if self.is_unwatched() {
+            return self.miss_out_on(Occurrence::LookAtAll(scope));
+        }
         let update = self.files.snapshot(&self.settings, scope, None);
         self.report(Event::Listing(update));
     }
@@ -423,7 +437,7 @@ impl World {
             | Effect::Inform { .. }
             | Effect::Recount { .. }
             | Effect::Log(_) => {}
-            Effect::Upgrade { .. } => self.hand_over_core(),
+            Effect::Upgrade { .. } => self.upgrade(),
             Effect::Exit(_) => self.ended = true,
         }
     }
@@ -716,6 +730,7 @@ impl World {
             boot = make(self);
         }
         self.watch_at = self.now.mono;
+        self.unwatched_until = self.now.mono;
         self.disk_at = self.now.mono;
         if let Some(every) = self.settings.rescan {
             self.plan_in(every, Occurrence::Rescan);
@@ -941,7 +956,8 @@ pub(super) fn short(event: &Event) -> String {
         ),
         Event::Listing(update) => format!("Listing {}", listing(update)),
         Event::Reread { job, update } => format!("Reread {} {}", job.0, listing(update)),
-        Event::Settings(_)
+        Event::Unwatched
+        | Event::Settings(_)
         | Event::Spawned { .. }
         | Event::SpawnFailed { .. }
         | Event::Preflight { .. }
