@@ -74,6 +74,10 @@ const LOOKS_WAITING_MAX: usize = 256;
 const REFUSALS_WAITING_MAX: usize = 256;
 /// How often records that could not be written are tried again; no time runs while none are owed.
 const RECORDS_RETRY: Duration = Duration::from_secs(5);
+/// How long a watch whose thread has died is waited with: it may die of the same again.
+const WATCH_AGAIN_PAUSE: Duration = Duration::from_secs(1);
+/// What is said of the watch until it has looked at everything for the first time.
+const NOT_WATCHING_YET: &str = "not yet: the loadpaths are being read for the first time";
 /// How many waiting requests are taken in one turn of the loop.
 const REQUESTS_PER_TURN_MAX: usize = 64;
 
@@ -104,6 +108,8 @@ struct Supervisor {
     rereads: BTreeMap<JobId, BTreeSet<ChildName>>,
     /// What is watched, and how it is read.
     watch_config: WatchConfig,
+    /// When another watch takes the place of one that has ended.
+    watch_again_at: Option<Mono>,
     /// What effects came to and the core has not been told yet.
     inbox: Inbox,
     /// When records that could not be written are tried again.
@@ -195,14 +201,11 @@ impl Supervisor {
                 Some((ticket, result)) = self.journal.committed().recv() => {
                     self.inbox.push_back(Event::Recorded { ticket, result });
                 }
-                seen = self.seen.recv(), if self.upgrade.hears_watch() => match seen {
+                seen = self.seen.recv(), if self.hears_watch() => match seen {
                     Some(seen) => self.take_seen(seen),
-                    None if self.upgrade.watch_has_ended() => {}
-                    None => {
-                        tracing::error!("the watch on the loadpaths has ended and is put up again");
-                        self.watch_again();
-                    }
+                    None => self.lose_watch(),
                 },
+                () = sleep_till(self.watch_again_at) => self.watch_again(),
                 progress = self.upgrade.next() => self.go_on_upgrading(progress),
                 Some(asked) = self.asked.recv() => self.take_asked(asked),
                 Some(look) = self.looked_for.recv() => self.look_for(look),
@@ -265,14 +268,34 @@ impl Supervisor {
         }
     }
 
+    /// Whether there is anything to be had of the watch.
+    fn hears_watch(&self) -> bool {
+        self.upgrade.hears_watch() && self.watch_again_at.is_none()
+    }
+
+    /// The watch has ended: as it was told, or for a reason that nobody knows.
+    fn lose_watch(&mut self) {
+        if self.upgrade.watch_has_ended() {
+            return;
+        }
+        tracing::error!("the watch on the loadpaths has ended and is put up again");
+        self.watching = NOT_WATCHING_YET.to_owned();
+        self.watch_again_at = Some(clock::mono() + WATCH_AGAIN_PAUSE);
+        self.inbox.push_back(Event::Unwatched);
+    }
+
     /// Another watch takes the place of one that has ended, and what that was asked is asked again.
     fn watch_again(&mut self) {
+        self.watch_again_at = None;
+        // It would be told to end at once.
+        if self.upgrade.watch_has_ended() {
+            return;
+        }
         let config = self.watch_config.clone();
-        let (watch, listing, seen) = Watch::start(config, BEING_WRITTEN);
-        self.watching = watch.capabilities().to_string();
-        self.watch = watch;
-        self.seen = seen;
-        self.inbox.push_back(Event::Listing(listing));
+        let known: Vec<_> = self.core.known_specs().map(Arc::clone).collect();
+        (self.watch, self.seen) = Watch::resume_apart(config, BEING_WRITTEN, &known);
+        self.watching = NOT_WATCHING_YET.to_owned();
+        self.inbox.push_back(Event::Unwatched);
         self.reread_again();
     }
 

@@ -423,6 +423,7 @@ impl Ready {
             next_request: 0,
             rereads: BTreeMap::new(),
             watch_config: self.watch_config,
+            watch_again_at: None,
             server_file,
             fixed: self.fixed,
             inbox: Inbox::from(Event::Boot(Box::new(self.boot))),

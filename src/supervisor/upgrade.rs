@@ -277,6 +277,7 @@ impl Supervisor {
             (None, WatchEnd::Ended) => return true,
             (None, WatchEnd::Watching) => {
                 self.watch.close();
+                self.inbox.push_back(Event::Unwatched);
                 if let Stage::Settling { watch, .. } = &mut self.upgrade.stage {
                     *watch = WatchEnd::Told;
                 }
@@ -320,7 +321,12 @@ impl Supervisor {
                 self.control.unpark();
                 match watch {
                     WatchEnd::Watching => {}
-                    WatchEnd::Told | WatchEnd::Ended => self.watch_again(),
+                    // Its thread waits for a loadpath: another would wait beside it.
+                    WatchEnd::Told => {
+                        self.watch.reopen();
+                        self.watch.configure(self.watch_config.clone());
+                    }
+                    WatchEnd::Ended => self.watch_again(),
                 }
             }
         }

@@ -95,6 +95,12 @@ impl Inbox {
         self.arrived.notify_one();
     }
 
+    /// Something is wanted after all.
+    pub(super) fn reopen(&self) {
+        self.lock().closed = false;
+        self.arrived.notify_one();
+    }
+
     /// Waits until something came in or it is that late; `None` when nothing more is wanted.
     pub(super) fn wait(&self, until: Option<Mono>) -> Option<Mail> {
         let mut state = self.lock();
@@ -181,6 +187,19 @@ mod tests {
         let thread = thread::spawn(move || waits.wait(None).is_none());
         inbox.close();
         assert!(thread.join().unwrap());
+    }
+
+    #[test]
+    fn what_came_before_an_end_that_was_taken_back_is_there() {
+        let inbox = Inbox::default();
+        inbox.order(Order::Rescan);
+        inbox.close();
+        inbox.lose();
+        assert!(inbox.wait(None).is_none());
+        inbox.reopen();
+        let mail = inbox.wait(None).unwrap();
+        assert!(mail.hints.lost);
+        assert_eq!(mail.orders.len(), 1);
     }
 
     #[test]

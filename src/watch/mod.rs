@@ -112,7 +112,8 @@ pub enum Seen {
         update: Update,
     },
     /// server.yml may have changed since this was last told: read it. Told once at the start too,
-    /// since it may have changed before it was watched, and whenever everything was read.
+    /// since it may have changed before it was watched, and whenever everything was read; not while
+    /// somebody writes it.
     ServerFile,
     /// Something in a directory of keys, such a directory itself, or what leads to it may have
     /// changed since this was last told: look at them. Told once at the start too, whenever
@@ -121,7 +122,7 @@ pub enum Seen {
     /// was completed is told as well. What a link in such a directory leads to elsewhere is not
     /// watched.
     Keys,
-    /// Changes are noticed in another way than before.
+    /// Changes are noticed in another way than before, or than could be said when the watch began.
     Capabilities(Capabilities),
 }
 
@@ -165,6 +166,19 @@ impl Watch {
         Self::resume_with(config, being_written, source::inotify, ran)
     }
 
+    /// As [`Watch::resume`], and waits for nothing: putting up the watches and reading everything
+    /// the first time is the thread's too, however long a loadpath takes to answer. Then a listing
+    /// with [`Scope::Whole`] is told, which is the first of all, and how changes are noticed.
+    #[must_use]
+    pub fn resume_apart(
+        config: WatchConfig,
+        being_written: BeingWritten,
+        ran: &[Arc<Spec>],
+    ) -> (Self, Receiver<Seen>) {
+        let (lookout, seen) = Lookout::new(config, being_written, source::inotify, ran);
+        (lookout.go(First::Due), seen)
+    }
+
     fn start_with(
         config: WatchConfig,
         being_written: BeingWritten,
@@ -179,22 +193,9 @@ impl Watch {
         open: Open,
         ran: &[Arc<Spec>],
     ) -> (Self, Update, Receiver<Seen>) {
-        let inbox = Arc::new(Inbox::default());
-        let (seen, receiver) = channel(SEEN_MAX);
-        let mut lookout = Lookout::new(config, being_written, open, &inbox, seen);
-        lookout.scanner.remember(ran);
-        let (mut lookout, first) = lookout.begin();
-        let capabilities = Arc::clone(&lookout.capabilities);
-        let thread = thread::Builder::new().name("watch".to_owned());
-        if let Err(error) = thread.spawn(move || lookout.run()) {
-            // The receiver is at its end now, which tells the shell the same.
-            tracing::error!(%error, "cannot start the watch thread");
-        }
-        let handle = Arc::new(Handle {
-            inbox,
-            capabilities,
-        });
-        (Self { handle }, first, receiver)
+        let (mut lookout, seen) = Lookout::new(config, being_written, open, ran);
+        let first = lookout.begin();
+        (lookout.go(First::Taken), first, seen)
     }
 
     /// Reads these names now; answered by [`Seen::Reread`], in the order asked.
@@ -218,6 +219,12 @@ impl Watch {
         self.handle.inbox.close();
     }
 
+    /// Goes on with a watch that was told to end and has not come to it: its thread, which may wait
+    /// for a loadpath, needs no other in its place. If it has ended, it stays so.
+    pub fn reopen(&self) {
+        self.handle.inbox.reopen();
+    }
+
     /// How changes are noticed now.
     #[must_use]
     pub fn capabilities(&self) -> Capabilities {
@@ -228,6 +235,15 @@ impl Watch {
 
 /// Nobody listens any more.
 struct Deaf;
+
+/// The first look at everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum First {
+    /// It was taken, and is known.
+    Taken,
+    /// It is the thread's.
+    Due,
+}
 
 /// What the watch thread owns.
 struct Lookout {
@@ -241,8 +257,8 @@ struct Lookout {
     watched_way: Way,
     seen: Sender<Seen>,
     capabilities: Arc<Mutex<Capabilities>>,
-    /// What the capabilities were when they were last told.
-    told: Capabilities,
+    /// What the capabilities were when they were last told, if they were.
+    told: Option<Capabilities>,
     rescan_at: Option<Mono>,
     /// When watches are put up again that were overtaken by changes.
     install_at: Option<Mono>,
@@ -253,44 +269,71 @@ impl Lookout {
         config: WatchConfig,
         being_written: BeingWritten,
         open: Open,
-        inbox: &Arc<Inbox>,
-        seen: Sender<Seen>,
-    ) -> Self {
-        Self {
+        ran: &[Arc<Spec>],
+    ) -> (Self, Receiver<Seen>) {
+        let inbox = Arc::new(Inbox::default());
+        let (seen, receiver) = channel(SEEN_MAX);
+        let mut lookout = Self {
             scanner: Scanner::new(&config, being_written),
             server: ServerFile::new(config.server_file.clone()),
             watched_way: Way::default(),
             config,
             being_written,
-            inbox: Arc::clone(inbox),
-            source: Source::new(open, inbox),
+            source: Source::new(open, &inbox),
+            inbox,
             seen,
             capabilities: Arc::new(Mutex::new(Capabilities::Inotify)),
-            told: Capabilities::Inotify,
+            told: None,
             rescan_at: None,
             install_at: None,
-        }
+        };
+        lookout.scanner.remember(ran);
+        (lookout, receiver)
     }
 
-    fn begin(mut self) -> (Self, Update) {
-        self.told = self.install();
+    /// Takes the first look.
+    fn begin(&mut self) -> Update {
+        self.told = Some(self.install());
         let first = self.scanner.whole(Scope::Whole, Respect::Nothing);
-        self.scanner.forget();
         self.look_at_server_file();
         self.plan_install();
         self.set_timer();
-        (self, first)
+        first
     }
 
-    fn run(&mut self) {
-        if self.tell(Seen::ServerFile).is_err() || self.tell_of_keys().is_err() {
+    /// Goes on in a thread.
+    fn go(mut self, first: First) -> Watch {
+        let handle = Arc::new(Handle {
+            inbox: Arc::clone(&self.inbox),
+            capabilities: Arc::clone(&self.capabilities),
+        });
+        let thread = thread::Builder::new().name("watch".to_owned());
+        if let Err(error) = thread.spawn(move || self.run(first)) {
+            // The receiver is at its end now, which tells the shell the same.
+            tracing::error!(%error, "cannot start the watch thread");
+        }
+        Watch { handle }
+    }
+
+    fn run(&mut self, first: First) {
+        let begun = match first {
+            First::Taken => self.tell_at_first(),
+            First::Due => self.whole(Scope::Whole, Respect::Nothing),
+        };
+        if begun.is_err() {
             return;
         }
+        self.scanner.forget();
         while let Some(mail) = self.inbox.wait(self.next_timer()) {
             if self.attend(mail).is_err() {
                 return;
             }
         }
+    }
+
+    fn tell_at_first(&self) -> Result<(), Deaf> {
+        self.tell(Seen::ServerFile)?;
+        self.tell_of_keys()
     }
 
     fn attend(&mut self, mail: Mail) -> Result<(), Deaf> {
@@ -390,8 +433,8 @@ impl Lookout {
         self.tell_of_keys()?;
         let update = self.scanner.whole(scope, respect);
         self.tell(Seen::Listing(update))?;
-        if self.told != now {
-            self.told = now.clone();
+        if self.told.as_ref() != Some(&now) {
+            self.told = Some(now.clone());
             self.set_timer();
             self.tell(Seen::Capabilities(now))?;
         }
@@ -474,8 +517,8 @@ impl Lookout {
 
     fn set_timer(&mut self) {
         let without_hints = match self.told {
-            Capabilities::Inotify => None,
-            Capabilities::Partly { .. } | Capabilities::RescanOnly { .. } => {
+            None | Some(Capabilities::Inotify) => None,
+            Some(Capabilities::Partly { .. } | Capabilities::RescanOnly { .. }) => {
                 Some(RESCAN_WITHOUT_HINTS)
             }
         };

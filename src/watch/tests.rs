@@ -1,5 +1,6 @@
 //! The watch against real directories, links, editors and races.
 
+mod apart;
 mod bed;
 mod closing;
 mod files;

@@ -11,6 +11,7 @@
 //!   meanwhile nobody chooses.
 //! - `pre_exec`: the server is killed while a child is not yet its program, for as long as the test
 //!   wants (fanotify).
+//! - `hung`: a server is upgraded while a loadpath does not answer (fanotify).
 //! - `steps`: the server is killed between any two system calls of a start, a stop and a restart
 //!   (ptrace).
 //! - `hygiene`: what children have of their server, and a server that is killed at its very start.
@@ -26,6 +27,8 @@
 mod bed;
 mod children;
 mod clients;
+mod hold;
+mod hung;
 mod hygiene;
 mod judge;
 mod kills;

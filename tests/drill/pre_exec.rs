@@ -4,124 +4,22 @@
 //! may be executed, and waits for the answer. Until then the child holds the lock on the
 //! directories of the server that has made it, so a new server knows when all are recorded.
 
-use std::{
-    fs,
-    io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
-    process::{Child, ChildStdin, Command, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt, time::Duration};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde_json::json;
 
 use crate::{
-    bed::have,
+    hold::{Deed, Holder, end},
     look::stat,
     reaper,
-    sandbox::{PATIENCE, Sandbox, lives, skip, stays, wait_for},
+    sandbox::{PATIENCE, Sandbox, lives, stays, wait_for},
 };
-
-const HOLDER: &str = include_str!("hold_exec.py");
 
 /// Far less than the five seconds for which a server waits for the lock.
 const WAITS_AT_LEAST: Duration = Duration::from_secs(1);
 
 /// The server's exit code when its state is in use.
 const IN_USE: i32 = 7;
-
-/// Holds back whoever executes one file.
-struct Holder {
-    process: Child,
-    input: ChildStdin,
-    lines: Receiver<String>,
-    /// Who was held, and since when it runs.
-    held: Vec<(i32, u64)>,
-}
-
-impl Holder {
-    /// `None`, having said so, where that cannot be.
-    fn new(sandbox: &Sandbox, file: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            skip("only root may hold back an execve");
-            return None;
-        }
-        if !have(&["python3"]) {
-            return None;
-        }
-        let script = sandbox.root().join("hold_exec.py");
-        fs::write(&script, HOLDER).unwrap();
-        let mut process = Command::new("python3")
-            .arg(script)
-            .arg(sandbox.root().join(file))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        // It ends with the holder's output.
-        thread::spawn(move || {
-            for line in output.lines() {
-                let _nobody_listens = sender.send(line.unwrap());
-            }
-        });
-        let input = process.stdin.take().unwrap();
-        let holder = Self {
-            process,
-            input,
-            lines,
-            held: Vec::new(),
-        };
-        match holder.lines.recv_timeout(PATIENCE) {
-            Ok(line) => assert_eq!(line, "ready"),
-            Err(RecvTimeoutError::Disconnected) => {
-                skip("this kernel has no fanotify(7) that asks for permissions");
-                return None;
-            }
-            Err(RecvTimeoutError::Timeout) => panic!("not ready"),
-        }
-        Some(holder)
-    }
-
-    /// Waits until somebody is held, and says who.
-    fn held(&mut self) -> i32 {
-        let line = self.lines.recv_timeout(PATIENCE).unwrap();
-        let pid = line.strip_prefix("held ").unwrap().parse().unwrap();
-        self.held.push((pid, stat(pid).unwrap().start_ticks));
-        pid
-    }
-
-    /// Lets all go that are held.
-    fn let_go(&mut self) {
-        self.input.write_all(b"go\n").unwrap();
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // The kernel lets go whoever is held when nobody is left to answer.
-        let _may_have_ended = self.process.kill();
-        let _reaped = self.process.wait();
-        if thread::panicking() {
-            for (pid, start_ticks) in &self.held {
-                end(*pid, *start_ticks);
-            }
-        }
-    }
-}
-
-/// Kills a process, if it is still the one that began then.
-fn end(pid: i32, start_ticks: u64) {
-    let Ok(pidfd) = pidfd_open(Pid::from_raw(pid).unwrap(), PidfdFlags::empty()) else {
-        return;
-    };
-    if stat(pid).is_some_and(|stat| stat.start_ticks == start_ticks) {
-        let _may_have_ended = pidfd_send_signal(pidfd, Signal::KILL);
-    }
-}
 
 /// A server in `quiet` mode that knows `slow`, whose program is held back, and was killed when it
 /// was about to start it; who is held.
@@ -131,7 +29,7 @@ fn killed_before_exec() -> Option<(Sandbox, Holder, i32)> {
     let program = sandbox.root().join("slow");
     sandbox.replace(&program, "#!/bin/sh\nexec sleep 300\n");
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-    let mut holder = Holder::new(&sandbox, "slow")?;
+    let mut holder = Holder::new(&sandbox, Deed::Execute, &program)?;
     sandbox.start_server();
     sandbox.write("slow.yml", &format!("command: [{}]\n", program.display()));
     sandbox.wait_state("slow", "stopped");

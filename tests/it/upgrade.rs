@@ -62,6 +62,13 @@ fn refused(sandbox: &Sandbox) -> String {
     message
 }
 
+/// Waits until the server's watch, which an upgrade waits for no longer than anybody, is there.
+fn wait_watching(sandbox: &Sandbox) {
+    wait_for("the watch", PATIENCE, || {
+        sandbox.json(&["info"])["capabilities"]["watching"] == "inotify"
+    });
+}
+
 /// Descriptors that the server has open, by what they lead to, but for the log.
 fn descriptors(sandbox: &Sandbox) -> Vec<String> {
     let folder = format!("/proc/{}/fd", sandbox.server_pid());
@@ -97,6 +104,7 @@ fn the_server_is_another_program_under_the_same_pid_and_its_children_run_on() {
     sandbox.write("web.yml", SLEEPER);
     let web = sandbox.wait_run("web", 1);
     sandbox.done(&["upgrade"]);
+    wait_watching(&sandbox);
     let before = descriptors(&sandbox);
     let started = sandbox.done(&["info"])["started_at"].clone();
     for count in 2..=4 {

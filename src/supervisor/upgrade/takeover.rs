@@ -18,8 +18,8 @@ use tokio::sync::mpsc;
 
 use super::{
     super::{
-        Fixed, LOOKS_WAITING_MAX, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, ServeError,
-        Supervisor, audited, authority,
+        Fixed, LOOKS_WAITING_MAX, NOT_WATCHING_YET, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX,
+        ServeError, Supervisor, audited, authority,
         history_looks::HistoryLooks,
         inbox::Inbox,
         is_on_terminal,
@@ -190,8 +190,6 @@ pub(super) fn go_on(
     let (server_file, config) = configured(handed.server_file)?;
     let journal = journal::take_over(handed.journal, claim).map_err(ServeError::State)?;
     let audit = audited::open(&server_file.spec().state_dir, &handed.id)?;
-    let known: Vec<_> = handed.core.known_specs().map(Arc::clone).collect();
-    let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &known);
     let spec = server_file.spec();
     let mut fixed = Fixed {
         name: handed.name,
@@ -213,11 +211,15 @@ pub(super) fn go_on(
     }
     let lost = processes.take_over(handed.processes, &process::inherited_itself);
     heard.control.recheck_keys();
+    // Nobody waits for what may hang: until it has looked, what the core knows is what there is.
+    // It takes descriptors meanwhile, of which there may be few until here.
+    let known: Vec<_> = handed.core.known_specs().map(Arc::clone).collect();
+    let (watch, seen) = Watch::resume_apart(config.clone(), BEING_WRITTEN, &known);
     let mut supervisor = Supervisor {
         core: handed.core,
         processes,
         journal,
-        watching: watch.capabilities().to_string(),
+        watching: NOT_WATCHING_YET.to_owned(),
         watch,
         seen,
         audit,
@@ -232,9 +234,10 @@ pub(super) fn go_on(
         next_request: handed.next_request,
         rereads: handed.rereads,
         watch_config: config,
+        watch_again_at: None,
         server_file,
         fixed,
-        inbox: Inbox::from(Event::Listing(listing)),
+        inbox: Inbox::from(Event::Unwatched),
         retry: None,
         ended: None,
         binary: handed.binary,

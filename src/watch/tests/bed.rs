@@ -214,7 +214,25 @@ impl Bed {
         };
         let (watch, first, seen) = Watch::start_with(config.clone(), plan.being_written, plan.open);
         assert_eq!(first.scope, Scope::Whole);
-        let mut bed = Self {
+        let mut bed = Self::on((keep, root), config, parses, (watch, seen));
+        bed.apply(&first);
+        // Told once at the start.
+        assert_eq!(bed.next(), Seen::ServerFile);
+        if !plan.key_dirs.is_empty() {
+            assert_eq!(bed.next(), Seen::Keys);
+        }
+        bed.told.clear();
+        bed
+    }
+
+    /// A bed with a watch that was begun already.
+    pub(super) fn on(
+        (keep, root): (TempDir, PathBuf),
+        config: WatchConfig,
+        parses: Arc<AtomicUsize>,
+        (watch, seen): (Watch, Receiver<Seen>),
+    ) -> Self {
+        Self {
             _keep: keep,
             root,
             config,
@@ -229,15 +247,7 @@ impl Bed {
                 .enable_time()
                 .build()
                 .unwrap(),
-        };
-        bed.apply(&first);
-        // Told once at the start.
-        assert_eq!(bed.next(), Seen::ServerFile);
-        if !plan.key_dirs.is_empty() {
-            assert_eq!(bed.next(), Seen::Keys);
         }
-        bed.told.clear();
-        bed
     }
 
     pub(super) fn watch(&self) -> &Watch {

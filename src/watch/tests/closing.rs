@@ -187,10 +187,8 @@ impl ByHand {
         let (keep, root) = sandbox(Disk::Usual);
         prepare(&root);
         let config = config(&root, &Arc::default());
-        let (seen, told) = channel(SEEN_MAX);
-        let inbox = Arc::new(Inbox::default());
-        let lookout = Lookout::new(config, being_written, open, &inbox, seen);
-        let (mut lookout, last) = lookout.begin();
+        let (mut lookout, told) = Lookout::new(config, being_written, open, &[]);
+        let last = lookout.begin();
         // Without a queue it would rescan.
         lookout.rescan_at = None;
         Self {

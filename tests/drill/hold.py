@@ -1,7 +1,7 @@
-"""Holds back whoever executes a file, until told to let go: fanotify(7), FAN_OPEN_EXEC_PERM.
+"""Holds back whoever executes or opens a file, until told to let go: fanotify(7).
 
-Usage: hold_exec.py FILE. Says `ready`, then `held PID` for each who wants to execute it. Reads
-lines: each lets all go that are held. Ends with its input; the kernel lets go whoever is held then.
+Usage: hold.py execute|open FILE. Says `ready`, then `held PID` for each who wants to. Reads lines:
+each lets all go that are held. Ends with its input; the kernel lets go whoever is held then.
 Only this one file is marked, no mount and no file system.
 """
 import ctypes
@@ -12,7 +12,7 @@ import sys
 
 FAN_CLASS_CONTENT, FAN_CLOEXEC, FAN_NONBLOCK = 0x4, 0x1, 0x2
 FAN_MARK_ADD = 0x1
-FAN_OPEN_EXEC_PERM = 0x40000
+ASKED = {"execute": 0x40000, "open": 0x10000}  # FAN_OPEN_EXEC_PERM, FAN_OPEN_PERM
 FAN_ALLOW = 0x1
 AT_FDCWD = -100
 EVENT = struct.Struct("=IBBHQii")
@@ -31,8 +31,8 @@ def check(result, what):
 
 flags = FAN_CLASS_CONTENT | FAN_CLOEXEC | FAN_NONBLOCK
 group = check(libc.fanotify_init(flags, os.O_RDONLY | os.O_CLOEXEC), "fanotify_init")
-path = os.fsencode(sys.argv[1])
-check(libc.fanotify_mark(group, FAN_MARK_ADD, FAN_OPEN_EXEC_PERM, AT_FDCWD, path), "fanotify_mark")
+asked, path = ASKED[sys.argv[1]], os.fsencode(sys.argv[2])
+check(libc.fanotify_mark(group, FAN_MARK_ADD, asked, AT_FDCWD, path), "fanotify_mark")
 print("ready", flush=True)
 
 held = []
