@@ -143,6 +143,12 @@ impl Processes {
         facts
     }
 
+    /// Has children copy few descriptors again: while all that the program before had open was
+    /// still open under its numbers, there were only high ones.
+    pub fn take_low_numbers(&mut self) {
+        self.standard.lower();
+    }
+
     fn take_over_one(&mut self, handed: HandedProcess, claim: Claim<'_>) -> Option<Fact> {
         let HandedProcess {
             owner,

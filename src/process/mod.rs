@@ -30,7 +30,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsRawFd, OwnedFd},
     time::Duration,
 };
 
@@ -238,6 +238,24 @@ impl Standard {
             lock: low()?,
             null: low()?,
         })
+    }
+
+    /// Goes over to lower numbers where there are any now; they may all be taken.
+    fn lower(&mut self) {
+        let Self {
+            null,
+            slots: [one, other],
+            record,
+            lock,
+        } = self;
+        for fd in [one, other, record, lock, null] {
+            let low = rustix::io::fcntl_dupfd_cloexec(&*fd, inherit::FIRST_OTHER);
+            if let Ok(low) = low
+                && low.as_raw_fd() < fd.as_raw_fd()
+            {
+                *fd = low;
+            }
+        }
     }
 }
 

@@ -723,6 +723,35 @@ fn however_few_descriptors_are_left_the_server_goes_on() {
 }
 
 #[test]
+fn starts_are_as_cheap_after_an_upgrade_with_many_connections_as_before() {
+    const CONNECTIONS: u64 = 200;
+    let sandbox = server("mode: quiet");
+    sandbox.write("web.yml", SLEEPER);
+    // A start copies all descriptors up to the last of those that it needs, which are `/dev/null`.
+    let last = || {
+        let folder = format!("/proc/{}/fd", sandbox.server_pid());
+        let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+        let null = |entry: &fs::DirEntry| {
+            fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == "/dev/null")
+        };
+        let numbers = entries.filter(null);
+        let numbers = numbers.map(|entry| entry.file_name().to_string_lossy().parse::<u64>());
+        numbers.map(Result::unwrap).max().unwrap()
+    };
+    let before = last();
+    let wires: Vec<Wire> = (0..CONNECTIONS).map(|_| sandbox.wire()).collect();
+    sandbox.done(&["upgrade"]);
+    assert!(
+        last() < before + CONNECTIONS / 2,
+        "{} and before {before}",
+        last()
+    );
+    drop(wires);
+    sandbox.done(&["start", "web"]);
+    sandbox.done(&["stop", "web"]);
+}
+
+#[test]
 fn no_upgrade_while_the_server_ends() {
     let mut sandbox = server("mode: quiet\non_exit: stop\n");
     sandbox.write("web.yml", &sandbox.slow_to_stop("gate"));

@@ -120,3 +120,21 @@ async fn a_process_whose_descriptor_is_lost_is_found_by_its_number_and_start() {
     world.processes.signal(&web(), ONE, Signal::Kill);
     assert_eq!(world.exit().await, Exit::Signal(libc::SIGKILL));
 }
+
+#[tokio::test]
+async fn children_copy_few_descriptors_again_once_low_numbers_are_free() {
+    let mut world = World::new();
+    let high = i32::try_from(open_files_max().min(20_000) / 2).unwrap();
+    let raise = |fd: &mut OwnedFd| *fd = rustix::io::fcntl_dupfd_cloexec(&*fd, high).unwrap();
+    let standard = &mut world.processes.standard;
+    let own = [&mut standard.null, &mut standard.record, &mut standard.lock];
+    own.into_iter().chain(&mut standard.slots).for_each(raise);
+    world.processes.take_low_numbers();
+    let standard = &world.processes.standard;
+    let own = [&standard.null, &standard.record, &standard.lock];
+    for fd in own.into_iter().chain(&standard.slots) {
+        assert!(fd.as_raw_fd() < high, "{standard:?}");
+    }
+    world.start("exit 7");
+    assert_eq!(world.exit().await, Exit::Code(7));
+}

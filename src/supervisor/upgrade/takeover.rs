@@ -162,7 +162,7 @@ impl Arrived {
         let copied = outcome.is_ok();
         // Of what it borrows nothing is used after a panic: this process becomes another program.
         let taken = catch_unwind(AssertUnwindSafe(|| go_on(handed, outcome, &claim)));
-        let supervisor = match taken {
+        let mut supervisor = match taken {
             Ok(taken) => taken.map_err(|error| error.to_string())?,
             Err(_) => return Err("the program that was started has panicked".to_owned()),
         };
@@ -171,6 +171,7 @@ impl Arrived {
         for number in given.into_iter().filter(is_left).chain([state]) {
             drop(process::inherited_itself(number));
         }
+        supervisor.processes.take_low_numbers();
         Ok(supervisor)
     }
 }
