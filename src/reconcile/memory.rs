@@ -244,23 +244,6 @@ impl Memory {
         voided
     }
 
-    /// The children whose live run began after the hold that is remembered of them: its end is
-    /// what was lost, for a held child is not started.
-    #[must_use]
-    pub fn overtaken_holds(&self) -> Vec<ChildName> {
-        let overtaken = |remembered: &Remembered| {
-            let last = remembered.last.as_ref().filter(|last| last.end.is_none());
-            let started = last.and_then(|last| last.started);
-            let since = remembered.held;
-            started
-                .zip(since)
-                .is_some_and(|(at, since)| at.wall > since)
-        };
-        let children = self.children.iter();
-        let overtaken = children.filter(|(_, remembered)| overtaken(remembered));
-        overtaken.map(|(name, _)| name.clone()).collect()
-    }
-
     /// The children that are as if they had never run.
     #[must_use]
     pub fn renewed(&self) -> BTreeSet<ChildName> {
