@@ -6,6 +6,7 @@ use crate::{
     reconcile::{
         cause::Cause,
         record::{Record, Store},
+        suspects::{Sighting, Suspect, Suspicion},
     },
     spec::{
         ChildName, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink, Spec, Time,
@@ -135,6 +136,17 @@ pub(super) fn runtime() -> Vec<Record> {
             child: name("web"),
             run: RunId(2),
             why: "records were lost".to_owned(),
+        },
+        Record::Suspects(Sighting::Seen(Suspect {
+            pid: 4244,
+            start_ticks: 99,
+            program: "/bin/web".to_owned(),
+        })),
+        Record::Suspicion {
+            child: name("web"),
+            is: Suspicion::MayBe {
+                program: "web".to_owned(),
+            },
         },
         Record::Armed {
             child: name("web"),

@@ -258,6 +258,8 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Ended { .. }
         | Record::GivenUp { .. }
         | Record::Doubted { .. }
+        | Record::Suspects(_)
+        | Record::Suspicion { .. }
         | Record::Renewed { .. }
         | Record::Settled { .. }
         | Record::Armed { .. }

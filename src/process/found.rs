@@ -76,8 +76,8 @@ pub fn find_runs(server_id: &str) -> Vec<FoundRun> {
 /// A live process that may be a child's main one and does not show whose.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HiddenProcess {
-    /// Its number.
-    pub pid: i32,
+    /// Which.
+    pub started: Started,
     /// The file that it executes.
     pub program: PathBuf,
 }
@@ -87,9 +87,11 @@ pub struct HiddenProcess {
 #[must_use]
 pub fn find_hidden() -> Vec<HiddenProcess> {
     let hidden = |pid: i32| {
-        leader(pid)?;
+        let started = leader(pid)?;
         let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
-        (!identity::shows_environment(pid)).then_some(HiddenProcess { pid, program })
+        // As one process: the number may have been given away in between.
+        let hides = !identity::shows_environment(pid) && leader(pid) == Some(started);
+        hides.then_some(HiddenProcess { started, program })
     };
     identity::pids().filter_map(hidden).collect()
 }

@@ -17,7 +17,7 @@
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `found` (runs by their marks), `info` and `pins` (exits), `strays` (orphans),
+//! `found` (runs by their marks), `suspects` (processes without), `info` and `pins` (exits), `strays` (orphans),
 //! [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
 //! [`Processes`] does with them.
 //!
@@ -64,6 +64,7 @@ mod start;
 mod step;
 mod stop;
 mod strays;
+mod suspects;
 #[cfg(test)]
 mod tests;
 mod wait;
@@ -125,6 +126,8 @@ pub struct Processes {
     pins_kept: BTreeSet<PinName>,
     hooks: BTreeMap<JobId, Hook>,
     hook_time: Duration,
+    /// Processes that may be a child's and do not show whose.
+    suspects: BTreeMap<Token, (Started, OwnedFd)>,
     /// Runs whose leader is gone while others of its group are not.
     left: BTreeMap<(ChildName, RunId), Left>,
     tokens_given: u64,
@@ -158,6 +161,8 @@ pub enum Fact {
         /// `Err` says for a person how it failed.
         result: Result<(), String>,
     },
+    /// A process of [`Processes::watch_suspects`] is gone.
+    SuspectGone(Started),
 }
 
 /// On whose behalf a process runs.
@@ -312,6 +317,7 @@ impl Processes {
             pins_kept: BTreeSet::new(),
             hooks: BTreeMap::new(),
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
+            suspects: BTreeMap::new(),
             left: BTreeMap::new(),
             tokens_given: 0,
         })

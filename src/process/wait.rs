@@ -174,8 +174,10 @@ impl Processes {
     }
 
     fn look_at(&mut self, token: Token) -> Option<Fact> {
-        // Not there any more: reaped since.
-        let owner = self.owners.get(&token)?.clone();
+        // If it is no suspect, it is not there any more: reaped since.
+        let Some(owner) = self.owners.get(&token).cloned() else {
+            return self.suspect_gone(token);
+        };
         let exit = match self.peek(&owner)? {
             Peek::Ended(exit) => exit,
             Peek::NotYet => {

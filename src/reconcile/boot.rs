@@ -86,6 +86,7 @@ impl State {
         self.settings = settings;
         self.random = seed;
         self.seen.clone_from(&memory.loadpaths);
+        self.suspects = memory.suspects.clone();
         turn.cause = Cause::Boot;
         let ended: BTreeMap<(ChildName, RunId), Exit> = ended
             .into_iter()
@@ -110,6 +111,7 @@ impl State {
         for ((name, run), exit) in ended {
             self.on_exited(turn, &name, run, exit);
         }
+        self.clear_the_live(turn);
         self.on_listing(turn, listing);
         if !planted(Bug::RemovalUnwatchedNotMissed) {
             self.miss(turn, &lived);
@@ -142,6 +144,7 @@ impl State {
     ) {
         let child = self.enter(name);
         child.hold = remembered.held;
+        child.suspicion = remembered.suspicion;
         child.reserved = remembered.reserved.map_or(0, |run| run.0);
         child.maybe_used = remembered.maybe_used.map_or(0, |run| run.0);
         // Which numbers of a reserved block were used is known only while the records of this

@@ -14,6 +14,7 @@ use super::{
     event::JobId,
     listing::{Content, Entry},
     planted::{Bug, planted},
+    suspects::Suspicion,
 };
 use crate::{
     command::{Asker, StateName},
@@ -55,6 +56,8 @@ pub(super) struct Child {
     pub(super) streak: Streak,
     /// A server died while it was starting a run, and whether that run lives is not known.
     pub(super) doubt: bool,
+    /// Whether it may be a process that does not show whose it is.
+    pub(super) suspicion: Suspicion,
     /// Why it is `failed`.
     pub(super) failure: Option<String>,
     /// What an operator should know, such as a repeat that ended.
@@ -171,7 +174,21 @@ impl Child {
 
     /// Whether anything is known that makes it worth a row.
     pub(super) fn is_known(&self) -> bool {
-        self.entry.is_some() || self.run.is_some() || self.last.is_some() || self.hold.is_some()
+        let was_there = self.run.is_some() || self.last.is_some();
+        self.entry.is_some() || was_there || self.hold.is_some() || self.may_be_suspect()
+    }
+
+    /// Whether it may be a process that does not show whose it is.
+    pub(super) fn may_be_suspect(&self) -> bool {
+        match self.suspicion {
+            Suspicion::MayBe { .. } => true,
+            Suspicion::Open | Suspicion::Cleared => false,
+        }
+    }
+
+    /// Whether it may live although no process of it is known.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        self.doubt || self.may_be_suspect()
     }
 
     /// The highest run number that may have been used.
@@ -214,7 +231,12 @@ impl Child {
 
     /// Whether something will start it by itself: then `stop` has something to cancel.
     pub(super) fn is_due(&self, job_starts: bool) -> bool {
-        job_starts || self.retry.is_some() || self.armed.is_some() || !self.blocked.is_empty()
+        let doubted = self.may_be_suspect();
+        job_starts
+            || doubted
+            || self.retry.is_some()
+            || self.armed.is_some()
+            || !self.blocked.is_empty()
     }
 
     /// Its state as DESIGN names it. `waits` says that a start is under way that has not come to
@@ -226,7 +248,11 @@ impl Child {
             Some(Phase::Stopping { .. }) => return StateName::Stopping,
             None => {}
         }
-        if waits || !self.blocked.is_empty() {
+        if waits {
+            StateName::Pending
+        } else if self.may_be_suspect() {
+            StateName::Failed
+        } else if !self.blocked.is_empty() {
             StateName::Pending
         } else if self.retry.is_some() {
             StateName::Backoff

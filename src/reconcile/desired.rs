@@ -63,7 +63,7 @@ fn want_of_resting(name: &ChildName, child: &Child, settings: &Settings, cause: 
     };
     // What may live already is not started on a guess (I1).
     let held = child.hold.is_some() && !planted(Bug::HoldIgnored);
-    let doubt = child.doubt && !planted(Bug::DoubtIgnored);
+    let doubt = child.is_in_doubt() && !planted(Bug::DoubtIgnored);
     if held || doubt || child.tried == Some(spec.digest) {
         return Want::Nothing;
     }

@@ -102,6 +102,13 @@ pub enum Event {
         /// Who.
         asker: Arc<Asker>,
     },
+    /// The process of a suspect is gone.
+    SuspectGone {
+        /// Its number.
+        pid: i32,
+        /// When it began: field 22 of `/proc/PID/stat`.
+        start_ticks: u64,
+    },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,
     /// USR2: the server is to replace itself.

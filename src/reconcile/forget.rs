@@ -14,6 +14,7 @@ use super::{
     numbers::Used,
     planted::{Bug, planted},
     record::Record,
+    suspects::Suspicion,
     timers::Timer,
 };
 use crate::spec::{ChildName, Mono};
@@ -81,11 +82,14 @@ impl State {
         let Some(child) = self.children.get(name).filter(|it| is_idle(it)) else {
             return;
         };
-        let Some(last) = &child.last else {
+        let ended = child.last.as_ref().map(|last| last.at.mono);
+        // Whatever it is declared as next, it may live.
+        let doubted = child.may_be_suspect().then_some(turn.now.mono);
+        let Some(ended) = ended.or(doubted) else {
             self.drop_child(turn, name);
             return;
         };
-        self.removed.put(name, last.at.mono);
+        self.removed.put(name, ended);
         while let Some(oldest) = self.removed.take_oldest_above(REMOVED_KEPT_MAX) {
             if self.children.get(&oldest).is_some_and(is_idle) {
                 self.drop_child(turn, &oldest);
@@ -109,7 +113,7 @@ impl State {
         }
         self.removed.take_out(name);
         self.timers.cancel(&Timer::Retry(name.clone()));
-        if child.last.is_some() {
+        if child.last.is_some() || child.suspicion != Suspicion::Open {
             let child = name.clone();
             turn.emit(Effect::Record {
                 ticket: None,

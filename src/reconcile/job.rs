@@ -42,6 +42,8 @@ pub(super) struct Job {
     pub(super) ticket: Option<Ticket>,
     /// Why that did not come to be.
     pub(super) not_recorded: Option<String>,
+    /// Whether an operator ordered it who could know that its child is in doubt.
+    pub(super) despite_doubt: bool,
     /// What else its answer says.
     pub(super) notes: Vec<String>,
     /// Posthooks are run, or only those that start nothing.
@@ -142,6 +144,7 @@ impl Job {
             ended: None,
             ticket: None,
             not_recorded: None,
+            despite_doubt: false,
             notes: Vec::new(),
             posthooks: Posthooks::All,
         }

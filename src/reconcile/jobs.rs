@@ -44,7 +44,9 @@ impl State {
     /// Begins a start-like job, or puts it where its turn will come.
     pub(super) fn place(&mut self, turn: &mut Turn, mut job: Job) {
         let name = job.child.clone();
-        if let Some(active) = self.enter(&name).job {
+        let child = self.enter(&name);
+        job.despite_doubt = job.by.cause == Cause::Command && child.is_in_doubt();
+        if let Some(active) = child.job {
             self.place_beside(turn, job, active);
             return;
         }

@@ -14,6 +14,7 @@ use super::{
     past::{HISTORY_LEN_MAX, PastEnd, PastRun},
     planted::{Bug, planted},
     record::{OrderId, Record, Store, Wanted},
+    suspects::{Suspects, Suspicion},
 };
 use crate::{
     command::Asker,
@@ -36,6 +37,8 @@ pub struct Memory {
     pub children: BTreeMap<ChildName, Remembered>,
     /// Loadpaths that were seen with files in them: device and inode.
     pub loadpaths: BTreeMap<PathBuf, (u64, u64)>,
+    /// Processes that may be a child's and do not show whose.
+    pub suspects: Suspects,
 }
 
 /// What is remembered of one child.
@@ -47,6 +50,8 @@ pub struct Remembered {
     pub reserved: Option<RunId>,
     /// Runs that are not known may have had numbers up to this one.
     pub maybe_used: Option<RunId>,
+    /// Whether it may be a process that does not show whose it is.
+    pub suspicion: Suspicion,
     /// Its last run of this boot.
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
@@ -185,10 +190,12 @@ impl Memory {
             | Record::Asked { child, .. }
             | Record::Answered { child, .. }
             | Record::Over { child, .. }
+            | Record::Suspicion { child, .. }
             | Record::Noted { child, .. } => self.child(child).apply(record),
             Record::LoadpathSeen { path, dev, ino } => {
                 self.loadpaths.insert(path.clone(), (*dev, *ino));
             }
+            Record::Suspects(sighting) => self.sight(sighting),
             Record::Held { child, since } => self.child(child).held = Some(*since),
             Record::Released { child } => self.child(child).held = None,
             Record::Reserved { child, upto } => raise(&mut self.child(child).reserved, *upto),
@@ -197,6 +204,7 @@ impl Memory {
                 let remembered = self.child(child);
                 remembered.last = None;
                 remembered.armed = None;
+                remembered.suspicion = Suspicion::Open;
             }
         }
     }
@@ -215,6 +223,7 @@ impl Memory {
                 ino: *ino,
             });
         }
+        all.extend(self.sightings());
         for (child, remembered) in &self.children {
             remembered.records(child, &mut all);
         }
@@ -230,9 +239,11 @@ impl Memory {
         self.boot = None;
         self.closed = false;
         self.loadpaths.clear();
+        self.suspects = Suspects::default();
         let mut voided = Voided::default();
         for (child, remembered) in &mut self.children {
             remembered.maybe_used = None;
+            remembered.suspicion = Suspicion::Open;
             if let Some(last) = remembered.last.take() {
                 remembered.put_unended(&last, PastEnd::with_the_host());
             }
@@ -312,6 +323,7 @@ impl Remembered {
             }
             Record::Answered { order, .. } => self.orders.retain(|it| it.order != *order),
             Record::Over { past, .. } => self.put_over(past.clone()),
+            Record::Suspicion { is, .. } => self.suspicion = is.clone(),
             Record::Noted { upto, .. } => self.over.retain(|past| past.run > *upto),
             Record::Opened { .. }
             | Record::Closed
@@ -326,6 +338,7 @@ impl Remembered {
             | Record::Ended { .. }
             | Record::GivenUp { .. }
             | Record::Doubted { .. }
+            | Record::Suspects(_)
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
@@ -428,6 +441,10 @@ impl Remembered {
                 upto,
             });
         }
+        if self.suspicion != Suspicion::Open {
+            let (child, is) = (child.clone(), self.suspicion.clone());
+            all.push(Record::Suspicion { child, is });
+        }
         if let Some(last) = &self.last {
             last.records(&child, all);
             let noted = self.over.iter().all(|past| past.run != last.run);
@@ -501,9 +518,7 @@ impl RememberedRun {
                 at,
                 ..
             } => {
-                self.process = Some((*pid, *start_ticks));
-                self.started = Some(*at);
-                self.doubt = None;
+                self.live((*pid, *start_ticks), *at);
                 self.found |= matches!(record, Record::Found { .. });
             }
             Record::Matched { spec, .. } => {
@@ -548,6 +563,8 @@ impl RememberedRun {
             | Record::Answered { .. }
             | Record::Over { .. }
             | Record::Noted { .. }
+            | Record::Suspects(_)
+            | Record::Suspicion { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
@@ -555,6 +572,13 @@ impl RememberedRun {
             | Record::MaybeUsed { .. }
             | Record::Forgotten { .. } => {}
         }
+    }
+
+    /// Its process is known.
+    fn live(&mut self, process: (i32, u64), at: Time) {
+        self.process = Some(process);
+        self.started = Some(at);
+        self.doubt = None;
     }
 
     /// Whether it was announced and nothing more is known.

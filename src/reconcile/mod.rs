@@ -70,6 +70,7 @@ mod sim;
 mod starts;
 mod stops;
 pub mod survey;
+pub mod suspects;
 mod timers;
 mod view;
 
@@ -95,6 +96,7 @@ use self::{
     planted::{Bug, planted},
     record::Record,
     shutdown::Ending,
+    suspects::Suspects,
     timers::{Timer, Timers},
 };
 use crate::spec::{ChildName, Mono, Spec, Time, Verb};
@@ -141,6 +143,8 @@ pub struct State {
     removed: Removed,
     /// When each loadpath first lost a file since it was last quiet.
     restless: BTreeMap<PathBuf, Mono>,
+    /// Processes that may be a child's and do not show whose.
+    suspects: Suspects,
     /// The latest run numbers of children that are not in the table any more.
     numbers: Numbers,
     /// Children that wait for the file or the hold of another.
@@ -240,6 +244,7 @@ impl State {
             missing: Missing::default(),
             removed: Removed::default(),
             restless: BTreeMap::new(),
+            suspects: Suspects::default(),
             numbers: Numbers::default(),
             blocked: BTreeSet::new(),
             ending: None,
@@ -278,6 +283,9 @@ impl State {
             Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
             Event::Request { id, command, asker } => {
                 self.on_request(&mut turn, id, command, asker);
+            }
+            Event::SuspectGone { pid, start_ticks } => {
+                self.on_suspect_gone(&mut turn, pid, start_ticks);
             }
             Event::Shutdown => self.on_shutdown(&mut turn, None, None),
             Event::Upgrade => self.on_upgrade(&mut turn, None),
@@ -330,7 +338,8 @@ impl State {
         if self.ending.is_some() {
             return;
         }
-        if child.retry.is_some_and(|at| at <= turn.now.mono) {
+        // Who is in doubt stays due.
+        if child.retry.is_some_and(|at| at <= turn.now.mono) && !child.is_in_doubt() {
             self.retry_now(turn, name);
             return;
         }

@@ -112,13 +112,12 @@ impl State {
             self.place_stop(turn, job);
             return;
         }
-        let child = self.enter(name);
-        if child.doubt {
-            let why = child.failure.clone().unwrap_or_default();
+        if let Some(why) = self.doubt_of(name) {
             self.refuse(turn, &job, Failure::new(ErrorCode::SpawnFailed, why));
             return;
         }
-        let active = child.job.and_then(|id| self.jobs.get_mut(&id));
+        let active = self.enter(name).job;
+        let active = active.and_then(|id| self.jobs.get_mut(&id));
         match active.filter(|it| it.step == Step::StoppingOld && it.order.is_none()) {
             // The stop of the old run goes on already; what follows it is this.
             Some(active) => {

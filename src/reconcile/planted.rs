@@ -54,6 +54,10 @@ pub(super) enum Bug {
     ReapBeforeRecord,
     /// What may live already is started.
     DoubtIgnored,
+    /// Processes that hide whose they are count at the start that finds them, and not later.
+    SuspectsForgotten,
+    /// Who was in doubt for the sake of a process that is gone stays so.
+    SuspectGoneIgnored,
     /// A run that was about to begin when its server died is not begun any more.
     UnbornForgotten,
     /// What a fresh start owed to a child is forgotten with its server.
@@ -118,6 +122,8 @@ mod switch {
         Bug::BadFileStops,
         Bug::ReapBeforeRecord,
         Bug::DoubtIgnored,
+        Bug::SuspectsForgotten,
+        Bug::SuspectGoneIgnored,
         Bug::UnbornForgotten,
         Bug::RenewalForgotten,
         Bug::SameListingActs,

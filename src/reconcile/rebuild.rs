@@ -9,21 +9,15 @@
 //! - A run that lives, or may, and of which nobody can tell the process is in doubt (I1), and
 //!   stays so for the servers that follow.
 //! - An order without an answer is given up: its answer may be among what is lost.
-//! - A process that hides whose it is, and executes the program of a child that is not found, may be
-//!   that child: it is in doubt as well.
+//! - A process that hides whose it is may be a child that is not found (`suspects`).
 //! - Run numbers go on behind all that may have been used.
 
-use std::{
-    collections::BTreeSet,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     State, Turn,
     child::Child,
     effect::Level,
-    listing::{Content, Update},
     memory::{Memory, Remembered, RememberedRun},
     record::Record,
 };
@@ -45,71 +39,6 @@ pub struct Found {
     pub process: Option<(i32, u64)>,
     /// When it began.
     pub at: Time,
-}
-
-/// A process that may be a child's and does not show whose.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Hidden {
-    /// Its number.
-    pub pid: i32,
-    /// The file that it executes.
-    pub program: PathBuf,
-}
-
-/// What is to be recorded of the children that may be one of these processes: each whose program
-/// one of them executes, and of which no process is known.
-#[must_use]
-pub fn doubts(
-    memory: &Memory,
-    listing: &Update,
-    hidden: &[Hidden],
-    alive: &BTreeSet<ChildName>,
-) -> Vec<Record> {
-    let mut records = Vec::new();
-    for (name, entry) in &listing.entries {
-        let Some(Content::Good(spec)) = entry.as_ref().map(|entry| &entry.content) else {
-            continue;
-        };
-        let program = spec
-            .command
-            .first()
-            .map(Path::new)
-            .and_then(Path::file_name);
-        let may_be = |hidden: &&Hidden| hidden.program.file_name() == program;
-        let remembered = memory.children.get(name);
-        let last = remembered.and_then(|it| it.last.as_ref());
-        let doubted = last.is_some_and(|last| last.end.is_none() && last.doubt.is_some());
-        let Some(hidden) = hidden.iter().find(may_be) else {
-            continue;
-        };
-        if alive.contains(name) || doubted {
-            continue;
-        }
-        let used = [
-            last.map(|last| last.run),
-            remembered.and_then(|it| it.maybe_used),
-            remembered.and_then(|it| it.reserved),
-        ];
-        let run = used.into_iter().flatten().max().unwrap_or(RunId(0)).next();
-        let (child, spec) = (name.clone(), Arc::clone(spec));
-        records.push(Record::Begun {
-            child,
-            run,
-            spec,
-            by: None,
-            order: None,
-        });
-        records.push(Record::Doubted {
-            child: name.clone(),
-            run,
-            why: format!(
-                "records were lost, and process {}, which runs `{}`, does not show whose it is",
-                hidden.pid,
-                hidden.program.display()
-            ),
-        });
-    }
-    records
 }
 
 /// What is to be recorded of the runs that were found. `alive` are the children whose recorded

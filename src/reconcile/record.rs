@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cause::{Cause, Origin},
     past::PastRun,
+    suspects::{Sighting, Suspicion},
 };
 use crate::{
     command::{Asker, ErrorCode},
@@ -197,6 +198,16 @@ pub enum Record {
         /// Why, for a person.
         why: String,
     },
+    /// Records were lost, and of the processes that do not show whose they are one was seen, or is
+    /// gone.
+    Suspects(Sighting),
+    /// Whether a child may be one of them.
+    Suspicion {
+        /// Whose.
+        child: ChildName,
+        /// What is known of that.
+        is: Suspicion,
+    },
     /// A fresh start found this child at rest: it is as if it had never run. What an earlier server
     /// had in mind for it is not due any more; what the mode wants is, until a run begins, however
     /// many servers die meanwhile.
@@ -318,6 +329,8 @@ impl Record {
             | Self::Ended { .. }
             | Self::GivenUp { .. }
             | Self::Doubted { .. }
+            | Self::Suspects(_)
+            | Self::Suspicion { .. }
             | Self::Renewed { .. }
             | Self::Settled { .. }
             | Self::Armed { .. }
@@ -347,6 +360,8 @@ impl Record {
             | Self::Replacing { .. }
             | Self::Ended { .. }
             | Self::GivenUp { .. }
+            | Self::Suspects(_)
+            | Self::Suspicion { .. }
             | Self::Renewed { .. }
             | Self::Settled { .. }
             | Self::Armed { .. }

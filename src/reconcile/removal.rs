@@ -228,6 +228,7 @@ impl State {
                 detail
             };
         }
+        self.suspect(turn, name);
         self.removed.take_out(name);
         if let Some(home) = back_in {
             self.missing.take_out(&home, name);

@@ -107,6 +107,7 @@ impl State {
         line.run = Some(id);
         line.cause = cause;
         line.detail = Some(format!("pid {pid}"));
+        self.clear(turn, name);
         if starts {
             self.arm(turn, name, id, repeat);
         }

@@ -12,7 +12,7 @@ use super::{
     effect::{Effect, Level},
     event::{JobId, Ticket},
     hooks::Chain,
-    job::{EndedRun, HookWait, Step, Success, Waiter},
+    job::{EndedRun, HookWait, Job, Step, Success, Waiter},
     jobs::not_running,
     listing::Content,
     planted::{Bug, planted},
@@ -47,24 +47,19 @@ impl State {
             self.finish(turn, id, Err(failure));
             return;
         }
-        if job.by.cause != Cause::Command && child.doubt && !planted(Bug::DoubtIgnored) {
-            let why = child.failure.clone().unwrap_or_default();
-            self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, why)));
+        let held = child.hold.is_some() && !planted(Bug::HookStartsHeld);
+        if self.is_refused_in_doubt(turn, id) {
             return;
         }
-        let held = child.hold.is_some() && !planted(Bug::HookStartsHeld);
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
         if job.by.cause == Cause::Hook && held {
             let message = format!(
                 "`{name}` is held by an operator's `stop`, and a hook does not start a held child\n\
                  hint: `supervisor-rs-client start {name}` releases it"
             );
-            let parents: Vec<JobId> = job.waiters.iter().filter_map(Waiter::hook).collect();
-            for parent in parents {
-                if let Some(parent) = self.jobs.get_mut(&parent) {
-                    parent.read.insert(name.clone());
-                    parent.blocked_by.insert(name.clone());
-                }
-            }
+            self.block_parents(id);
             self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, message)));
             return;
         }
@@ -80,9 +75,29 @@ impl State {
         });
     }
 
+    /// What keeps a hook from its child keeps those who wait for the hook, until that is over.
+    pub(super) fn block_parents(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else {
+            return;
+        };
+        let name = job.child.clone();
+        let parents: Vec<JobId> = job.waiters.iter().filter_map(Waiter::hook).collect();
+        for parent in parents {
+            if let Some(parent) = self.jobs.get_mut(&parent) {
+                parent.read.insert(name.clone());
+                parent.blocked_by.insert(name.clone());
+            }
+        }
+    }
+
     /// The files were read again for a job: is the order to be refused, or where does it begin?
     pub(super) fn on_reread(&mut self, turn: &mut Turn, id: JobId) {
-        let Some(job) = self.jobs.get(&id).filter(|job| job.step == Step::Reading) else {
+        let reading = |job: &Job| job.step == Step::Reading;
+        // What was read just now may have brought the doubt about.
+        if !self.jobs.get(&id).is_some_and(reading) || self.is_refused_in_doubt(turn, id) {
+            return;
+        }
+        let Some(job) = self.jobs.get(&id) else {
             return;
         };
         let name = job.child.clone();
@@ -271,6 +286,9 @@ impl State {
     }
 
     fn spawn_now(&mut self, turn: &mut Turn, id: JobId) {
+        if self.is_refused_in_doubt(turn, id) {
+            return;
+        }
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };

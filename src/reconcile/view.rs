@@ -127,7 +127,9 @@ impl State {
         match state {
             StateName::Pending => Some(self.pending_reason(name, child)),
             StateName::Stopping => Some(stopping_reason(child)),
-            StateName::Failed | StateName::Backoff => child.failure.clone(),
+            StateName::Failed | StateName::Backoff => self
+                .suspicion_of(name, child)
+                .or_else(|| child.failure.clone()),
             StateName::Starting | StateName::Running | StateName::Exited | StateName::Stopped => {
                 child.note.clone()
             }

@@ -57,7 +57,7 @@ use crate::{
         server::{Control, Look},
     },
     journal::{self, Journal},
-    process::{Fact, Processes},
+    process::{Fact, Processes, Started},
     reconcile::{
         State,
         event::{Event, JobId, RequestId},
@@ -245,6 +245,9 @@ impl Supervisor {
             self.inbox.push_back(match fact {
                 Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
                 Fact::HookFinished { job, result } => Event::HookFinished { job, result },
+                Fact::SuspectGone(Started { pid, start_ticks }) => {
+                    Event::SuspectGone { pid, start_ticks }
+                }
             });
         }
     }
@@ -355,7 +358,7 @@ impl Supervisor {
         // either all of what keeps the exits of those who run on or nothing.
         drop(self.audit);
         drop(self.processes);
-        if words.children.is_empty() {
+        if words.children.is_empty() && self.core.suspects().is_empty() {
             let place = self.server_file.place();
             journal::forget_place(&self.server_file.dirs(), place.as_deref());
         }

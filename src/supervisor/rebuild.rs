@@ -9,11 +9,11 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     clock,
     journal::Opened,
-    process::{self, FoundProcess, FoundRun, HiddenProcess},
+    process::{self, FoundProcess, FoundRun, HiddenProcess, Started},
     reconcile::{
-        listing::Update,
-        rebuild::{self, Found, Hidden},
+        rebuild::{self, Found},
         record::Record,
+        suspects::{self, Sighting, Suspect},
     },
     spec::{ChildName, Digest, OpenMode, RestartPolicy, Sink, Spec, Time, Wall},
 };
@@ -40,14 +40,12 @@ pub(super) fn look_for_runs(opened: &mut Opened) {
 
 /// Has nothing started of which a process may live that does not show whose it is (I1). What was
 /// found is written down then, in one step, and the loss with it is over.
-pub(super) fn doubt_hidden(opened: &mut Opened, listing: &Update) {
-    let hidden = process::find_hidden().into_iter();
-    let hidden: Vec<Hidden> = hidden
-        .map(|HiddenProcess { pid, program }| Hidden { pid, program })
-        .collect();
-    let records = rebuild::doubts(&opened.memory, listing, &hidden, &alive(opened));
+pub(super) fn doubt_hidden(opened: &mut Opened) {
+    let hidden = process::find_hidden().into_iter().map(suspect);
+    let records = suspects::records(&opened.memory, hidden.collect());
     for record in &records {
         opened.memory.apply(record);
+        tell(record);
     }
     if let Err(error) = opened.journal.rebuild(&records) {
         tracing::error!(%error, "a record could not be written");
@@ -61,6 +59,16 @@ pub(super) fn release_overtaken(opened: &mut Opened) {
         let released = Record::Released { child };
         opened.memory.apply(&released);
         opened.journal.commit(None, vec![released]);
+    }
+}
+
+fn suspect(process: HiddenProcess) -> Suspect {
+    let Started { pid, start_ticks } = process.started;
+    Suspect {
+        pid,
+        start_ticks,
+        // No child's file names a program that is not text.
+        program: process.program.to_string_lossy().into_owned(),
     }
 }
 
@@ -87,7 +95,17 @@ fn tell(record: &Record) {
             "a command that a dead server had taken is given up: whether it was carried out is lost"
         ),
         Record::Doubted { child, run, why } => tracing::error!(%child, %run, why, "in doubt"),
-        Record::Opened { .. }
+        Record::Suspects(Sighting::Seen(Suspect { pid, program, .. })) => tracing::warn!(
+            pid,
+            program,
+            "a process does not show whose it is: a child of this program may be it"
+        ),
+        Record::Suspects(Sighting::TooMany) => tracing::error!(
+            "too many processes do not show whose they are: any child may be one of them"
+        ),
+        Record::Suspects(Sighting::Gone { .. })
+        | Record::Suspicion { .. }
+        | Record::Opened { .. }
         | Record::Closed
         | Record::Begun { .. }
         | Record::Matched { .. }

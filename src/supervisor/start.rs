@@ -351,7 +351,7 @@ fn start_with(
     let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
     if opened.records_lost {
-        rebuild::doubt_hidden(opened, &listing);
+        rebuild::doubt_hidden(opened);
     }
     let boot = Boot {
         start: opened.start,
@@ -403,8 +403,10 @@ fn start_with(
 }
 
 impl Ready {
-    fn into_supervisor(self, server_file: ServerFile, journal: Journal) -> Supervisor {
-        Supervisor {
+    fn into_supervisor(mut self, server_file: ServerFile, journal: Journal) -> Supervisor {
+        let suspects = self.boot.memory.suspects.processes();
+        let gone = self.processes.watch_suspects(suspects);
+        let mut supervisor = Supervisor {
             core: State::new(),
             processes: self.processes,
             journal,
@@ -431,7 +433,9 @@ impl Ready {
             ended: None,
             binary: upgrade::own_binary(),
             upgrade: Upgrade::default(),
-        }
+        };
+        supervisor.take_facts(gone);
+        supervisor
     }
 }
 

@@ -388,44 +388,135 @@ fn a_forged_environment_makes_no_stranger_a_child() {
     }
 }
 
+const PERL: &str = "/usr/bin/perl";
+
+/// A `sync` server that was killed, its records, and a child that has written over its environment
+/// and lives.
+struct Hidden {
+    sandbox: Sandbox,
+    web: i32,
+    /// The child's file.
+    file: String,
+    /// What each run of it makes.
+    up: PathBuf,
+}
+
+impl Hidden {
+    fn lost() -> Self {
+        let sandbox = Sandbox::start("mode: sync\nrescan: 1s");
+        let up = sandbox.root().join("up");
+        let script = format!(
+            "$0 = 'x' x 100_000; open(F, '>', '{}'); close(F); sleep 300",
+            up.display()
+        );
+        // By a name of its own: others of this user's processes may hide as well.
+        let program = sandbox.root().join(format!("perl-{}", sandbox.id()));
+        fs::copy(PERL, &program).unwrap();
+        let file = format!("command: {}\n", json!([program, "-e", script]));
+        sandbox.write("web.yml", &file);
+        let web = pid_of(&sandbox.wait_state("web", "running"));
+        wait_for("its title", PATIENCE, || up.exists());
+        let mut hidden = Self {
+            sandbox,
+            web,
+            file,
+            up,
+        };
+        hidden.sandbox.kill_server();
+        fs::remove_file(&hidden.up).unwrap();
+        lose_run_dir(&hidden.sandbox);
+        hidden
+    }
+
+    fn is_in_doubt(&self) -> bool {
+        let Some(row) = self.sandbox.row("web") else {
+            return false;
+        };
+        let reason = row["reason"].as_str().unwrap_or_default();
+        let told = format!("records were lost, and process {}, which runs `", self.web);
+        row["state"] == "failed" && reason.starts_with(&told)
+    }
+
+    fn assert_in_doubt(&self) {
+        assert!(self.is_in_doubt(), "{:?}", self.sandbox.row("web"));
+        assert!(lives(self.web), "nobody is harmed");
+        assert!(!self.up.exists(), "nothing was started in its place");
+    }
+
+    fn end(&self) {
+        kill_process(Pid::from_raw(self.web).unwrap(), Signal::KILL).unwrap();
+    }
+
+    /// It cannot be found by its environment at the end.
+    fn stop(self) {
+        wait_for("its title", PATIENCE, || self.up.exists());
+        self.sandbox.done(&["stop", "web"]);
+    }
+}
+
 #[test]
 fn a_child_that_has_written_over_its_environment_is_not_started_twice() {
-    let perl = Path::new("/usr/bin/perl");
-    if !perl.exists() {
+    if !Path::new(PERL).exists() {
         return skip("no `perl`, which writes its title over its environment");
     }
-    let mut sandbox = Sandbox::start("mode: sync");
-    let up = sandbox.root().join("up");
-    let script = format!(
-        "$0 = 'x' x 100_000; open(F, '>', '{}'); close(F); sleep 300",
-        up.display()
-    );
-    let command = json!(["perl", "-e", script]);
-    sandbox.write("web.yml", &format!("command: {command}\n"));
-    let web = pid_of(&sandbox.wait_state("web", "running"));
-    wait_for("its title", PATIENCE, || up.exists());
-    sandbox.kill_server();
-    fs::remove_file(&up).unwrap();
-    lose_run_dir(&sandbox);
+    let mut hidden = Hidden::lost();
     for _ in 0..2 {
-        sandbox.start_server();
-        let row = sandbox.row("web").unwrap();
-        assert_eq!(row["state"], "failed", "{row}");
-        let reason = row["reason"].as_str().unwrap();
-        let told = format!("records were lost, and process {web}, which runs `");
-        assert!(reason.starts_with(&told), "{reason}");
-        sandbox.kill_server();
+        hidden.sandbox.start_server();
+        hidden.assert_in_doubt();
+        hidden.sandbox.kill_server();
     }
-    assert!(
-        lives(web) && !up.exists(),
-        "nothing was started in its place"
-    );
-    kill_process(Pid::from_raw(web).unwrap(), Signal::KILL).unwrap();
-    sandbox.start_server();
-    sandbox.done(&["start", "web"]);
-    wait_for("its title", PATIENCE, || up.exists());
-    // It cannot be found by its environment at the end.
-    sandbox.done(&["stop", "web"]);
+    // It ends while no server lives: then what the mode wants is done.
+    hidden.end();
+    hidden.sandbox.start_server();
+    let row = hidden.sandbox.wait_state("web", "running");
+    assert_ne!(pid_of(&row), hidden.web);
+    hidden.stop();
+}
+
+#[test]
+fn a_file_that_becomes_good_after_records_were_lost_starts_nothing_beside_what_may_be_its_child() {
+    if !Path::new(PERL).exists() {
+        return skip("no `perl`, which writes its title over its environment");
+    }
+    let mut hidden = Hidden::lost();
+    hidden.sandbox.write("web.yml", "command: [\n");
+    hidden.sandbox.start_server();
+    hidden.sandbox.restart_server();
+    hidden.sandbox.write("web.yml", &hidden.file);
+    wait_for("the doubt", PATIENCE, || hidden.is_in_doubt());
+    // Longer than the quiet second and a rescan.
+    stays("it is not started", Duration::from_millis(2_500), || {
+        hidden.is_in_doubt() && !hidden.up.exists()
+    });
+    // Not by the servers that follow either, nor by a program that takes its place.
+    hidden.sandbox.kill_server();
+    hidden.sandbox.start_server();
+    hidden.assert_in_doubt();
+    hidden.sandbox.done(&["upgrade"]);
+    hidden.assert_in_doubt();
+    // It ends, and that is seen.
+    hidden.end();
+    let row = hidden.sandbox.wait_state("web", "running");
+    assert_ne!(pid_of(&row), hidden.web);
+    let log = hidden.sandbox.server_log();
+    assert!(log.contains("in doubt no more"), "{log}");
+    hidden.stop();
+}
+
+#[test]
+fn an_operator_starts_what_may_be_hidden_at_his_own_word() {
+    if !Path::new(PERL).exists() {
+        return skip("no `perl`, which writes its title over its environment");
+    }
+    let mut hidden = Hidden::lost();
+    hidden.sandbox.start_server();
+    hidden.assert_in_doubt();
+    hidden.sandbox.done(&["start", "web"]);
+    let row = hidden.sandbox.wait_state("web", "running");
+    assert_ne!(pid_of(&row), hidden.web);
+    assert!(lives(hidden.web), "it is not his whom nobody knows");
+    hidden.end();
+    hidden.stop();
 }
 
 #[test]

@@ -473,3 +473,25 @@ fn a_set_uid_program_that_a_stranger_has_started_is_not_believed() {
         "only the one that is ours in every respect"
     );
 }
+
+#[tokio::test]
+async fn that_a_suspect_is_gone_is_told_once() {
+    let mut world = World::new();
+    let (pid, start_ticks) = foreign(&mut world, "sleep 100").await;
+    let suspect = Started { pid, start_ticks };
+    let another = Started {
+        start_ticks: start_ticks + 1,
+        ..suspect
+    };
+    let both = [suspect, another].map(|it| (it.pid, it.start_ticks));
+    let gone = world.processes.watch_suspects(both.into_iter());
+    assert_eq!(gone, [Fact::SuspectGone(another)], "known by its start");
+    drop(Outsider::of(pid));
+    assert_eq!(
+        world.processes.wait().await,
+        [Fact::SuspectGone(suspect)],
+        "its zombie is nobody's run"
+    );
+    let none = tokio::time::timeout(Duration::from_millis(100), world.processes.wait());
+    assert!(none.await.is_err(), "told once");
+}

@@ -1,11 +1,13 @@
 //! What is made of runs that were found, at the next start and after it.
 
+use std::path::PathBuf;
+
 use super::*;
 use crate::{
     reconcile::{
         effect::Effect,
         event::{Boot, Event, Settings, StartKind},
-        listing::{Entry, Loadpath, LoadpathState, Scope},
+        listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         record::{OrderId, Store, Wanted},
     },
     spec::{Digest, Exit, Mode, Mono, RestartPolicy, Sink, Wall},
@@ -278,43 +280,6 @@ fn a_child_in_doubt_is_not_started_and_says_so() {
     let why = child.failure.clone().unwrap();
     assert!(why.contains("records were lost"), "{why}");
     assert!(why.contains("whether it lives is not known"), "{why}");
-}
-
-#[test]
-fn a_child_that_may_be_a_process_that_hides_itself_is_in_doubt_for_good() {
-    let hidden = |program: &str| Hidden {
-        pid: 80,
-        program: PathBuf::from(program),
-    };
-    let reserved = Record::Reserved {
-        child: web(),
-        upto: RunId(1_000),
-    };
-    let doubts = |before: &[Record], program: &str, alive: &[ChildName]| {
-        let alive = alive.iter().cloned().collect();
-        super::doubts(
-            &memory(before),
-            &listing(good(1)),
-            &[hidden(program)],
-            &alive,
-        )
-    };
-    assert_eq!(doubts(&[], "/bin/other", &[]), []);
-    assert_eq!(doubts(&[], "/bin/web", &[web()]), []);
-    let records = doubts(&[reserved], "/usr/bin/web", &[]);
-    let memory = memory(&records);
-    let last = memory.children[&web()].last.clone().unwrap();
-    assert_eq!(last.run, RunId(1_001));
-    let (state, effects) = booted(memory.clone(), good(1));
-    assert!(!acts(&effects), "{effects:?}");
-    let why = state.children[&web()].failure.clone().unwrap();
-    assert!(
-        why.contains("process 80, which runs `/usr/bin/web`"),
-        "{why}"
-    );
-    let (_, effects) = booted(memory, good(2));
-    assert!(!acts(&effects), "another file is no answer: {effects:?}");
-    assert_eq!(doubts(&records, "/usr/bin/web", &[]), []);
 }
 
 #[test]

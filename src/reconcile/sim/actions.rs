@@ -247,7 +247,8 @@ impl World {
                 })
             )
         };
-        let busy = |child: &&Child| child.is_stopping() || child.job.is_some() || child.doubt;
+        let busy =
+            |child: &&Child| child.is_stopping() || child.job.is_some() || child.is_in_doubt();
         let children = &self.core.children;
         let mut names: Vec<&ChildName> = children
             .iter()

@@ -99,7 +99,12 @@ impl World {
         if !held && !released && core_held {
             self.blame(|_| format!("I5: {child} is told to be held and that is not on disk"));
         }
-        if self.core.children.get(child).is_some_and(|it| it.doubt) {
+        if self
+            .core
+            .children
+            .get(child)
+            .is_some_and(Child::is_in_doubt)
+        {
             return;
         }
         let memory = self.memory.children.get(child);

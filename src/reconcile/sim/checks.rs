@@ -181,6 +181,13 @@ impl Checks {
         taken.any(|it| it.child == *child && like(it.wanted))
     }
 
+    /// The records of a child are lost, but for those that outlive the host.
+    pub(super) fn lose_records(&mut self, child: &ChildName) {
+        self.taken.retain(|_, taken| taken.child != *child);
+        self.begun.retain(|(name, _), _| name != child);
+        self.by_itself.remove(child);
+    }
+
     fn stock(&mut self, event: &Event) {
         if self.stale.len() >= STALE_KEPT_MAX {
             self.stale.remove(0);
@@ -276,7 +283,7 @@ impl World {
             | Event::Spawned { .. }
             | Event::SpawnFailed { .. }
             | Event::Preflight { .. } => self.checks.stock(event),
-            Event::Upgrade | Event::Deadline => {}
+            Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {}
         }
     }
 
@@ -1051,7 +1058,9 @@ impl World {
     pub(super) fn check_unborn(&mut self, unborn: &[ChildName]) {
         for name in unborn {
             let child = self.core.children.get(name);
-            if !self.ended && child.is_none_or(|child| child.job.is_none()) {
+            // Who may live already is due when that is known.
+            let waits = |child: &Child| child.job.is_some() || child.may_be_suspect();
+            if !self.ended && !child.is_some_and(waits) {
                 self.blame(|_| format!("{name} was about to begin and is forgotten"));
             }
         }
@@ -1236,6 +1245,10 @@ impl World {
             | Event::Shutdown
             | Event::Upgrade
             | Event::Deadline => true,
+            Event::SuspectGone { pid, start_ticks } => {
+                let mut known = self.core.suspects.processes();
+                known.any(|it| it == (*pid, *start_ticks))
+            }
             Event::Listing(_) => false,
         }
     }

@@ -131,6 +131,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::Listing(_)
         | Event::Unwatched
         | Event::Settings(_)
+        | Event::SuspectGone { .. }
         | Event::Request { .. }
         | Event::Shutdown
         | Event::Upgrade
@@ -177,7 +178,9 @@ fn kind(event: &Event) -> usize {
             Command::Kill(_) => "kill",
         },
         Event::Shutdown => "shutdown",
-        Event::Unwatched | Event::Upgrade | Event::Deadline => "deadline",
+        Event::Unwatched | Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {
+            "deadline"
+        }
     };
     place(&KINDS, text)
 }
@@ -189,7 +192,7 @@ fn states(core: &State, name: &ChildName) -> Vec<usize> {
     let mut all = Vec::new();
     match child.run.as_ref().map(|run| run.phase) {
         None if child.job.is_none() => {
-            let text = if child.doubt {
+            let text = if child.is_in_doubt() {
                 "in doubt"
             } else if child.hold.is_some() {
                 "held"

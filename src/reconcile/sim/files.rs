@@ -135,6 +135,11 @@ fn entry(at: &[(PathBuf, &File)]) -> Option<Entry> {
     Some(Entry { paths, content })
 }
 
+/// The program of a child; some children have the same.
+fn program(name: &ChildName) -> String {
+    format!("/bin/{}", &name.as_str()[..1])
+}
+
 /// A child's file with some content; the version alone makes its digest.
 pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u64) -> Arc<Spec> {
     let mut digest = [0; 16];
@@ -144,7 +149,7 @@ pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u
     digest[8..8 + len].copy_from_slice(&stem[..len]);
     Arc::new(Spec {
         path: PathBuf::from(format!("{home}/{name}.yml")),
-        command: vec!["/bin/true".to_owned(), version.to_string()],
+        command: vec![program(name), version.to_string()],
         workdir: PathBuf::from(home),
         stdout: Sink::Inherit,
         stderr: Sink::Inherit,

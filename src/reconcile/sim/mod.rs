@@ -19,6 +19,7 @@ mod handover;
 mod quiet;
 mod random;
 mod script;
+mod suspects;
 mod world;
 
 use std::{

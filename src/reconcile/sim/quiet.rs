@@ -8,6 +8,7 @@ use crate::{
         child::Belief,
         job::Waiter,
         listing::{Content, Scope},
+        suspects::Suspicion,
         timers::Timer,
     },
     spec::{ChildName, Hook, Mode, Verb},
@@ -153,6 +154,12 @@ impl World {
         if child.hold.is_some() != on_disk.is_some() && self.kind_disk() {
             return self.blame(|_| format!("I3: {name} is held {:?}, on disk {on_disk:?}", "?"));
         }
+        let doubted = child.suspicion.clone();
+        if let Suspicion::MayBe { program } = doubted
+            && !self.hides(&program)
+        {
+            return self.blame(|_| format!("{name} is in doubt for the sake of nobody"));
+        }
         if self.settings.mode == Mode::Sync {
             self.check_sync(name);
         }
@@ -193,7 +200,7 @@ impl World {
                 let last = child.last.as_ref().map(|last| last.spec.digest);
                 if last != Some(digest)
                     && child.hold.is_none()
-                    && !child.doubt
+                    && !child.is_in_doubt()
                     && !excused
                     && !self.checks.stopped.contains(name)
                     && !self.checks.stop_targets.contains(name)
@@ -218,7 +225,7 @@ impl World {
             || self.has_order_hook(name)
             || self.checks.ever_stopped.contains(name)
             || self.checks.stop_targets.contains(name)
-            || child.doubt
+            || child.is_in_doubt()
             || child.hold.is_some();
         if wanted && never && self.listed(name).is_some() && !excused {
             self.blame(|_| format!("{name} should have been started and was not"));

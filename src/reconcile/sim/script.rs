@@ -8,7 +8,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `boot MODE [continued] [startup A,B] [rescan off]` | a server starts on the files and records there are |
-//! | `file NAME VERSION [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN]` | a good file is written |
+//! | `file NAME VERSION [program NAME] [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN]` | a good file is written |
 //! | `bad NAME WHY`, `conflict NAME`, `gone NAME` | it is made bad, there are two, it is removed |
 //! | `seen NAME…` | the watcher reports these names |
 //! | `whole`, `rescan` | the watcher reports everything; a rescan confirms |
@@ -25,6 +25,8 @@
 //! | `refuse spawn`, `refuse preflight`, `refuse records`, `refuse nothing` | what fails from now on |
 //! | `advance SPAN` | time passes |
 //! | `term`, `crash`, `reboot` | the server is told to end, is killed, the host starts anew |
+//! | `hidden PID PROGRAM` | records were lost, and this process does not show whose it is |
+//! | `unhidden PID` | that process is gone |
 //! | `held NAME`, `begun NAME` | the last thing a server wrote before it was killed |
 
 use std::{
@@ -45,6 +47,7 @@ use crate::{
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::Memory,
         record::{Record, Store},
+        suspects::{Sighting, Suspect},
     },
     spec::{
         ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
@@ -225,6 +228,18 @@ impl Stage {
                 let (child, since) = (name(child), self.now.wall);
                 self.memory.apply(&Record::Held { child, since });
             }
+            ["hidden", pid, program] => {
+                let sighting = Sighting::Seen(Suspect {
+                    pid: pid.parse().expect("a process has a number"),
+                    start_ticks: 1,
+                    program: (*program).to_owned(),
+                });
+                self.memory.apply(&Record::Suspects(sighting));
+            }
+            ["unhidden", pid] => self.tell(Event::SuspectGone {
+                pid: pid.parse().expect("a process has a number"),
+                start_ticks: 1,
+            }),
             ["begun", child] => {
                 let Content::Good(spec) = &self.files[*child].content else {
                     panic!("a good file begins a run");
@@ -600,6 +615,10 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
     let mut rest = options;
     while !rest.is_empty() {
         rest = match rest {
+            ["program", other, rest @ ..] => {
+                spec.command[0] = format!("/bin/{other}");
+                rest
+            }
             ["prehook", text, rest @ ..] => {
                 spec.prehook = Some(hook(text));
                 rest
@@ -773,6 +792,8 @@ fn record_text(record: &Record) -> String {
         } => format!("{child} run {run} ended, {exit}"),
         Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
         Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
+        Record::Suspects(sighting) => format!("suspects: {sighting:?}"),
+        Record::Suspicion { child, is } => format!("{child} as a suspect: {is:?}"),
         Record::Found { child, run, .. } => format!("run {run} of {child} was found"),
         Record::Matched { child, run, .. } => format!("run {run} of {child} is of its file"),
         Record::MaybeUsed { child, upto } => format!("{child} may have had runs up to {upto}"),

@@ -446,8 +446,10 @@ impl World {
     fn begin_run(&mut self, child: &ChildName, run: RunId, spec: &Arc<Spec>, why: Why) {
         self.checks.used.insert(child.clone(), run.0);
         // An operator who starts a child in doubt has been told to look for the old run first.
-        self.processes
-            .retain(|(name, _), process| name != child || process.recorded);
+        let ended = |(name, _): &RunKey, process: &mut Process| name == child && !process.recorded;
+        for (_, process) in self.processes.extract_if(.., ended).collect::<Vec<_>>() {
+            self.tell_unhidden(process.pid);
+        }
         let (by, order) = why;
         self.checks.begin((child.clone(), run), order);
         self.memory.apply(&Record::Begun {
@@ -619,6 +621,7 @@ impl World {
             return;
         }
         process.exit = Some(exit);
+        let (pid, recorded) = (process.pid, process.recorded);
         self.told(|world| {
             format!(
                 "{:>11} ({} run {} ends: {exit})",
@@ -627,6 +630,10 @@ impl World {
                 key.1
             )
         });
+        if !recorded && self.is_suspect(pid) {
+            self.processes.remove(&key);
+            return self.tell_unhidden(pid);
+        }
         // An exit is told after the start, and the start may still be on its way.
         let told = |(at, what): (&(Mono, u64), &Occurrence)| match what {
             Occurrence::Tell(Event::Spawned { child, run, .. })
@@ -738,6 +745,7 @@ impl World {
         self.booted(&boot);
         let unborn = self.unborn(&boot);
         self.tell(Event::Boot(Box::new(boot)));
+        self.tell_gone_suspects();
         self.check_unborn(&unborn);
         self.check_taken_back();
     }
@@ -796,6 +804,7 @@ impl World {
         self.die();
         let down = self.random.millis(0, 3_000);
         self.sleep(down);
+        self.sometimes_lose_records();
         self.boot(StartKind::Continued);
     }
 
@@ -964,6 +973,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::Exited { .. }
         | Event::HookFinished { .. }
         | Event::Recorded { .. }
+        | Event::SuspectGone { .. }
         | Event::Request { .. }
         | Event::Shutdown
         | Event::Upgrade

@@ -40,7 +40,7 @@ use crate::{
     },
     journal,
     passed::{Claim, Passed},
-    process::{self, Processes},
+    process::{self, Fact, Processes},
     reconcile::event::{Event, RequestId},
     watch::{Watch, WatchConfig},
 };
@@ -246,7 +246,7 @@ pub(super) fn go_on(
     };
     supervisor.reread_again();
     supervisor.wait_again(handed.waiting);
-    supervisor.take_facts(lost);
+    supervisor.tell_ends(lost);
     supervisor.take_caught(handed.signals);
     supervisor.tell_outcome(handed.asked, &handed.version, outcome);
     Ok(supervisor)
@@ -306,6 +306,14 @@ fn hear_again(
 }
 
 impl Supervisor {
+    /// Tells of the processes whose end nothing will tell, and watches the suspects again.
+    fn tell_ends(&mut self, lost: Vec<Fact>) {
+        self.take_facts(lost);
+        let suspects = self.core.suspects().processes();
+        let gone = self.processes.watch_suspects(suspects);
+        self.take_facts(gone);
+    }
+
     /// Says what came of an upgrade, as the program that goes on.
     fn tell_outcome(
         &mut self,
