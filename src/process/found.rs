@@ -13,8 +13,10 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsStr,
     fs::{self, File},
-    io::Read,
+    io::{self, Read},
+    os::unix::ffi::OsStrExt,
     path::PathBuf,
     time::Duration,
 };
@@ -78,7 +80,8 @@ pub fn find_runs(server_id: &str) -> Vec<FoundRun> {
 pub struct HiddenProcess {
     /// Which.
     pub started: Started,
-    /// The file that it executes.
+    /// The file that it executes, also if that is gone or another has taken its place. Where the
+    /// kernel hides that too, what it is called: a name without a folder, cut to 15 bytes.
     pub program: PathBuf,
 }
 
@@ -88,12 +91,35 @@ pub struct HiddenProcess {
 pub fn find_hidden() -> Vec<HiddenProcess> {
     let hidden = |pid: i32| {
         let started = leader(pid)?;
-        let program = fs::read_link(format!("/proc/{pid}/exe")).ok()?;
+        let program = program(pid)?;
         // As one process: the number may have been given away in between.
         let hides = !identity::shows_environment(pid) && leader(pid) == Some(started);
         hides.then_some(HiddenProcess { started, program })
     };
     identity::pids().filter_map(hidden).collect()
+}
+
+/// What a process executes, as far as that is shown. A zombie executes nothing.
+fn program(pid: i32) -> Option<PathBuf> {
+    match fs::read_link(format!("/proc/{pid}/exe")) {
+        Ok(path) => Some(as_it_was_called(path)),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+            let name = name.strip_suffix(b"\n").unwrap_or(&name);
+            Some(PathBuf::from(OsStr::from_bytes(name)))
+        }
+        Err(_) => None,
+    }
+}
+
+/// The path of a program without what the kernel adds to it when its file is gone, as after an
+/// update of it.
+fn as_it_was_called(program: PathBuf) -> PathBuf {
+    let bytes = program.as_os_str().as_bytes();
+    match bytes.strip_suffix(b" (deleted)") {
+        Some(before) => PathBuf::from(OsStr::from_bytes(before)),
+        None => program,
+    }
 }
 
 /// The run that a process says it is the main process of.

@@ -37,6 +37,9 @@ use crate::{
 /// may be one of the others.
 pub const SUSPECTS_MAX: usize = 128;
 
+/// What a process is called is cut to so many bytes (`/proc/PID/comm`).
+const CALLED_LEN_MAX: usize = 15;
+
 /// A process that may be a child's and does not show whose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suspect {
@@ -44,7 +47,7 @@ pub struct Suspect {
     pub pid: i32,
     /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
     pub start_ticks: u64,
-    /// The file that it executes.
+    /// The file that it executes; where that is hidden too, what it is called, without a folder.
     pub program: String,
 }
 
@@ -130,7 +133,7 @@ impl Suspects {
     /// What speaks for it that a program of this name is one of them; `None` when it is not.
     fn evidence(&self, program: &str) -> Option<String> {
         let mut known = self.known.iter();
-        let found = known.find(|(_, path)| file_name(path) == program);
+        let found = known.find(|(_, path)| may_run(path, program));
         match (found, self.too_many) {
             (Some(((pid, _), path)), _) => Some(format!(
                 "records were lost, and process {pid}, which runs `{path}`, does not show whose it is"
@@ -152,6 +155,15 @@ impl Suspects {
         if !holds {
             *suspicion = Suspicion::Open;
         }
+    }
+}
+
+/// Whether a suspect that shows this of itself may run a program of this name.
+fn may_run(shown: &str, program: &str) -> bool {
+    match shown.rsplit_once('/') {
+        Some((_, name)) => name == program,
+        None if shown.len() == CALLED_LEN_MAX => program.starts_with(shown),
+        None => shown == program,
     }
 }
 
@@ -436,6 +448,16 @@ mod tests {
         assert_eq!(and(&[seen(1)]), Suspicion::Cleared);
         assert_eq!(and(&[seen(2)]), Suspicion::Open);
         assert_eq!(and(&[gone(1, 7)]), Suspicion::Open, "nothing is left of it");
+    }
+
+    #[test]
+    fn a_suspect_runs_the_program_that_it_shows() {
+        assert!(may_run("/bin/web", "web"));
+        assert!(!may_run("/bin/web", "web2"));
+        // It shows what it is called and nothing else.
+        assert!(may_run("web", "web"));
+        assert!(!may_run("web", "web2"));
+        assert!(may_run("a-long-name-of-", "a-long-name-of-a-program"));
     }
 
     #[test]
