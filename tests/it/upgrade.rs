@@ -454,6 +454,7 @@ fn one_that_passes_the_check_and_cannot_go_on_gives_the_server_back() {
     sandbox.done(&["start", "held"]);
     sandbox.done(&["stop", "held"]);
     sandbox.done(&["upgrade"]);
+    wait_watching(&sandbox);
     let before = descriptors(&sandbox);
     let mut wire = sandbox.wire();
     wire.send(r#"{"id":1,"comm"#);
