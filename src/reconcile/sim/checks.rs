@@ -237,7 +237,7 @@ impl World {
         match event {
             Event::Boot(boot) => {
                 self.see(&boot.listing, now);
-                self.miss_what_runs(&boot.memory, now);
+                self.miss_what_runs(boot, now);
             }
             Event::Listing(update) => self.see(update, now),
             Event::Reread { update, .. } => {
@@ -343,18 +343,21 @@ impl World {
     }
 
     /// What lives although no file declares it may be missed from now on.
-    fn miss_what_runs(&mut self, memory: &Memory, now: Mono) {
-        for (name, child) in &memory.children {
+    fn miss_what_runs(&mut self, boot: &Boot, now: Mono) {
+        for (name, child) in &boot.memory.children {
             let Some(last) = &child.last else { continue };
             if !self.checks.view.contains_key(name) {
                 let home = last.spec.folder().to_owned();
+                // Of what is in doubt nobody knows whether it lived.
+                let doubted = last.doubt.is_some()
+                    || boot.doubted.iter().any(|(child, ..)| child == name);
                 self.checks.absent.insert(
                     name.clone(),
                     Absent {
                         since: now,
                         home,
                         believed: false,
-                        counts: last.process.is_some() && last.end.is_none(),
+                        counts: last.process.is_some() && last.end.is_none() && !doubted,
                     },
                 );
             }
