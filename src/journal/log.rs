@@ -46,7 +46,7 @@ const REWRITE_FACTOR: u64 = 4;
 /// How many times in a row a write may be interrupted or write nothing.
 const WRITE_RETRIES_MAX: u32 = 100;
 
-/// How many bytes are kept free for each run that has begun: for the records of its start, of its
+/// How many bytes are kept free for each run and hook that has begun: for the records of its start, of its
 /// stop and of its end, which are some two hundred bytes each.
 const ROOM_PER_RUN: u64 = 1 << 10;
 
@@ -291,19 +291,19 @@ impl Log {
     }
 
     /// How many bytes must stay free behind records that are to be written; `None` when they begin
-    /// no run.
+    /// nothing.
     fn room_to_begin(&self, records: &[Record]) -> Option<u64> {
-        let begins = |record: &&Record| matches!(record, Record::Begun { .. });
+        let begins = |it: &&Record| matches!(it, Record::Begun { .. } | Record::HookBegun { .. });
         let more = records.iter().filter(begins).count() as u64;
         (more > 0).then(|| self.room_for_ends() + ROOM_PER_RUN * more)
     }
 
     /// How many bytes must stay free behind what is written, so that whatever becomes of the disk
-    /// the end of each run that has begun can be written down.
+    /// the end of each run and hook that has begun can be written down.
     fn room_for_ends(&self) -> u64 {
-        let last = |child: &Remembered| child.last.as_ref().is_some_and(|run| run.end.is_none());
-        let live = self.memory.children.values().filter(|child| last(child));
-        ROOM_PER_RUN * live.count() as u64
+        let runs = |child: &Remembered| child.last.as_ref().is_some_and(|run| run.end.is_none());
+        let live = |child: &Remembered| u64::from(runs(child)) + u64::from(child.hook.is_some());
+        ROOM_PER_RUN * self.memory.children.values().map(live).sum::<u64>()
     }
 
     fn write(&mut self, bytes: &[u8], room: Option<u64>) -> io::Result<()> {

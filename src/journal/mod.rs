@@ -63,7 +63,7 @@ pub use self::{
     holder::Holder,
     identity::boot_identity,
     place::{Place, RecordedRun, await_end, forget_place, is_same_dir, note_place, places},
-    slip::{PREFIX_LEN, Slip},
+    slip::{Newborn, PREFIX_LEN, Slip},
 };
 use self::{
     folder::Folder,
@@ -316,8 +316,8 @@ fn begin(found: Found, boot: &str, warnings: &mut Vec<String>) -> (Begun, StartK
 impl Journal {
     /// Writes runtime records, all or none, before it returns; does not wait for a disk.
     ///
-    /// On an error nothing of a batch with a [`Record::Begun`] stands: that run must not be
-    /// begun. Any other batch says what has happened, so that it is kept in mind and written as
+    /// On an error nothing of a batch with a [`Record::Begun`] or a [`Record::HookBegun`] stands:
+    /// that run or hook must not be begun. Any other batch says what has happened, so that it is kept in mind and written as
     /// soon as something can be: with the next records, or by [`Journal::catch_up`].
     ///
     /// # Errors
@@ -336,7 +336,8 @@ impl Journal {
         all.extend_from_slice(records);
         let appended = self.runtime.append(&all);
         if let Err(error) = &appended {
-            let announces = |record: &Record| matches!(record, Record::Begun { .. });
+            let announces =
+                |it: &Record| matches!(it, Record::Begun { .. } | Record::HookBegun { .. });
             if matches!(error, AppendError::Io(_)) && !records.iter().any(announces) {
                 self.runtime.owe(&all);
             } else {
@@ -382,18 +383,18 @@ impl Journal {
         self.histories.clone()
     }
 
-    /// What the process of a run needs to write down its own start, after its [`Record::Begun`] and
-    /// before anything else is recorded; then [`Journal::take_in`]. `at`: when it begins.
+    /// What the process of a run or a hook needs to write down its own start, after its
+    /// [`Record::Begun`] or [`Record::HookBegun`] and before anything else is recorded; then [`Journal::take_in`]. `at`: when it begins.
     ///
     /// # Errors
     ///
     /// No descriptor is left, or the file could not be written anew.
-    pub fn slip(&self, child: &ChildName, run: RunId, at: Time) -> Result<Slip<'_>, RecordError> {
+    pub fn slip(&self, newborn: Newborn<'_>, at: Time) -> Result<Slip<'_>, RecordError> {
         let none = || io::Error::other("there is no file");
         let file = self.runtime.descriptor().ok_or_else(none);
         let slip = file.map_err(SlipError::from).and_then(|file| {
             let lock = self.runtime_dir.share_lock()?;
-            Slip::new(file, lock, child, run, at)
+            Slip::new(file, lock, newborn, at)
         });
         slip.map_err(|error| {
             self.runtime.told(match error {
@@ -403,7 +404,7 @@ impl Journal {
         })
     }
 
-    /// Takes in what the process of a run has written down by itself: its start, and perhaps that
+    /// Takes in what a process has written down by itself: its start, and perhaps that
     /// it could not be executed.
     ///
     /// # Errors

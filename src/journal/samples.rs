@@ -5,6 +5,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use crate::{
     reconcile::{
         cause::Cause,
+        program::{HookId, HookKind, HookProgram},
         record::{Record, Store},
         suspects::{Sighting, Suspect, Suspicion},
     },
@@ -162,6 +163,26 @@ pub(super) fn runtime() -> Vec<Record> {
             path: PathBuf::from("/srv/load"),
             dev: 1,
             ino: 2,
+        },
+        Record::HookBegun {
+            child: name("web"),
+            hook: HookId(5),
+            program: Arc::new(HookProgram {
+                kind: HookKind::Posthook,
+                argv: vec!["/bin/tell".to_owned(), "\"\n".to_owned()],
+                workdir: PathBuf::from("/srv"),
+            }),
+        },
+        Record::HookStarted {
+            child: name("web"),
+            hook: HookId(5),
+            pid: 4_244,
+            start_ticks: 99,
+            at: at(12),
+        },
+        Record::HookEnded {
+            child: name("web"),
+            hook: HookId(5),
         },
         Record::Forgotten {
             child: name("gone"),

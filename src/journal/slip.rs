@@ -11,7 +11,7 @@ use std::{
 
 use super::frame::{self, EncodeError};
 use crate::{
-    reconcile::record::Record,
+    reconcile::{program::HookId, record::Record},
     spec::{ChildName, RunId, Time},
 };
 
@@ -27,6 +27,56 @@ pub(super) enum SlipError {
     Io(#[from] io::Error),
 }
 
+/// Whose process is about to write itself down.
+#[derive(Debug, Clone, Copy)]
+pub enum Newborn<'a> {
+    /// The main process of a run.
+    Run(&'a ChildName, RunId),
+    /// The program of a hook.
+    Hook(&'a ChildName, HookId),
+}
+
+impl Newborn<'_> {
+    /// The record of its start.
+    #[must_use]
+    pub fn started(self, pid: i32, start_ticks: u64, at: Time) -> Record {
+        match self {
+            Self::Run(child, run) => Record::Started {
+                child: child.clone(),
+                run,
+                pid,
+                start_ticks,
+                at,
+            },
+            Self::Hook(child, hook) => Record::HookStarted {
+                child: child.clone(),
+                hook,
+                pid,
+                start_ticks,
+                at,
+            },
+        }
+    }
+
+    /// The record that it is none after all.
+    fn never(self, at: Time) -> Record {
+        match self {
+            Self::Run(child, run) => Record::NotStarted {
+                child: child.clone(),
+                run,
+                why: format!(
+                    "`{child}` could not be executed, and the server died before it said why"
+                ),
+                at,
+            },
+            Self::Hook(child, hook) => Record::HookEnded {
+                child: child.clone(),
+                hook,
+            },
+        }
+    }
+}
+
 /// What one new process needs to write itself down. To be used before anything else is recorded.
 #[derive(Debug)]
 pub struct Slip<'a> {
@@ -34,7 +84,7 @@ pub struct Slip<'a> {
     pub file: BorrowedFd<'a>,
     /// The lock, to be kept until exec.
     pub lock: OwnedFd,
-    /// The text of its [`Record::Started`]: before the pid, between it and the start time in clock
+    /// The text of the record of its start: before the pid, between it and the start time in clock
     /// ticks since boot, and after that.
     pub text: [Vec<u8>; 3],
     /// What stands before the text; safe to call between clone and exec.
@@ -47,22 +97,15 @@ impl<'a> Slip<'a> {
     pub(super) fn new(
         file: BorrowedFd<'a>,
         lock: OwnedFd,
-        child: &ChildName,
-        run: RunId,
+        newborn: Newborn<'_>,
         at: Time,
     ) -> Result<Self, SlipError> {
         let mut never = Vec::new();
-        let not_started = Record::NotStarted {
-            child: child.clone(),
-            run,
-            why: format!("`{child}` could not be executed, and the server died before it said why"),
-            at,
-        };
-        frame::encode(&not_started, &mut never)?;
+        frame::encode(&newborn.never(at), &mut never)?;
         Ok(Self {
             file,
             lock,
-            text: around_numbers(child, run, at)?,
+            text: around_numbers(newborn, at)?,
             prefix: frame::prefix,
             never,
         })
@@ -70,17 +113,10 @@ impl<'a> Slip<'a> {
 }
 
 /// The text of a record, with the two numbers taken out.
-fn around_numbers(child: &ChildName, run: RunId, at: Time) -> Result<[Vec<u8>; 3], EncodeError> {
+fn around_numbers(newborn: Newborn<'_>, at: Time) -> Result<[Vec<u8>; 3], EncodeError> {
     const PID: i32 = i32::MAX;
     const TICKS: u64 = u64::MAX;
-    let record = Record::Started {
-        child: child.clone(),
-        run,
-        pid: PID,
-        start_ticks: TICKS,
-        at,
-    };
-    let text = serde_json::to_string(&record)?;
+    let text = serde_json::to_string(&newborn.started(PID, TICKS, at))?;
     // No name holds a quotation mark, so that this stands there once.
     let (pid, ticks) = (
         format!(r#""pid":{PID},"#),
@@ -110,32 +146,39 @@ mod tests {
         };
         for child in ["web", "2147483647", "pid", "start_ticks"] {
             let child = samples::name(child);
-            let null = std::fs::File::open("/dev/null").unwrap();
-            let lock = null.try_clone().unwrap().into();
-            let slip = Slip::new(null.as_fd(), lock, &child, RunId(7), at).unwrap();
-            let [before, between, after] = &slip.text;
-            let text = [
-                before,
-                b"4321".as_slice(),
-                between,
-                b"987654321".as_slice(),
-                after,
-            ]
-            .concat();
-            let bytes = [(slip.prefix)(&text).as_slice(), &text].concat();
-            let expected = Record::Started {
-                child,
-                run: RunId(7),
-                pid: 4321,
-                start_ticks: 987_654_321,
-                at,
-            };
-            let mut encoded = Vec::new();
-            frame::encode(&expected, &mut encoded).unwrap();
-            assert_eq!(bytes, encoded);
-            let (never, len) = frame::added(&slip.never);
-            assert_eq!(len, slip.never.len());
-            assert!(matches!(never.as_slice(), [Record::NotStarted { .. }]));
+            let newborns = [
+                Newborn::Run(&child, RunId(7)),
+                Newborn::Hook(&child, HookId(7)),
+            ];
+            for newborn in newborns {
+                let null = std::fs::File::open("/dev/null").unwrap();
+                let lock = null.try_clone().unwrap().into();
+                let slip = Slip::new(null.as_fd(), lock, newborn, at).unwrap();
+                let [before, between, after] = &slip.text;
+                let text = [
+                    before,
+                    b"4321".as_slice(),
+                    between,
+                    b"987654321".as_slice(),
+                    after,
+                ]
+                .concat();
+                let bytes = [(slip.prefix)(&text).as_slice(), &text].concat();
+                let expected = newborn.started(4321, 987_654_321, at);
+                let mut encoded = Vec::new();
+                frame::encode(&expected, &mut encoded).unwrap();
+                assert_eq!(bytes, encoded);
+                let (never, len) = frame::added(&slip.never);
+                assert_eq!(len, slip.never.len());
+                match newborn {
+                    Newborn::Run(..) => {
+                        assert!(matches!(never.as_slice(), [Record::NotStarted { .. }]))
+                    }
+                    Newborn::Hook(..) => {
+                        assert!(matches!(never.as_slice(), [Record::HookEnded { .. }]))
+                    }
+                }
+            }
         }
     }
 }

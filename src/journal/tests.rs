@@ -515,7 +515,9 @@ fn what_a_process_writes_of_itself_is_a_record_like_any_other() {
     for run in 1..=60 {
         // Enough for the file to be written anew in between.
         first.append(&[begun("web", run)]).unwrap();
-        let slip = first.slip(&name("web"), RunId(run), at(5)).unwrap();
+        let slip = first
+            .slip(Newborn::Run(&name("web"), RunId(run)), at(5))
+            .unwrap();
         write_oneself(&slip, |bytes| bytes);
         drop(slip);
         let written = first.take_in().unwrap();
@@ -534,7 +536,9 @@ fn what_a_process_wrote_before_its_server_read_it_is_found_by_the_next_one() {
     let bench = Bench::new();
     let mut first = bench.open("boot-1").journal;
     first.append(&[begun("web", 1)]).unwrap();
-    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    let slip = first
+        .slip(Newborn::Run(&name("web"), RunId(1)), at(10))
+        .unwrap();
     write_oneself(&slip, |bytes| bytes);
     let never = rustix::io::write(slip.file, &slip.never).unwrap();
     assert_eq!(never, slip.never.len());
@@ -553,7 +557,9 @@ fn what_a_process_did_not_write_to_its_end_is_cut_off_and_what_follows_is_whole(
     let bench = Bench::new();
     let mut first = bench.open("boot-1").journal;
     first.append(&[begun("web", 1)]).unwrap();
-    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    let slip = first
+        .slip(Newborn::Run(&name("web"), RunId(1)), at(10))
+        .unwrap();
     write_oneself(&slip, |bytes| bytes[..bytes.len() / 2].to_vec());
     drop(slip);
     assert_eq!(first.take_in().unwrap(), []);
@@ -577,7 +583,9 @@ fn who_is_about_to_be_executed_keeps_the_next_server_out_until_then() {
     let bench = Bench::new();
     let mut first = bench.open("boot-1").journal;
     first.append(&[begun("web", 1)]).unwrap();
-    let slip = first.slip(&name("web"), RunId(1), at(10)).unwrap();
+    let slip = first
+        .slip(Newborn::Run(&name("web"), RunId(1)), at(10))
+        .unwrap();
     let lock = slip.lock.try_clone().unwrap();
     drop(slip);
     drop(first);

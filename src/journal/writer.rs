@@ -268,6 +268,9 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Answered { .. }
         | Record::Over { .. }
         | Record::Noted { .. }
+        | Record::HookBegun { .. }
+        | Record::HookStarted { .. }
+        | Record::HookEnded { .. }
         | Record::LoadpathSeen { .. }
         | Record::Forgotten { .. } => {
             debug_assert_eq!(record.store(), Store::Runtime);

@@ -11,6 +11,7 @@
 use std::{
     io,
     os::fd::{AsFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::{
@@ -174,10 +175,15 @@ pub(super) fn find(pid: i32, start_ticks: u64) -> io::Result<Found> {
 /// Whether a process has ended, be it that its zombie is still there. Not the state that `/proc`
 /// shows: that is a zombie's too when only the main thread has ended.
 fn has_ended(pidfd: &OwnedFd) -> bool {
+    await_end(pidfd, Duration::ZERO)
+}
+
+/// Waits so long until a process has ended, and says whether it has.
+pub(super) fn await_end(pidfd: &OwnedFd, time: Duration) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
-    let at_once = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+    let time = Timespec {
+        tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(time.subsec_nanos()),
     };
-    matches!(poll(&mut fds, Some(&at_once)), Ok(ready) if ready > 0)
+    matches!(poll(&mut fds, Some(&time)), Ok(ready) if ready > 0)
 }

@@ -12,7 +12,7 @@
 //! Sources: proc_pid_status(5), proc_pid_environ(5), proc_pid_cmdline(5), credentials(7).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
@@ -21,11 +21,22 @@ use std::{
     time::Duration,
 };
 
-use super::{Started, identity};
+use super::{
+    HOOK_SECONDS_MAX, Started,
+    adopt::{self, Found, find},
+    group::{self, GroupSignals},
+    identity,
+};
 use crate::spec::{ChildName, RunId};
 
 /// How much of a command line is read, in bytes.
 const COMMAND_BYTES_MAX: u64 = 128 * 1024;
+
+/// The age of which a hook's program may be: its time, and what its end may take.
+const HOOK_AGE_MAX: Duration = Duration::from_secs(2 * HOOK_SECONDS_MAX);
+
+/// How long a killed one may take to be gone before it is not waited for any more.
+const KILLED_WAIT: Duration = Duration::from_secs(1);
 
 /// A live run that was found by its processes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,10 +133,52 @@ fn as_it_was_called(program: PathBuf) -> PathBuf {
     }
 }
 
+/// Kills the hooks' programs of a server that are none of `known`, each a pid and a start time in
+/// clock ticks since boot, and gives them a moment to be gone; says for which children they ran.
+///
+/// Only what has not outlived the time of a hook by much: what is older and has the mark is
+/// something else that a hook has left.
+pub fn kill_unknown_hooks(server_id: &str, known: &BTreeSet<(i32, u64)>) -> Vec<ChildName> {
+    let mut killed = Vec::new();
+    for pid in identity::pids() {
+        let Some((child, found)) = hook_candidate(pid, server_id) else {
+            continue;
+        };
+        if known.contains(&(found.pid, found.start_ticks)) {
+            continue;
+        }
+        let Ok(Found::Process(pidfd)) = find(found.pid, found.start_ticks) else {
+            continue;
+        };
+        let sent = match GroupSignals::detect() {
+            GroupSignals::Pidfd => group::signal_group(&pidfd, libc::SIGKILL),
+            GroupSignals::Kill => group::signal_number(pid, libc::SIGKILL),
+        };
+        match sent {
+            Ok(()) => {
+                adopt::await_end(&pidfd, KILLED_WAIT);
+                killed.push(child);
+            }
+            Err(error) => tracing::warn!(%child, pid, %error, "a hook was not killed"),
+        }
+    }
+    killed
+}
+
+/// The child that a process says it runs a hook for.
+fn hook_candidate(pid: i32, server_id: &str) -> Option<(ChildName, Started)> {
+    let before = leader(pid)?;
+    let mark = identity::marked(pid, identity::HOOK_VARIABLE)?;
+    let child = mark.strip_prefix(server_id)?.strip_prefix('/')?;
+    let young = identity::age(before.start_ticks) < HOOK_AGE_MAX;
+    let same = leader(pid) == Some(before) && young;
+    same.then(|| Some((child.parse().ok()?, before)))?
+}
+
 /// The run that a process says it is the main process of.
 fn candidate(pid: i32, server_id: &str) -> Option<((ChildName, RunId), Started)> {
     let before = leader(pid)?;
-    let tag = identity::run_of(pid)?;
+    let tag = identity::marked(pid, identity::RUN_VARIABLE)?;
     let mut parts = tag.splitn(3, '/');
     let (id, child, run) = (parts.next()?, parts.next()?, parts.next()?);
     let run = (child.parse().ok()?, RunId(run.parse().ok()?));

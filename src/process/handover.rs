@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Fact, Owner, Parent, Phase, Process, Processes,
     adopt::{Found, find},
-    hooks::Hook,
+    hooks::{Hook, HookKey, NOT_KNOWN},
     inherit,
     pins::PinName,
     stop::{Fate, Left},
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     passed::{Claim, Passed},
-    reconcile::event::JobId,
+    reconcile::event::HookFailure,
     spec::{ChildName, Exit, RunId},
 };
 
@@ -33,7 +33,7 @@ use crate::{
 pub struct HandedProcesses {
     file_limit: FileLimit,
     processes: Vec<HandedProcess>,
-    hooks: Vec<(JobId, Hook)>,
+    hooks: Vec<(HookKey, Hook)>,
     left: Vec<HandedLeft>,
     /// Pins themselves outlive any program.
     pinned: Vec<((ChildName, RunId), PinName)>,
@@ -175,6 +175,9 @@ impl Processes {
             Ok(watched) => watched,
             Err(error) => {
                 tracing::error!(pid, %error, "a process is lost on the way to another program");
+                if let Owner::Hook(child, hook) = &owner {
+                    self.hooks.remove(&(child.clone(), *hook));
+                }
                 return lost(owner, phase);
             }
         };
@@ -203,9 +206,10 @@ fn lost(owner: Owner, phase: Phase) -> Option<Fact> {
             run,
             exit: Exit::Unknown,
         }),
-        (Owner::Hook(job), Phase::Live) => Some(Fact::HookFinished {
-            job,
-            result: Err("how it ended is not known".to_owned()),
+        (Owner::Hook(child, hook), Phase::Live) => Some(Fact::HookFinished {
+            child,
+            hook,
+            result: Err(HookFailure::Failed(NOT_KNOWN.to_owned())),
         }),
     }
 }

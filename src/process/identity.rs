@@ -106,9 +106,14 @@ pub(super) fn exit(status: i32) -> Exit {
     }
 }
 
-/// What stands in the environment of a run's processes.
-pub(super) fn run_tag(server_id: &str, child: &ChildName, run: RunId) -> String {
-    format!("{server_id}/{child}/{run}")
+/// The variable in the environment of a run's processes, as `NAME=value`.
+pub(super) fn run_mark(server_id: &str, child: &ChildName, run: RunId) -> String {
+    format!("{RUN_VARIABLE}={server_id}/{child}/{run}")
+}
+
+/// The variable in the environment of the processes of a child's hooks, as `NAME=value`.
+pub(super) fn hook_mark(server_id: &str, child: &ChildName) -> String {
+    format!("{HOOK_VARIABLE}={server_id}/{child}")
 }
 
 /// Whether a process is our user in every respect: real, effective, saved and for files. One that
@@ -144,18 +149,18 @@ pub(super) fn pids() -> impl Iterator<Item = i32> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
 }
 
-/// Kills what is left of a run's group, one by one: for when the group has no pidfd, or the
+/// Kills what is left of a run's or a hook's group, one by one: for when the group has no pidfd, or the
 /// kernel cannot signal a group through one.
 ///
-/// A process is taken for a member only when both its group and the run in its environment are
+/// A process is taken for a member only when both its group and the mark in its environment are
 /// the right ones, and both were read while its pidfd was open: neither a number that was used
 /// again nor a forged environment alone makes anybody a victim. (Whoever forges both is a
 /// process of that group that asks to be killed.)
-pub(super) fn kill_members(group: i32, run: &str) {
+pub(super) fn kill_members(group: i32, mark: &str) {
     for _ in 0..PASSES_MAX {
         let mut found = false;
         for pid in pids() {
-            found |= kill_member(pid, group, run);
+            found |= kill_member(pid, group, mark);
         }
         if !found {
             return;
@@ -163,7 +168,7 @@ pub(super) fn kill_members(group: i32, run: &str) {
     }
 }
 
-fn kill_member(pid: i32, group: i32, run: &str) -> bool {
+fn kill_member(pid: i32, group: i32, mark: &str) -> bool {
     if !stat(pid).is_ok_and(|stat| stat.group == group) {
         return false;
     }
@@ -171,24 +176,25 @@ fn kill_member(pid: i32, group: i32, run: &str) -> bool {
         return false;
     };
     stat(pid).is_ok_and(|stat| stat.group == group)
-        && belongs(pid, run)
+        && belongs(pid, mark)
         && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
 }
 
-/// Whether a process was started with this run in its environment. A zombie has none.
-pub(super) fn belongs(pid: i32, run: &str) -> bool {
+/// Whether a process was started with this mark in its environment, as `NAME=value`. A zombie
+/// has none.
+pub(super) fn belongs(pid: i32, mark: &str) -> bool {
     environment(pid).is_some_and(|environment| {
-        let mut runs = runs_in(&environment);
-        runs.any(|named| named == run.as_bytes())
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables.any(|variable| variable == mark.as_bytes())
     })
 }
 
-/// The run that a process was started with in its environment, if it is one.
-pub(super) fn run_of(pid: i32) -> Option<String> {
+/// What a process was started with in its environment under this name, if that is one.
+pub(super) fn marked(pid: i32, name: &str) -> Option<String> {
     let environment = environment(pid)?;
-    let mut runs = runs_in(&environment);
-    let run = std::str::from_utf8(runs.next()?).ok()?;
-    runs.next().is_none().then(|| run.to_owned())
+    let mut values = values_of(name, &environment);
+    let value = std::str::from_utf8(values.next()?).ok()?;
+    values.next().is_none().then(|| value.to_owned())
 }
 
 /// Whether a process shows an environment at all: the kernel may hide it, and programs that choose
@@ -207,13 +213,9 @@ fn environment(pid: i32) -> Option<Vec<u8>> {
     read.is_ok().then_some(environment)
 }
 
-fn runs_in(environment: &[u8]) -> impl Iterator<Item = &[u8]> {
+fn values_of<'a>(name: &str, environment: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
     let variables = environment.split(|byte| *byte == 0);
-    variables.filter_map(|variable| {
-        variable
-            .strip_prefix(RUN_VARIABLE.as_bytes())?
-            .strip_prefix(b"=")
-    })
+    variables.filter_map(move |variable| variable.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 #[cfg(test)]
@@ -286,7 +288,7 @@ mod tests {
             std::os::unix::process::parent_id().cast_signed()
         );
         assert!(pids().any(|pid| pid == own));
-        assert!(!belongs(own, "no such run"));
+        assert!(!belongs(own, "NO=such"));
     }
 
     #[test]

@@ -39,7 +39,7 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::{
-    reconcile::event::JobId,
+    reconcile::{event::HookFailure, program::HookId},
     spec::{ChildName, Exit, Mono, RunId},
 };
 
@@ -75,7 +75,9 @@ pub use exec::{
     SignalsBlocked, become_program, call_self, hear_no_signals, inherited, inherited_itself,
     is_open, others_hear_signals, own_name, own_program,
 };
-pub use found::{FoundProcess, FoundRun, HiddenProcess, find_hidden, find_runs};
+pub use found::{
+    FoundProcess, FoundRun, HiddenProcess, find_hidden, find_runs, kill_unknown_hooks,
+};
 pub use handover::{FileLimit, HandedProcesses, resume_file_limit};
 pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
@@ -84,7 +86,7 @@ pub use probe::{NoAnswer, ask};
 pub use start::NotStarted;
 
 use group::GroupSignals;
-use hooks::Hook;
+use hooks::{Hook, HookKey};
 use info::ExitSource;
 use inherit::Inheritance;
 use pins::{PinName, Pins};
@@ -124,7 +126,7 @@ pub struct Processes {
     pinned: BTreeMap<(ChildName, RunId), PinName>,
     /// Pins of runs that are let go and whose end is not on record yet.
     pins_kept: BTreeSet<PinName>,
-    hooks: BTreeMap<JobId, Hook>,
+    hooks: BTreeMap<HookKey, Hook>,
     hook_time: Duration,
     /// Processes that may be a child's and do not show whose.
     suspects: BTreeMap<Token, (Started, OwnedFd)>,
@@ -154,12 +156,14 @@ pub enum Fact {
         /// How.
         exit: Exit,
     },
-    /// A hook's program ended and was reaped.
+    /// A hook's program ended and was reaped, or was killed and does not end.
     HookFinished {
-        /// Who asked.
-        job: JobId,
-        /// `Err` says for a person how it failed.
-        result: Result<(), String>,
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        hook: HookId,
+        /// What came of it.
+        result: Result<(), HookFailure>,
     },
     /// A process of [`Processes::watch_suspects`] is gone.
     SuspectGone(Started),
@@ -169,7 +173,7 @@ pub enum Fact {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 enum Owner {
     Run(ChildName, RunId),
-    Hook(JobId),
+    Hook(ChildName, HookId),
 }
 
 /// The leader of a process group.
@@ -355,7 +359,7 @@ impl Processes {
             .iter()
             .filter(|(owner, process)| match (owner, process.phase) {
                 (Owner::Run(..), Phase::Live) => true,
-                (Owner::Run(..), Phase::Ended) | (Owner::Hook(_), _) => false,
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..), _) => false,
             })
             .count()
     }
@@ -368,13 +372,18 @@ impl Processes {
             .range(first..=last)
             .find_map(|(owner, process)| match (owner, process.phase) {
                 (Owner::Run(_, run), Phase::Live) => Some(*run),
-                (Owner::Run(..), Phase::Ended) | (Owner::Hook(_), _) => None,
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..), _) => None,
             })
     }
 
-    /// What stands in `SUPERVISOR_RS_RUN` of a run.
-    fn run_tag(&self, child: &ChildName, run: RunId) -> String {
-        identity::run_tag(&self.server_id, child, run)
+    /// What stands in the environment of a run.
+    fn run_mark(&self, child: &ChildName, run: RunId) -> String {
+        identity::run_mark(&self.server_id, child, run)
+    }
+
+    /// What stands in the environment of a child's hooks.
+    fn hook_mark(&self, child: &ChildName) -> String {
+        identity::hook_mark(&self.server_id, child)
     }
 
     /// Enters a process that is being watched.

@@ -19,7 +19,6 @@ use rustix::{
 use super::{
     Descriptors, Owner, Parent, Phase, Process, Processes, Standard, Started,
     birth::{self, Birth, Entry},
-    identity,
     inherit::FIRST_OTHER,
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
@@ -80,9 +79,9 @@ pub(super) enum StartError {
     /// It did not write itself down, and so was not executed.
     #[error("its start cannot be recorded: {0}")]
     NotEntered(io::Error),
-    /// One program a job.
-    #[error("job {0} runs a hook already")]
-    JobHasHook(u64),
+    /// One program a child.
+    #[error("another hook of it still lives")]
+    HookStillLives,
     /// It was started, could not be watched, and was killed.
     #[error("the process was started but cannot be watched, and was killed: {0}")]
     NotWatched(io::Error),
@@ -94,7 +93,7 @@ pub(super) struct Launch<'a> {
     pub(super) workdir: &'a Path,
     pub(super) outputs: Outputs,
     /// `NAME=value`: the variable that says whose process this is.
-    pub(super) tag: String,
+    pub(super) mark: String,
     /// How it writes itself down; `None`: it does not.
     pub(super) birth: Option<&'a Birth<'a>>,
 }
@@ -141,7 +140,7 @@ impl Processes {
                 | StartError::TooManyFiles(_)
                 | StartError::NoProcess(_)
                 | StartError::Prepare { .. }
-                | StartError::JobHasHook(_)
+                | StartError::HookStillLives
                 | StartError::NotWatched(_) => NotStarted::Refused(why),
             }
         })
@@ -162,7 +161,7 @@ impl Processes {
             argv: &spec.command,
             workdir: &spec.workdir,
             outputs: Outputs::open(&spec.stdout, &spec.stderr)?,
-            tag: format!("{}={}", identity::RUN_VARIABLE, self.run_tag(child, run)),
+            mark: self.run_mark(child, run),
             birth,
         };
         let started = self.launch(&launch, Owner::Run(child.clone(), run))?;
@@ -232,7 +231,7 @@ impl Processes {
             .iter()
             .map(|argument| c_string(argument, launch.argv))
             .collect::<Result<_, _>>()?;
-        let tag = c_string(&launch.tag, launch.argv)?;
+        let mark = c_string(&launch.mark, launch.argv)?;
         let workdir =
             CString::new(launch.workdir.as_os_str().as_bytes()).map_err(|_| nul(launch.argv))?;
         let path = self.inheritance.path.as_deref();
@@ -247,7 +246,7 @@ impl Processes {
             arguments: Pointers::new(strings.iter().map(CString::as_c_str)),
             // Ours first, so that whoever looks for it need not read much.
             environment: Pointers::new(
-                std::iter::once(&tag)
+                std::iter::once(&mark)
                     .chain(&self.inheritance.environment)
                     .map(CString::as_c_str),
             ),

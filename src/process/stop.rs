@@ -110,8 +110,7 @@ impl Processes {
         };
         let fate = match leftovers {
             Leftovers::Kill => {
-                let tag = self.run_tag(child, run);
-                self.kill_rest(&process, &tag);
+                self.kill_rest(&process, &self.run_mark(child, run));
                 Fate::Killed
             }
             Leftovers::Leave => Fate::Spared,
@@ -132,7 +131,7 @@ impl Processes {
 
     /// Kills the rest of a group whose leader was let go, if it was spared until now.
     fn kill_left(&mut self, child: &ChildName, run: RunId) {
-        let tag = self.run_tag(child, run);
+        let mark = self.run_mark(child, run);
         let Some(left) = self.left.get_mut(&(child.clone(), run)) else {
             return;
         };
@@ -146,7 +145,7 @@ impl Processes {
                 }
             }
             (GroupSignals::Pidfd, None) | (GroupSignals::Kill, _) => {
-                identity::kill_members(left.group, &tag);
+                identity::kill_members(left.group, &mark);
             }
         }
         left.fate = Fate::Killed;
@@ -154,7 +153,7 @@ impl Processes {
     }
 
     /// Kills the group of a process that has ended and is not released yet.
-    pub(super) fn kill_rest(&self, process: &Process, tag: &str) {
+    pub(super) fn kill_rest(&self, process: &Process, mark: &str) {
         match (self.group_signals, process.parent) {
             (GroupSignals::Pidfd, _) | (GroupSignals::Kill, Parent::Us) => {
                 if let Err(error) = self.send_to_group(process, libc::SIGKILL) {
@@ -162,7 +161,7 @@ impl Processes {
                 }
             }
             // Whoever reaped it has set its number free.
-            (GroupSignals::Kill, Parent::Other) => identity::kill_members(process.pid, tag),
+            (GroupSignals::Kill, Parent::Other) => identity::kill_members(process.pid, mark),
         }
     }
 

@@ -190,9 +190,9 @@ impl Processes {
         self.processes.get_mut(&owner)?.phase = Phase::Ended;
         match owner {
             Owner::Run(child, run) => Some(Fact::Exited { child, run, exit }),
-            Owner::Hook(job) => {
+            Owner::Hook(ref child, hook) => {
                 let process = self.take_ended(&owner)?;
-                self.finish_hook(job, process, exit)
+                self.finish_hook(&(child.clone(), hook), process, exit)
             }
         }
     }

@@ -17,7 +17,7 @@ use super::{
     listing::{Content, Update},
     memory::{Remembered, RememberedEnd, RememberedRun},
     planted::{Bug, planted},
-    record::{OrderId, Record},
+    record::Record,
     runs::Then,
     timers::Timer,
 };
@@ -80,6 +80,7 @@ impl State {
             memory,
             ended,
             doubted,
+            hooks,
             listing,
             seed,
         } = boot;
@@ -96,7 +97,9 @@ impl State {
         let renewed = memory.renewed();
         for (name, mut remembered) in memory.children {
             let last = remembered.last.as_ref().and_then(|last| last.order);
-            self.number_behind(last);
+            self.number_behind(last.map(|order| order.0));
+            let lives = |hook| hooks.contains(&(name.clone(), hook));
+            self.take_back_hook(turn, &name, remembered.hook.as_ref(), lives);
             let asked = std::mem::take(&mut remembered.orders).into_iter();
             orders.extend(asked.map(|it| (it.order, (name.clone(), it))));
             let doubt = doubted.iter().find(|(child, ..)| *child == name);
@@ -104,7 +107,7 @@ impl State {
             self.take_back(turn, &name, remembered, start, doubt);
             self.tell_found(turn, &name);
         }
-        self.number_behind(orders.last_key_value().map(|(order, _)| *order));
+        self.number_behind(orders.last_key_value().map(|(order, _)| order.0));
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
         let lived = self.children.iter().filter(lived);
         let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
@@ -123,14 +126,14 @@ impl State {
                 false => Past::Counts,
             };
             self.open(turn, &name, start, past);
+            self.kill_unwanted_hook(turn, &name, start);
         }
         self.take_up_orders(turn, start, orders);
     }
 
     /// What is numbered from now on does not have this number.
-    fn number_behind(&mut self, used: Option<OrderId>) {
-        let used = used.map_or(0, |order| order.0);
-        self.next_number = self.next_number.max(used);
+    pub(super) fn number_behind(&mut self, used: Option<u64>) {
+        self.next_number = self.next_number.max(used.unwrap_or(0));
     }
 
     /// Takes one child's records in.

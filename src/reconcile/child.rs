@@ -14,6 +14,7 @@ use super::{
     event::JobId,
     listing::{Content, Entry},
     planted::{Bug, planted},
+    program::LiveHook,
     suspects::Suspicion,
 };
 use crate::{
@@ -62,6 +63,9 @@ pub(super) struct Child {
     pub(super) failure: Option<String>,
     /// What an operator should know, such as a repeat that ended.
     pub(super) note: Option<String>,
+    /// The program of its hook, until it is gone.
+    #[serde(default)]
+    pub(super) hook: Option<LiveHook>,
     /// The order under way.
     pub(super) job: Option<JobId>,
     /// The orders that wait for it.
@@ -207,6 +211,12 @@ impl Child {
     /// The spec that automatic acts use: a bad file leaves the last good one in force.
     pub(super) fn in_force(&self) -> Option<&Arc<Spec>> {
         self.listed().or(self.good.as_ref())
+    }
+
+    /// The spec whose posthook runs when it was stopped.
+    pub(super) fn posthook_spec(&self) -> Option<&Arc<Spec>> {
+        let last = || self.last.as_ref().map(|last| &last.spec);
+        self.listed().or_else(last).or(self.good.as_ref())
     }
 
     /// The digest of what runs, else of what ran last.

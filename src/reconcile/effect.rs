@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{
     cause::{Cause, Origin},
     event::{JobId, RequestId, Ticket},
+    program::{HookId, HookProgram},
     record::{OrderId, Record},
     survey::Survey,
 };
@@ -71,21 +72,24 @@ pub enum Effect {
         /// What happens to the rest of its group.
         leftovers: Leftovers,
     },
-    /// Run a hook's program to its end, within its time; answered by `Event::HookFinished`.
+    /// Record a hook's program and run it to its end, within its time; answered by
+    /// `Event::HookFinished`.
     RunHook {
-        /// Who waits.
-        job: JobId,
         /// For whom: its environment names this child.
         child: ChildName,
-        /// The program and its arguments.
-        argv: Vec<String>,
-        /// Whose directory and environment it uses.
+        /// Which.
+        hook: HookId,
+        /// What.
+        program: Arc<HookProgram>,
+        /// Whose outputs it writes to.
         spec: Arc<Spec>,
     },
-    /// Kill a hook's program: nobody waits for it any more. `Event::HookFinished` still comes.
+    /// Kill a hook's program. `Event::HookFinished` still comes.
     KillHook {
         /// Whose.
-        job: JobId,
+        child: ChildName,
+        /// Which.
+        hook: HookId,
     },
     /// The one final answer to a request.
     Reply {

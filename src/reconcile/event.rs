@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{listing::Update, memory::Memory};
+use super::{listing::Update, memory::Memory, program::HookId};
 use crate::{
     command::{Asker, Command},
     spec::{ChildName, Exit, Mode, OnExit, RunId},
@@ -79,12 +79,14 @@ pub enum Event {
         /// How.
         exit: Exit,
     },
-    /// A hook's program ended and was reaped, or could not be run.
+    /// A hook's program ended and was reaped, or could not be run, or does not end.
     HookFinished {
-        /// Who asked.
-        job: JobId,
-        /// `Err` says for a person how it failed.
-        result: Result<(), String>,
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        hook: HookId,
+        /// What came of it.
+        result: Result<(), HookFailure>,
     },
     /// The answer to `Effect::Record` with a ticket.
     Recorded {
@@ -126,6 +128,19 @@ pub enum SpawnFailure {
     Refused(String),
 }
 
+/// Why a hook's program has not done its work, for a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HookFailure {
+    /// It never ran: it could not be written down or executed.
+    NotRun(String),
+    /// It ended otherwise than well.
+    Failed(String),
+    /// It was another server's, and how it ended cannot be told.
+    Unknown,
+    /// It was killed and does not end; its end is still told when it comes.
+    NotGone(String),
+}
+
 /// What the core needs of server.yml.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Settings {
@@ -154,6 +169,8 @@ pub struct Boot {
     pub ended: Vec<(ChildName, RunId, Exit)>,
     /// Of the runs that the records call live: those of which nobody can tell, and why.
     pub doubted: Vec<(ChildName, RunId, String)>,
+    /// Of the hooks' programs that the records call live: those that are.
+    pub hooks: Vec<(ChildName, HookId)>,
     /// The first listing, whole.
     pub listing: Update,
     /// Seeds the jitter of restart delays.

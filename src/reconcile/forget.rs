@@ -131,6 +131,7 @@ fn is_idle(child: &Child) -> bool {
         .is_none_or(|gone| gone.belief == Belief::Confirmed);
     let awaited = child.job.is_some()
         || !child.queue.is_empty()
+        || child.hook.is_some()
         || child.armed.is_some()
         || child.retry.is_some();
     child.entry.is_none() && !child.is_live() && child.hold.is_none() && believed && !awaited

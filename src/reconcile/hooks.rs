@@ -91,24 +91,6 @@ impl State {
         }
     }
 
-    pub(super) fn on_hook_program(
-        &mut self,
-        turn: &mut Turn,
-        id: JobId,
-        result: Result<(), String>,
-    ) {
-        let result = result.map_err(|why| Failure::new(ErrorCode::HookFailed, why));
-        let waits = self.jobs.get(&id).is_some_and(|job| {
-            matches!(
-                job.step,
-                Step::Prehook(HookWait::Program) | Step::Posthook(HookWait::Program)
-            )
-        });
-        if waits {
-            self.hook_done(turn, id, result);
-        }
-    }
-
     /// The hook that a job waited for has ended.
     pub(super) fn hook_done(&mut self, turn: &mut Turn, id: JobId, result: Result<(), Failure>) {
         let Some(job) = self.jobs.get(&id) else {
@@ -237,8 +219,8 @@ impl State {
         match job.step {
             Step::Queued => self.children.get(&job.child)?.job,
             Step::Prehook(HookWait::Job(sub)) | Step::Posthook(HookWait::Job(sub)) => Some(sub),
-            Step::Prehook(HookWait::Program)
-            | Step::Posthook(HookWait::Program)
+            Step::Prehook(HookWait::Program | HookWait::Gone)
+            | Step::Posthook(HookWait::Program | HookWait::Gone)
             | Step::Reading
             | Step::Checking
             | Step::StoppingOld

@@ -8,6 +8,7 @@ use super::{
     cause::{Cause, Origin},
     child::Armed,
     event::{BatchId, JobId, RequestId, Ticket},
+    program::EndedHook,
     record::{OrderId, Wanted},
 };
 use crate::{
@@ -36,6 +37,9 @@ pub(super) struct Job {
     pub(super) blocked_by: BTreeSet<ChildName>,
     /// What will be started.
     pub(super) spec: Option<Arc<Spec>>,
+    /// A program of a dead server that may be its hook's, and ended before it came to that.
+    #[serde(default)]
+    pub(super) ended_hook: Option<EndedHook>,
     /// The run that was ended for it.
     pub(super) ended: Option<EndedRun>,
     /// A hold or a reservation that must be on disk first.
@@ -106,6 +110,8 @@ pub(super) enum HookWait {
     Job(JobId),
     /// A program.
     Program,
+    /// That the program of an earlier hook is gone.
+    Gone,
 }
 
 /// A run that a job ended, for the answer.
@@ -141,6 +147,7 @@ impl Job {
             read: BTreeSet::new(),
             blocked_by: BTreeSet::new(),
             spec: None,
+            ended_hook: None,
             ended: None,
             ticket: None,
             not_recorded: None,

@@ -5,7 +5,6 @@ use std::mem;
 use super::{
     QUEUE_LEN_MAX, State, Turn,
     cause::{Cause, Origin},
-    effect::Effect,
     event::JobId,
     job::{HookWait, Job, Outcome, Posthooks, Step, Success, Waiter},
     orders::{log_taken_up, note_answered},
@@ -210,12 +209,15 @@ impl State {
         };
         match job.step {
             Step::Prehook(HookWait::Program) | Step::Posthook(HookWait::Program) => {
-                turn.emit(Effect::KillHook { job: id });
+                let name = job.child.clone();
+                self.kill_program(turn, &name);
             }
             Step::Prehook(HookWait::Job(sub)) | Step::Posthook(HookWait::Job(sub)) => {
                 self.desert(turn, sub, id);
             }
-            Step::Queued
+            Step::Prehook(HookWait::Gone)
+            | Step::Posthook(HookWait::Gone)
+            | Step::Queued
             | Step::Reading
             | Step::Checking
             | Step::StoppingOld

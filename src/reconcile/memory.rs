@@ -14,12 +14,10 @@ use super::{
     past::{HISTORY_LEN_MAX, PastEnd, PastRun},
     planted::{Bug, planted},
     record::{OrderId, Record, Store, Wanted},
+    remembered::{RememberedHook, RememberedOrder},
     suspects::{Suspects, Suspicion},
 };
-use crate::{
-    command::Asker,
-    spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall},
-};
+use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
 /// How many orders of one child may be without an answer: one under way, those behind it, the
 /// release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
@@ -56,24 +54,13 @@ pub struct Remembered {
     pub last: Option<RememberedRun>,
     /// Its repeat timer.
     pub armed: Option<(RunId, Repeat, Mono)>,
+    /// The program of its hook, until it is gone.
+    pub hook: Option<RememberedHook>,
     /// What clients ordered and had no answer to, in order of arrival.
     pub orders: Vec<RememberedOrder>,
     /// Its runs that are over and may not stand in the history, the latest [`HISTORY_LEN_MAX`]:
     /// what is older the history would not keep either.
     pub over: Vec<PastRun>,
-}
-
-/// An order without an answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RememberedOrder {
-    /// Which.
-    pub order: OrderId,
-    /// What.
-    pub wanted: Wanted,
-    /// The run that lived when it was taken.
-    pub over: Option<RunId>,
-    /// Who asked.
-    pub asker: Arc<Asker>,
 }
 
 /// What a reboot made void.
@@ -196,6 +183,11 @@ impl Memory {
                 self.loadpaths.insert(path.clone(), (*dev, *ino));
             }
             Record::Suspects(sighting) => self.sight(sighting),
+            Record::HookBegun { child, .. }
+            | Record::HookStarted { child, .. }
+            | Record::HookEnded { child, .. } => {
+                RememberedHook::apply(&mut self.child(child).hook, record);
+            }
             Record::Held { child, since } => self.child(child).held = Some(*since),
             Record::Released { child } => self.child(child).held = None,
             Record::Reserved { child, upto } => raise(&mut self.child(child).reserved, *upto),
@@ -248,6 +240,7 @@ impl Memory {
                 remembered.put_unended(&last, PastEnd::with_the_host());
             }
             remembered.armed = None;
+            remembered.hook = None;
             let orders = std::mem::take(&mut remembered.orders);
             let orders = orders.into_iter().map(|it| (child.clone(), it.wanted));
             voided.orders.extend(orders);
@@ -339,6 +332,9 @@ impl Remembered {
             | Record::GivenUp { .. }
             | Record::Doubted { .. }
             | Record::Suspects(_)
+            | Record::HookBegun { .. }
+            | Record::HookStarted { .. }
+            | Record::HookEnded { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }
@@ -462,6 +458,9 @@ impl Remembered {
                 asker: Arc::clone(&order.asker),
             });
         }
+        if let Some(hook) = &self.hook {
+            hook.records(&child, all);
+        }
         if let Some((run, repeat, due)) = self.armed {
             all.push(Record::Armed {
                 child,
@@ -565,6 +564,9 @@ impl RememberedRun {
             | Record::Noted { .. }
             | Record::Suspects(_)
             | Record::Suspicion { .. }
+            | Record::HookBegun { .. }
+            | Record::HookStarted { .. }
+            | Record::HookEnded { .. }
             | Record::LoadpathSeen { .. }
             | Record::Held { .. }
             | Record::Released { .. }

@@ -59,8 +59,10 @@ mod numbers;
 mod orders;
 pub mod past;
 mod planted;
+pub mod program;
 pub mod rebuild;
 pub mod record;
+pub mod remembered;
 mod removal;
 mod repeat;
 mod runs;
@@ -277,9 +279,11 @@ impl State {
             }
             Event::Preflight { job, result } => self.on_preflight(&mut turn, job, result),
             Event::Exited { child, run, exit } => self.on_exited(&mut turn, &child, run, exit),
-            Event::HookFinished { job, result } => {
-                self.on_hook_program(&mut turn, job, result);
-            }
+            Event::HookFinished {
+                child,
+                hook,
+                result,
+            } => self.on_hook_finished(&mut turn, &child, hook, result),
             Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
             Event::Request { id, command, asker } => {
                 self.on_request(&mut turn, id, command, asker);

@@ -5,7 +5,7 @@
 //!   record of the process that it began, or [`Record::Answered`].
 //! - One that was under way is begun anew, from what is true then; those behind it follow in order
 //!   of arrival. Nobody waits for their answers any more: the log is told.
-//! - Hooks, repeats and what the core orders by itself are not written down: they are decided again.
+//! - What hooks, repeats and the core itself order is not written down: it is decided again.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ use super::{
     effect::{Effect, Level},
     event::StartKind,
     job::{Job, Outcome, Posthooks, Step, Waiter},
-    memory::RememberedOrder,
     planted::{Bug, planted},
     record::{OrderId, Record, Wanted},
+    remembered::RememberedOrder,
 };
 use crate::{
     command::{ErrorCode, Failure},

@@ -78,6 +78,8 @@ pub(super) enum Bug {
     RunNotKept,
     /// A restart cut in two by the server's death is taken up as one of what does not run.
     RestartCutInTwo,
+    /// A hook's program that outlived its server is not taken back.
+    LiveHookForgotten,
     /// An upgrade leaves the deadlines behind.
     TimersNotHandedOver,
 }
@@ -134,6 +136,7 @@ mod switch {
         Bug::OrderNotRecorded,
         Bug::RestartCutInTwo,
         Bug::RunNotKept,
+        Bug::LiveHookForgotten,
         Bug::TimersNotHandedOver,
     ];
 

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     cause::{Cause, Origin},
     past::PastRun,
+    program::{HookId, HookProgram},
     suspects::{Sighting, Suspicion},
 };
 use crate::{
@@ -275,6 +276,35 @@ pub enum Record {
         /// The last of them.
         upto: RunId,
     },
+    /// A hook's program is about to begin.
+    HookBegun {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        hook: HookId,
+        /// What.
+        program: Arc<HookProgram>,
+    },
+    /// The process of a hook's program lives.
+    HookStarted {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        hook: HookId,
+        /// Its process.
+        pid: i32,
+        /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+        start_ticks: u64,
+        /// When.
+        at: Time,
+    },
+    /// A hook's program is gone, or never began.
+    HookEnded {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        hook: HookId,
+    },
     /// A loadpath was seen with files in it.
     LoadpathSeen {
         /// Which.
@@ -339,6 +369,9 @@ impl Record {
             | Self::Answered { .. }
             | Self::Over { .. }
             | Self::Noted { .. }
+            | Self::HookBegun { .. }
+            | Self::HookStarted { .. }
+            | Self::HookEnded { .. }
             | Self::LoadpathSeen { .. }
             | Self::Forgotten { .. } => Store::Runtime,
         }
@@ -370,6 +403,9 @@ impl Record {
             | Self::Answered { .. }
             | Self::Over { .. }
             | Self::Noted { .. }
+            | Self::HookBegun { .. }
+            | Self::HookStarted { .. }
+            | Self::HookEnded { .. }
             | Self::LoadpathSeen { .. }
             | Self::Held { .. }
             | Self::Released { .. }

@@ -56,6 +56,7 @@ impl State {
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in &names {
             self.supersede_queue(turn, name, Overtaken::ByTheEnd);
+            self.kill_unclaimed(turn, name);
             if self.may_be_dropped(name, stop) {
                 self.supersede(turn, name, Overtaken::ByTheEnd);
             }
@@ -94,8 +95,8 @@ impl State {
     /// KILL now instead of when the grace, or a posthook's time, is over.
     fn spend_no_grace(&mut self, turn: &mut Turn, name: &ChildName) {
         let job = self.job_of(name);
-        if let Some(job) = job.filter(|id| self.runs_posthook(*id)) {
-            turn.emit(Effect::KillHook { job });
+        if job.is_some_and(|id| self.runs_posthook(id)) {
+            self.cut_program_short(turn, name);
         }
         let run = self.children.get(name).and_then(|child| child.run.as_ref());
         if let Some(Phase::Stopping {

@@ -16,6 +16,7 @@ use super::{
     jobs::not_running,
     listing::Content,
     planted::{Bug, planted},
+    program::HookKind,
     record::Record,
     runs::Then,
 };
@@ -189,26 +190,27 @@ impl State {
         }
     }
 
-    fn run_prehook(&mut self, turn: &mut Turn, id: JobId, name: &ChildName, spec: &Arc<Spec>) {
+    pub(super) fn run_prehook(
+        &mut self,
+        turn: &mut Turn,
+        id: JobId,
+        name: &ChildName,
+        spec: &Arc<Spec>,
+    ) {
         match spec.prehook.clone() {
-            None => self.after_prehook(turn, id),
+            None => {
+                self.kill_unclaimed(turn, name);
+                self.after_prehook(turn, id);
+            }
             Some(Hook::Command { verb, child }) => {
+                self.kill_unclaimed(turn, name);
                 self.set_step(id, Step::Prehook(HookWait::Job(id)));
                 if planted(Bug::HookChainOutOfOrder) {
                     self.after_prehook(turn, id);
                 }
                 self.order_hook(turn, id, verb, &child);
             }
-            Some(Hook::Run(argv)) => {
-                self.set_step(id, Step::Prehook(HookWait::Program));
-                let (child, spec) = (name.clone(), Arc::clone(spec));
-                turn.emit(Effect::RunHook {
-                    job: id,
-                    child,
-                    argv,
-                    spec,
-                });
-            }
+            Some(Hook::Run(_)) => self.run_program(turn, id, HookKind::Prehook, spec),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{
     job::{EndedRun, HookWait, Job, Posthooks, Step, Success, Waiter},
     jobs::Overtaken,
     planted::{Bug, planted},
+    program::HookKind,
     record::{Record, Wanted},
     runs::Then,
     timers::Timer,
@@ -37,6 +38,7 @@ impl State {
     /// Begins an order to stop, unless there is nothing to stop or one is under way.
     pub(super) fn place_stop(&mut self, turn: &mut Turn, mut job: Job) {
         let name = &job.child.clone();
+        self.kill_unclaimed_prehook(turn, name);
         let starts = self.start_under_way(name);
         let Some(child) = self.children.get(name) else {
             self.refuse(turn, &job, self.unknown(name));
@@ -191,22 +193,18 @@ impl State {
         let Some(child) = self.children.get(&job.child) else {
             return;
         };
-        let last = || child.last.as_ref().map(|last| &last.spec);
-        let Some(spec) = child
-            .listed()
-            .or_else(last)
-            .or(child.good.as_ref())
-            .cloned()
-        else {
-            self.close(turn, id);
-            return;
-        };
-        let Some(hook) = spec.posthook.clone() else {
-            self.close(turn, id);
-            return;
-        };
         let name = job.child.clone();
+        let spec = child.posthook_spec().cloned();
+        let hook = spec.and_then(|spec| Some((spec.posthook.clone()?, spec)));
+        let Some((hook, spec)) = hook else {
+            self.kill_unclaimed(turn, &name);
+            self.close(turn, id);
+            return;
+        };
         let all = job.posthooks == Posthooks::All && self.ending.is_none();
+        if let Hook::Command { .. } = &hook {
+            self.kill_unclaimed(turn, &name);
+        }
         match &hook {
             Hook::Command { verb, .. } if !all && *verb != Verb::Stop => {
                 let why = if self.ending.is_some() {
@@ -228,16 +226,7 @@ impl State {
                 }
                 Chain::Bad(failure, _) => self.posthook_failed(turn, id, &failure.message),
             },
-            Hook::Run(argv) => {
-                self.set_step(id, Step::Posthook(HookWait::Program));
-                let argv = argv.clone();
-                turn.emit(Effect::RunHook {
-                    job: id,
-                    child: name,
-                    argv,
-                    spec,
-                });
-            }
+            Hook::Run(_) => self.run_program(turn, id, HookKind::Posthook, &spec),
         }
     }
 

@@ -244,7 +244,15 @@ impl Supervisor {
         for fact in facts {
             self.inbox.push_back(match fact {
                 Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
-                Fact::HookFinished { job, result } => Event::HookFinished { job, result },
+                Fact::HookFinished {
+                    child,
+                    hook,
+                    result,
+                } => Event::HookFinished {
+                    child,
+                    hook,
+                    result,
+                },
                 Fact::SuspectGone(Started { pid, start_ticks }) => {
                     Event::SuspectGone { pid, start_ticks }
                 }

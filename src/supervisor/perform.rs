@@ -6,11 +6,12 @@ use super::Supervisor;
 use crate::{
     clock,
     command::{Info, Op, Stamp},
-    journal,
-    process::{Birth, NotStarted, PREFIX_BYTES, Started},
+    journal::{self, Newborn},
+    process::{Birth, NotStarted, PREFIX_BYTES, Processes, Started},
     reconcile::{
         effect::Effect,
-        event::{Event, JobId, RequestId, SpawnFailure, Ticket},
+        event::{Event, HookFailure, JobId, RequestId, SpawnFailure, Ticket},
+        program::{HookId, HookProgram},
         record::Record,
         survey::Survey,
     },
@@ -20,6 +21,14 @@ use crate::{
 
 // The process organ writes what the journal reads.
 const _: () = assert!(PREFIX_BYTES == journal::PREFIX_LEN);
+
+/// Why there is no new process.
+enum NotBorn<E> {
+    /// What it needs to write itself down is not to be had.
+    NoSlip(String),
+    /// It was not started.
+    Refused(E),
+}
 
 impl Supervisor {
     pub(super) fn perform(&mut self, effect: Effect) {
@@ -58,20 +67,20 @@ impl Supervisor {
                 self.processes.reap(&child, run, leftovers);
             }
             Effect::RunHook {
-                job,
                 child,
-                argv,
+                hook,
+                program,
                 spec,
             } => {
-                self.keep_log_dir();
-                if let Err(why) = self.processes.run_hook(job, &child, &argv, &spec) {
+                if let Err(why) = self.run_hook(&child, hook, program, &spec) {
                     self.inbox.push_back(Event::HookFinished {
-                        job,
-                        result: Err(why),
+                        child,
+                        hook,
+                        result: Err(HookFailure::NotRun(why)),
                     });
                 }
             }
-            Effect::KillHook { job } => self.processes.kill_hook(job),
+            Effect::KillHook { child, hook } => self.processes.kill_hook(&child, hook),
             Effect::Reply { id, answer } => self.answer(id, answer),
             Effect::Recount {
                 id,
@@ -157,44 +166,83 @@ impl Supervisor {
         self.keep_log_dir();
         // It began when its record says that it did, to a later server too.
         let at = clock::now();
-        let started = self.bear(&child, run, spec, at);
+        let newborn = Newborn::Run(&child, run);
+        let started = self.bear(newborn, at, |processes, birth| {
+            processes.start(&child, run, spec, Some(birth))
+        });
+        match started {
+            Ok(Started { pid, .. }) => {
+                self.inbox
+                    .push_back_at(at, Event::Spawned { child, run, pid });
+            }
+            Err(NotBorn::NoSlip(why)) => {
+                let why = NotStarted::NotRecorded(format!("cannot start `{child}`: {why}"));
+                self.not_started(child, run, why);
+            }
+            Err(NotBorn::Refused(why)) => self.not_started(child, run, why),
+        }
+    }
+
+    /// Begins a hook's program, in the same order as a run (I2).
+    fn run_hook(
+        &mut self,
+        child: &ChildName,
+        hook: HookId,
+        program: Arc<HookProgram>,
+        spec: &Spec,
+    ) -> Result<(), String> {
+        let begun = Record::HookBegun {
+            child: child.clone(),
+            hook,
+            program: Arc::clone(&program),
+        };
+        self.append(&[begun])
+            .map_err(|why| format!("its start cannot be recorded: {why}"))?;
+        self.keep_log_dir();
+        let newborn = Newborn::Hook(child, hook);
+        let started = self.bear(newborn, clock::now(), |processes, birth| {
+            processes.run_hook(child, hook, &program, spec, Some(birth))
+        });
+        started.map(drop).map_err(|not_born| {
+            let child = child.clone();
+            let _told = self.append(&[Record::HookEnded { child, hook }]);
+            let (NotBorn::NoSlip(why) | NotBorn::Refused(why)) = not_born;
+            why
+        })
+    }
+
+    /// Makes a process that writes itself down, and sees to it that it is written down.
+    fn bear<E>(
+        &mut self,
+        newborn: Newborn<'_>,
+        at: Time,
+        start: impl FnOnce(&mut Processes, &Birth<'_>) -> Result<Started, E>,
+    ) -> Result<Started, NotBorn<E>> {
+        let started = self.try_bear(newborn, at, start);
         let written = self.journal.take_in().unwrap_or_else(|error| {
             tracing::error!(%error, "what a new process has written down cannot be read");
             Vec::new()
         });
-        match started {
-            Ok(started) => {
-                let Started { pid, start_ticks } = started;
-                let record = Record::Started {
-                    child: child.clone(),
-                    run,
-                    pid,
-                    start_ticks,
-                    at,
-                };
-                if !written.contains(&record) {
-                    // Failing is told in the log; the process lives and is in the table (I2).
-                    let _told = self.append(&[record]);
-                }
-                self.inbox
-                    .push_back_at(at, Event::Spawned { child, run, pid });
+        if let Ok(Started { pid, start_ticks }) = &started {
+            let record = newborn.started(*pid, *start_ticks, at);
+            if !written.contains(&record) {
+                // Failing is told in the log; the process lives and is in the table (I2).
+                let _told = self.append(&[record]);
             }
-            Err(not_started) => self.not_started(child, run, not_started),
         }
+        started
     }
 
-    /// Makes the process of a run, which writes itself down.
-    fn bear(
+    fn try_bear<E>(
         &mut self,
-        child: &ChildName,
-        run: RunId,
-        spec: &Spec,
+        newborn: Newborn<'_>,
         at: Time,
-    ) -> Result<Started, NotStarted> {
-        let slip = self.journal.slip(child, run, at).map_err(|error| {
-            let why = format!("cannot start `{child}`: its start cannot be recorded: {error}");
-            NotStarted::NotRecorded(why)
-        })?;
+        start: impl FnOnce(&mut Processes, &Birth<'_>) -> Result<Started, E>,
+    ) -> Result<Started, NotBorn<E>> {
+        let slip = self
+            .journal
+            .slip(newborn, at)
+            .map_err(|error| NotBorn::NoSlip(format!("its start cannot be recorded: {error}")))?;
         let [before, between, after] = &slip.text;
         let birth = Birth {
             file: slip.file,
@@ -203,7 +251,7 @@ impl Supervisor {
             prefix: slip.prefix,
             never: &slip.never,
         };
-        self.processes.start(child, run, spec, Some(&birth))
+        start(&mut self.processes, &birth).map_err(NotBorn::Refused)
     }
 
     fn not_started(&mut self, child: ChildName, run: RunId, why: NotStarted) {

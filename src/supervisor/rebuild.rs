@@ -18,8 +18,13 @@ use crate::{
     spec::{ChildName, Digest, OpenMode, RestartPolicy, Sink, Spec, Time, Wall},
 };
 
-/// Looks for the live runs that the records do not tell of any more (I1, I2).
+/// Looks for the live runs that the records do not tell of any more (I1, I2). Hooks' programs that
+/// they do not tell of are killed: whose orders they were is lost, and a second one must not run
+/// beside.
 pub(super) fn look_for_runs(opened: &mut Opened) {
+    for child in process::kill_unknown_hooks(&opened.server_id, &known_hooks(opened)) {
+        tracing::warn!(%child, "a hook that no record tells of any more is killed");
+    }
     let found: Vec<Found> = process::find_runs(&opened.server_id)
         .into_iter()
         .map(found)
@@ -38,9 +43,12 @@ pub(super) fn look_for_runs(opened: &mut Opened) {
     opened.journal.owe(&records);
 }
 
-/// Has nothing started of which a process may live that does not show whose it is (I1). What was
-/// found is written down then, in one step, and the loss with it is over.
+/// If records were lost, has nothing started of which a process may live that does not show whose
+/// it is (I1). What was found is written down then, in one step, and the loss with it is over.
 pub(super) fn doubt_hidden(opened: &mut Opened) {
+    if !opened.records_lost {
+        return;
+    }
     let hidden = process::find_hidden().into_iter().map(suspect);
     let records = suspects::records(&opened.memory, hidden.collect());
     for record in &records {
@@ -70,6 +78,15 @@ fn suspect(process: HiddenProcess) -> Suspect {
         // No child's file names a program that is not text.
         program: process.program.to_string_lossy().into_owned(),
     }
+}
+
+/// The recorded processes of hooks: pids and start times.
+fn known_hooks(opened: &Opened) -> BTreeSet<(i32, u64)> {
+    let children = opened.memory.children.values();
+    let hooks = children.filter_map(|child| child.hook.as_ref()?.process);
+    hooks
+        .map(|(pid, start_ticks, _)| (pid, start_ticks))
+        .collect()
 }
 
 /// The children whose recorded process lives.
@@ -122,6 +139,9 @@ fn tell(record: &Record) {
         | Record::Asked { .. }
         | Record::Over { .. }
         | Record::Noted { .. }
+        | Record::HookBegun { .. }
+        | Record::HookStarted { .. }
+        | Record::HookEnded { .. }
         | Record::LoadpathSeen { .. }
         | Record::Held { .. }
         | Record::Released { .. }

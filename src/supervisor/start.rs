@@ -39,13 +39,15 @@ use crate::{
         server::{Control, Look},
     },
     journal::{self, Journal, JournalError, Opened, Place},
-    process::{self, Adoption, Processes},
+    process::{self, Adoption, Processes, Started},
     reconcile::{
         self, State,
         event::{Boot, Event, StartKind},
         listing::LoadpathState,
         memory::{Memory, RememberedEnd},
+        program::HookId,
         record::Record,
+        remembered::RememberedHook,
     },
     spec::{ChildName, Exit, RunId, Spec, Time},
     watch::{Seen, Watch, WatchConfig},
@@ -350,15 +352,14 @@ fn start_with(
         .map_err(|fault| ServeError::BadConfig(vec![fault]))?;
     let ran = have_run(&opened.memory);
     let (watch, listing, seen) = Watch::resume(config.clone(), BEING_WRITTEN, &ran);
-    if opened.records_lost {
-        rebuild::doubt_hidden(opened);
-    }
+    rebuild::doubt_hidden(opened);
     let boot = Boot {
         start: opened.start,
         settings: server_file.settings(),
         memory: opened.memory.clone(),
         ended,
         doubted,
+        hooks: adopt_hooks(&mut processes, &opened.memory),
         listing,
         seed: seed(),
     };
@@ -500,6 +501,24 @@ fn adopt(
     }
     processes.keep_only_pins_of(unended(memory));
     (ended, doubted)
+}
+
+/// Takes back the hooks' programs that live.
+fn adopt_hooks(processes: &mut Processes, memory: &Memory) -> Vec<(ChildName, HookId)> {
+    let mut live = Vec::new();
+    for (child, remembered) in &memory.children {
+        let Some(RememberedHook { hook, process, .. }) = &remembered.hook else {
+            continue;
+        };
+        let Some((pid, start_ticks, at)) = *process else {
+            continue;
+        };
+        let process = Started { pid, start_ticks };
+        if processes.adopt_hook(child, *hook, process, at.mono) {
+            live.push((child.clone(), *hook));
+        }
+    }
+    live
 }
 
 /// The processes of runs whose end is not on record.

@@ -20,6 +20,7 @@ mod environment;
 mod exit_codes;
 mod exits;
 mod history;
+mod hook_crashes;
 mod hooks;
 mod hosts;
 mod json;

@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
 use super::*;
 
 /// A process that leads a group and is not our child; its parent does not reap it.
-async fn foreign(world: &mut World, script: &str) -> (i32, u64) {
+pub(super) async fn foreign(world: &mut World, script: &str) -> (i32, u64) {
     fs::write(world.path("script"), script).unwrap();
     let spec = world.shell(&actor("parent"));
     world

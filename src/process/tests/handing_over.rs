@@ -67,21 +67,32 @@ async fn a_hook_runs_on_within_its_time() {
     let argv = ["/bin/sh", "-c", "read go < go"].map(str::to_owned);
     rustix::fs::mkfifoat(rustix::fs::CWD, world.path("go"), Mode::RUSR | Mode::WUSR).unwrap();
     for job in [1, 2] {
-        let job = JobId(job);
-        world.processes.run_hook(job, &web(), &argv, &spec).unwrap();
+        let hook = HookId(job);
+        let program = hooking::program(&world, argv.to_vec());
+        let run = world
+            .processes
+            .run_hook(&web(), hook, &program, &spec, None);
+        run.unwrap();
         assert_eq!(world.hand_over(), []);
-        let (result, how) = match job.0 {
+        let (result, how) = match hook.0 {
             1 => {
                 fs::write(world.path("go"), "go\n").unwrap();
                 (true, "by itself")
             }
             _ => {
-                world.processes.hooks.get_mut(&job).unwrap().expire();
+                let key = (web(), hook);
+                world.processes.hooks.get_mut(&key).unwrap().expire();
                 (false, "when its time is up")
             }
         };
         match world.facts().await.as_slice() {
-            [Fact::HookFinished { job: of, result: r }] if *of == job => {
+            [
+                Fact::HookFinished {
+                    hook: of,
+                    result: r,
+                    ..
+                },
+            ] if *of == hook => {
                 assert_eq!(r.is_ok(), result, "{how}");
             }
             other => panic!("{other:?}"),

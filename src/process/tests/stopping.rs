@@ -165,7 +165,10 @@ async fn a_search_for_the_rest_harms_no_stranger() {
     until("the member is gone", || !lives(member)).await;
     assert!(lives(forged) && lives(stranger));
     // End it as what it says it is.
-    identity::kill_members(identity::stat(forged).unwrap().group, "server/web/2");
+    identity::kill_members(
+        identity::stat(forged).unwrap().group,
+        "SUPERVISOR_RS_RUN=server/web/2",
+    );
     until("the forger is gone", || !lives(forged)).await;
 }
 

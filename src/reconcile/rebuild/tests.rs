@@ -201,6 +201,7 @@ fn booted(memory: Memory, content: Option<Content>) -> (State, Vec<Effect>) {
         memory,
         ended: Vec::new(),
         doubted: Vec::new(),
+        hooks: Vec::new(),
         listing: listing(content),
         seed: 1,
     };

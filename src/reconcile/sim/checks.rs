@@ -5,7 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::world::{Process, RunKey, Weather, World};
+use super::{
+    hooks::HookKey,
+    world::{Process, RunKey, Weather, World},
+};
 use crate::{
     command::{Command, ErrorCode, Failure, KillChildren},
     reconcile::{
@@ -14,10 +17,11 @@ use crate::{
         child::{Belief, Child, Phase, Rung},
         effect::{Effect, Line, Signal},
         event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
-        job::{HookWait, Step, Waiter},
+        job::{Step, Waiter},
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::{Memory, Remembered, RememberedEnd},
         past::HISTORY_LEN_MAX,
+        program::HookId,
         record::{OrderId, Record, Store, Wanted},
     },
     spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
@@ -99,7 +103,7 @@ pub(super) struct Checks {
     known_at_boot: BTreeSet<ChildName>,
     /// Whose prehook program succeeded since it was last started.
     prehook_done: BTreeSet<ChildName>,
-    hook_jobs: BTreeMap<JobId, (ChildName, bool)>,
+    prehooks: BTreeSet<HookKey>,
     /// The order of starts: for prehooks that start somebody.
     starts: BTreeMap<ChildName, u64>,
     start_count: u64,
@@ -136,7 +140,6 @@ impl Checks {
         self.carried_out.clear();
         self.releasing.clear();
         self.prehook_done.clear();
-        self.hook_jobs.clear();
         self.starts.clear();
         self.stale.clear();
         self.excused.clear();
@@ -158,6 +161,13 @@ impl Checks {
     pub(super) fn over_with_host(&mut self, processes: &BTreeMap<RunKey, Process>) {
         let recorded = processes.iter().filter(|(_, process)| process.recorded);
         self.over.extend(recorded.map(|(key, _)| key.clone()));
+    }
+
+    /// A hook's program is about to begin.
+    pub(super) fn hook_begins(&mut self, key: &HookKey, pre: bool) {
+        if pre {
+            self.prehooks.insert(key.clone());
+        }
     }
 
     /// A run is about to begin, for an order maybe.
@@ -262,11 +272,14 @@ impl World {
                 self.checks.shutdowns += 1;
                 self.note_end_order(false);
             }
-            Event::HookFinished { job, result } => {
-                if let Some((child, true)) = self.checks.hook_jobs.remove(job)
-                    && result.is_ok()
-                {
-                    self.checks.prehook_done.insert(child);
+            Event::HookFinished {
+                child,
+                hook,
+                result,
+            } => {
+                let pre = self.checks.prehooks.remove(&(child.clone(), *hook));
+                if pre && result.is_ok() {
+                    self.checks.prehook_done.insert(child.clone());
                 }
                 self.checks.stock(event);
             }
@@ -349,8 +362,8 @@ impl World {
             if !self.checks.view.contains_key(name) {
                 let home = last.spec.folder().to_owned();
                 // Of what is in doubt nobody knows whether it lived.
-                let doubted = last.doubt.is_some()
-                    || boot.doubted.iter().any(|(child, ..)| child == name);
+                let doubted =
+                    last.doubt.is_some() || boot.doubted.iter().any(|(child, ..)| child == name);
                 self.checks.absent.insert(
                     name.clone(),
                     Absent {
@@ -454,8 +467,11 @@ impl World {
                 }
             }
             Effect::RunHook {
-                job, child, argv, ..
-            } => self.check_hook(*job, child, argv),
+                child,
+                hook,
+                program,
+                ..
+            } => self.check_hook(&(child.clone(), *hook), program),
             Effect::Reply { id, answer } => {
                 let Some(asked) = self.checks.open.remove(id) else {
                     let twice = self.checks.answered.contains(id);
@@ -720,27 +736,6 @@ impl World {
         }
     }
 
-    fn check_hook(&mut self, job: JobId, child: &ChildName, argv: &[String]) {
-        let pre = argv.first().is_some_and(|word| word == "pre");
-        self.checks.hook_jobs.insert(job, (child.clone(), pre));
-        let starts = self
-            .core
-            .jobs
-            .get(&job)
-            .map(crate::reconcile::job::Job::starts);
-        if starts.is_some_and(|starts| starts != pre) {
-            self.blame(|_| format!("a hook of {child} runs at the wrong time: {argv:?}"));
-        }
-        let lives = self
-            .core
-            .children
-            .get(child)
-            .is_some_and(|it| it.run.is_some());
-        if !pre && lives {
-            self.blame(|_| format!("the posthook of {child} runs while it lives"));
-        }
-    }
-
     fn check_line(&mut self, line: &Line) {
         let Some(child) = &line.child else { return };
         match line.what {
@@ -884,6 +879,7 @@ impl World {
         self.note_hook_stops();
         self.checks.note_belief(self.now.mono);
         self.after_processes();
+        self.after_hooks();
         self.after_core();
         self.after_requests();
     }
@@ -1191,7 +1187,8 @@ impl World {
                     result: Ok(()),
                 },
                 _ => Event::HookFinished {
-                    job,
+                    child,
+                    hook: HookId(0),
                     result: Ok(()),
                 },
             };
@@ -1236,10 +1233,14 @@ impl World {
             // An answer that comes twice finds its order at another step.
             Event::Reread { job, .. } => step(job) == Some(Step::Reading),
             Event::Preflight { job, .. } => step(job) == Some(Step::Checking),
-            Event::HookFinished { job, .. } => matches!(
-                step(job),
-                Some(Step::Prehook(HookWait::Program) | Step::Posthook(HookWait::Program))
-            ),
+            Event::HookFinished { child, hook, .. } => {
+                let known = self
+                    .core
+                    .children
+                    .get(child)
+                    .and_then(|it| it.hook.as_ref());
+                known.is_some_and(|known| known.id == *hook)
+            }
             Event::Recorded { ticket, .. } => self.core.tickets.contains_key(ticket),
             Event::Boot(_)
             | Event::Unwatched

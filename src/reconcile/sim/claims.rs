@@ -948,7 +948,7 @@ mod repeats {
         let mut stage = Stage::after(
             "file job v1 repeat trystart 5s prehook 'run warm'\nboot sync\nhook job ok",
         );
-        stage.then("exited job 0\nadvance 5s\ncrash");
+        stage.then("exited job 0\nadvance 5s\ncrash\nhook job gone");
         expect(
             &stage.then("boot sync continued"),
             &["run the hook of job"],
@@ -961,6 +961,104 @@ mod repeats {
         let mut stage = Stage::after("file job v1 repeat restart 5s\nboot sync");
         stage.then("file job v1 repeat restart 5s prehook 'run warm'\nadvance 5s\nrequest 1 kill");
         expect(&stage.then("boot quiet"), &["read again: job"], &[]);
+    }
+}
+
+mod programs {
+    use super::*;
+
+    /// A server that was killed while the prehook of a client's start ran.
+    fn killed_within_prehook(file: &str) -> Stage {
+        let script = format!("file web v1 {file}\nboot quiet\nrequest 1 start web\ncrash");
+        Stage::after(&script)
+    }
+
+    #[test]
+    fn a_hook_that_outlived_its_server_is_gone_on_with() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        let out = stage.then("boot quiet continued");
+        expect(&out, &["taken back", "goes on"], &["run the hook", "kill"]);
+        let out = stage.then("hook web ok");
+        expect(&out, &["the hook of web is over", "start web run 1"], &[]);
+    }
+
+    #[test]
+    fn how_it_ended_counts_whoever_saw_it_begin() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        stage.then("boot quiet continued");
+        let out = stage.then("hook web failed exit code 3");
+        expect(&out, &["is hook_failed", "exit code 3"], &["start web run"]);
+    }
+
+    #[test]
+    fn how_it_ended_counts_for_an_order_that_is_on_its_way_to_it() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        stage.then("refuse quick look\nboot quiet continued\nhook web ok\nrefuse nothing");
+        let out = stage.then("looked");
+        expect(&out, &["start web run 1"], &["run the hook"]);
+    }
+
+    #[test]
+    fn one_that_ended_while_no_server_lived_is_run_again() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        let out = stage.then("hook web gone\nboot quiet continued");
+        let both = ["the hook of web is over", "run the hook of web"];
+        expect(&out, &both, &["start web run"]);
+    }
+
+    #[test]
+    fn one_that_ended_as_nobody_can_tell_is_run_again() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        stage.then("boot quiet continued");
+        let out = stage.then("hook web somehow");
+        let both = ["the hook of web is over", "run the hook of web"];
+        expect(&out, &both, &["start web run"]);
+        expect(&stage.then("hook web ok"), &["start web run 1"], &[]);
+    }
+
+    #[test]
+    fn another_hook_begins_only_when_the_one_before_is_gone() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        let out = stage.then("file web v1 prehook 'run warm down'\nboot quiet continued");
+        let order = [
+            "kill the hook",
+            "is over",
+            "run the hook of web: `warm down`",
+        ];
+        expect(&out, &order, &["start web run"]);
+        let at = order.map(|words| out.find(words));
+        assert!(at.is_sorted(), "{out}");
+    }
+
+    #[test]
+    fn a_stop_kills_the_prehook_of_a_dead_server() {
+        let mut stage = Stage::after("file web v1 prehook 'run warm up'\nboot sync\ncrash");
+        stage.then("file web v1 restart always prehook 'run warm up'");
+        let out = stage.then("boot quiet continued\nrequest 1 stop web");
+        let there = ["taken back", "kill the hook", "not_running"];
+        expect(&out, &there, &["run the hook"]);
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        let out = stage.then("refuse quick look\nboot quiet continued\nrequest 2 stop web");
+        expect(&out, &["kill the hook", "answer 2: ok"], &["start web run"]);
+    }
+
+    #[test]
+    fn what_ran_for_a_life_that_ended_by_order_is_killed() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        expect(&stage.then("boot quiet"), &["kill the hook"], &["goes on"]);
+    }
+
+    #[test]
+    fn one_that_cannot_die_fails_what_waits_for_it_and_nothing_begins_beside_it() {
+        let mut stage = killed_within_prehook("prehook 'run warm up'");
+        let script = "refuse death\nfile web v1 prehook 'run warm down'\nboot quiet continued";
+        let out = stage.then(script);
+        expect(&out, &["kill the hook"], &["run the hook"]);
+        let out = stage.then("hook web stays\nrequest 2 start web");
+        let both = ["is hook_failed", "answer 2: hook_failed", "is not gone yet"];
+        expect(&out, &both, &["run the hook"]);
+        let out = stage.then("hook web failed SIGKILL\nrequest 3 start web");
+        expect(&out, &["run the hook of web: `warm down`"], &[]);
     }
 }
 

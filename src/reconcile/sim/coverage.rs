@@ -119,9 +119,12 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
             command: Command::Child { child, .. } | Command::CheckOne(child),
             ..
         } => Some(child.clone()),
-        Event::Reread { job, .. }
-        | Event::Preflight { job, .. }
-        | Event::HookFinished { job, .. } => of_job(*job).or_else(nobody),
+        // With no order under way it concerns nobody.
+        Event::HookFinished { child, .. } => {
+            let job = core.children.get(child).and_then(|it| it.job);
+            job.map(|_| child.clone()).or_else(nobody)
+        }
+        Event::Reread { job, .. } | Event::Preflight { job, .. } => of_job(*job).or_else(nobody),
         Event::Recorded { ticket, .. } => match core.tickets.get(ticket) {
             Some(crate::reconcile::Awaited::Job(id)) => of_job(*id).or_else(nobody),
             Some(crate::reconcile::Awaited::Batch(_)) => None,
@@ -227,7 +230,7 @@ fn states(core: &State, name: &ChildName) -> Vec<usize> {
             Step::Queued | Step::Stopping => {}
             Step::Reading => all.push("reading"),
             Step::Prehook(HookWait::Job(_)) => all.push("prehook order"),
-            Step::Prehook(HookWait::Program) => all.push("prehook program"),
+            Step::Prehook(HookWait::Program | HookWait::Gone) => all.push("prehook program"),
             Step::Checking => all.push("checking"),
             Step::StoppingOld => all.push("stopping the old run"),
             Step::Recording => all.push("recording"),

@@ -16,6 +16,7 @@ mod claims;
 mod coverage;
 mod files;
 mod handover;
+mod hooks;
 mod quiet;
 mod random;
 mod script;

@@ -18,9 +18,11 @@
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
+//! | `hook NAME somehow`, `hook NAME gone` | nobody can tell how it ends; it ends while no server runs |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
 //! | `refuse quick disk`, `written` | records take time from now on; the oldest are on disk |
-//! | `refuse quick look` | files are read again only after the script has ended |
+//! | `refuse quick look`, `looked` | files are read again late from now on; the oldest request to is answered |
+//! | `refuse death`, `hook NAME stays` | a killed hook lives on from now on; its time to end is over |
 //! | `settings MODE`, `startup A,B`, `no loadpaths` | server.yml is edited |
 //! | `refuse spawn`, `refuse preflight`, `refuse records`, `refuse nothing` | what fails from now on |
 //! | `advance SPAN` | time passes |
@@ -43,9 +45,12 @@ use crate::{
     reconcile::{
         State,
         effect::{Effect, Leftovers, Level, Line, Signal},
-        event::{Boot, Event, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket},
+        event::{
+            Boot, Event, HookFailure, JobId, RequestId, Settings, SpawnFailure, StartKind, Ticket,
+        },
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         memory::Memory,
+        program::{HookId, HookProgram},
         record::{Record, Store},
         suspects::{Sighting, Suspect},
     },
@@ -66,9 +71,11 @@ pub(super) struct Stage {
     loadpath: LoadpathState,
     memory: Memory,
     live: BTreeMap<ChildName, RunId>,
-    hooks: BTreeMap<ChildName, JobId>,
+    hooks: BTreeMap<ChildName, HookId>,
     /// Starts that are not told yet.
     late: VecDeque<Event>,
+    /// Who waits for a look at which files.
+    looks: VecDeque<(JobId, BTreeSet<ChildName>)>,
     /// What is on its way to a slow disk.
     disk: VecDeque<(Option<Ticket>, Vec<Record>)>,
     refused: String,
@@ -97,6 +104,7 @@ impl Stage {
             live: BTreeMap::new(),
             hooks: BTreeMap::new(),
             late: VecDeque::new(),
+            looks: VecDeque::new(),
             disk: VecDeque::new(),
             refused: "nothing".to_owned(),
             next_pid: 100,
@@ -193,6 +201,10 @@ impl Stage {
             ["died", child] => {
                 self.live.remove(*child);
             }
+            ["hook", child, "gone"] => {
+                self.hooks.remove(*child).expect("a hook's program runs");
+            }
+            ["hook", child, "somehow"] => self.hook_is(child, Err(HookFailure::Unknown)),
             ["hook", child, "ok"] => self.hook_ends(child, Ok(())),
             ["hook", child, "failed", why @ ..] => self.hook_ends(child, Err(why.join(" "))),
             ["spawned"] => {
@@ -222,6 +234,7 @@ impl Stage {
             ["reboot"] => {
                 self.core = State::new();
                 self.live.clear();
+                self.hooks.clear();
                 self.memory.forget_boot();
             }
             ["held", child] => {
@@ -259,6 +272,20 @@ impl Stage {
                     self.drain();
                 }
             }
+            ["looked"] => {
+                let (job, names) = self.looks.pop_front().expect("a look is awaited");
+                let update = self.read(&names);
+                self.tell(Event::Reread { job, update });
+            }
+            ["hook", child, "stays"] => {
+                let hook = self.hooks[*child];
+                let why = "it was killed, and is not gone yet".to_owned();
+                self.tell(Event::HookFinished {
+                    child: name(child),
+                    hook,
+                    result: Err(HookFailure::NotGone(why)),
+                });
+            }
             ["refuse", "quick", "look"] => self.refused = "look".to_owned(),
             ["refuse", what, ..] => self.refused = (*what).to_owned(),
             ["advance", text] => self.advance(span(text)),
@@ -266,7 +293,7 @@ impl Stage {
             ["crash"] => {
                 self.core = State::new();
                 self.inbox.clear();
-                self.hooks.clear();
+                self.looks.clear();
             }
             other => panic!("no such line in a script: {other:?}"),
         }
@@ -320,6 +347,7 @@ impl Stage {
             memory: self.memory.clone(),
             ended: ended.collect(),
             doubted,
+            hooks: self.hooks.clone().into_iter().collect(),
             listing: self.read_all(Scope::Whole),
             seed: 7,
         };
@@ -390,8 +418,16 @@ impl Stage {
     }
 
     fn hook_ends(&mut self, child: &str, result: Result<(), String>) {
-        let job = self.hooks.remove(child).expect("a hook's program runs");
-        self.tell(Event::HookFinished { job, result });
+        self.hook_is(child, result.map_err(HookFailure::Failed));
+    }
+
+    fn hook_is(&mut self, child: &str, result: Result<(), HookFailure>) {
+        let hook = self.hooks.remove(child).expect("a hook's program runs");
+        self.tell(Event::HookFinished {
+            child: name(child),
+            hook,
+            result,
+        });
     }
 
     fn advance(&mut self, span: Duration) {
@@ -439,6 +475,7 @@ impl Stage {
             Effect::Record { ticket, records } => self.write(ticket, &records),
             Effect::Reread { job, names } => {
                 if self.refused == "look" {
+                    self.looks.push_back((job, names));
                     return;
                 }
                 let update = self.read(&names);
@@ -473,13 +510,21 @@ impl Stage {
             Effect::Reap { child, .. } => {
                 self.live.remove(&child);
             }
-            Effect::RunHook { job, child, .. } => {
-                self.hooks.insert(child, job);
-            }
-            Effect::KillHook { job } => {
-                self.hooks.retain(|_, other| *other != job);
-                let result = Err("killed".to_owned());
-                self.inbox.push_back(Event::HookFinished { job, result });
+            Effect::RunHook {
+                child,
+                hook,
+                program,
+                ..
+            } => self.run_hook(child, hook, program),
+            Effect::KillHook { .. } if self.refused == "death" => {}
+            Effect::KillHook { child, hook } => {
+                self.hooks.remove(&child);
+                let result = Err(HookFailure::Failed("killed".to_owned()));
+                self.inbox.push_back(Event::HookFinished {
+                    child,
+                    hook,
+                    result,
+                });
             }
             Effect::Signal { .. }
             | Effect::Reply { .. }
@@ -504,6 +549,22 @@ impl Stage {
             };
             self.inbox.push_back(Event::Recorded { ticket, result });
         }
+    }
+
+    fn run_hook(&mut self, child: ChildName, hook: HookId, program: Arc<HookProgram>) {
+        self.memory.apply(&Record::HookBegun {
+            child: child.clone(),
+            hook,
+            program,
+        });
+        self.memory.apply(&Record::HookStarted {
+            child: child.clone(),
+            hook,
+            pid: 99,
+            start_ticks: 1,
+            at: self.now,
+        });
+        self.hooks.insert(child, hook);
     }
 
     fn spawn(&mut self, child: ChildName, run: RunId) {
@@ -703,8 +764,8 @@ fn text_of(effect: &Effect) -> Option<String> {
             };
             format!("let {child} run {run} go, {rest}")
         }
-        Effect::RunHook { child, argv, .. } => {
-            format!("run the hook of {child}: `{}`", argv.join(" "))
+        Effect::RunHook { child, program, .. } => {
+            format!("run the hook of {child}: `{}`", program.argv.join(" "))
         }
         Effect::KillHook { .. } => "kill the hook's program".to_owned(),
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
@@ -831,10 +892,13 @@ fn record_text(record: &Record) -> String {
         Record::LoadpathSeen { path, ino, .. } => {
             format!("{} has files and is inode {ino}", path.display())
         }
+        Record::HookEnded { child, .. } => format!("the hook of {child} is over"),
         Record::Forgotten { child } => format!("{child} is forgotten"),
         Record::Closed => "the server ended by order".to_owned(),
         Record::Opened { .. }
         | Record::Begun { .. }
+        | Record::HookBegun { .. }
+        | Record::HookStarted { .. }
         | Record::Started { .. }
         | Record::NotStarted { .. } => format!("{record:?}"),
     }

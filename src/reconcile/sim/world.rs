@@ -15,6 +15,7 @@ use super::{
     checks::Checks,
     coverage::Coverage,
     files::{File, Files, HOMES, NAMES, name, spec},
+    hooks::{HookKey, HookProcess},
     random::Random,
 };
 use crate::{
@@ -31,8 +32,6 @@ use crate::{
     spec::{ChildName, Exit, Mode, Mono, RunId, Spec, Time, Wall},
 };
 
-/// The longest a hook's program runs before the shell kills it.
-pub(super) const HOOK_SPAN_MAX: Duration = Duration::from_secs(60);
 /// The longest the disk takes.
 pub(super) const DISK_SPAN_MAX: Duration = Duration::from_secs(3);
 /// How often the loadpaths are read again when the settings say so.
@@ -83,8 +82,10 @@ pub(super) enum Occurrence {
     LookAtAll(Scope),
     /// The disk has taken the oldest records.
     Written,
-    /// A hook's program ends.
-    HookEnds(JobId, Result<(), String>),
+    /// A hook's program ends, if it lives then.
+    HookEnds(HookKey, Result<(), String>),
+    /// A hook's program that was killed is not gone.
+    HookStaysOn(HookKey),
 }
 
 /// How often things go wrong.
@@ -110,7 +111,7 @@ pub(super) struct World {
     /// What waits for the disk.
     pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
     pub(super) processes: BTreeMap<RunKey, Process>,
-    pub(super) hooks: BTreeSet<JobId>,
+    pub(super) hooks: BTreeMap<HookKey, HookProcess>,
     /// The runs that stand in the history, by child.
     pub(super) noted: BTreeMap<ChildName, BTreeSet<RunId>>,
     agenda: BTreeMap<(Mono, u64), Occurrence>,
@@ -175,7 +176,7 @@ impl World {
             memory: Memory::default(),
             journal: VecDeque::new(),
             processes: BTreeMap::new(),
-            hooks: BTreeSet::new(),
+            hooks: BTreeMap::new(),
             noted: BTreeMap::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
@@ -291,7 +292,7 @@ impl World {
         }
     }
 
-    fn happens(&mut self, what: Occurrence) {
+    pub(super) fn happens(&mut self, what: Occurrence) {
         match what {
             Occurrence::Tell(event) if self.random.percent(8) => {
                 self.tell(event.clone());
@@ -327,11 +328,8 @@ impl World {
                 }
             }
             Occurrence::Written => self.written(),
-            Occurrence::HookEnds(job, result) => {
-                if self.hooks.remove(&job) {
-                    self.tell(Event::HookFinished { job, result });
-                }
-            }
+            Occurrence::HookEnds(key, result) => self.hook_ends(key, result),
+            Occurrence::HookStaysOn(key) => self.hook_stays_on(key),
         }
     }
 
@@ -428,11 +426,13 @@ impl World {
             } => {
                 self.processes.remove(&(child, run));
             }
-            Effect::RunHook { job, .. } => self.run_hook(job),
-            Effect::KillHook { job } => {
-                let span = self.random.delay();
-                self.plan_in(span, Occurrence::HookEnds(job, Err("killed".to_owned())));
-            }
+            Effect::RunHook {
+                child,
+                hook,
+                program,
+                ..
+            } => self.run_hook((child, hook), &program),
+            Effect::KillHook { child, hook } => self.kill_hook((child, hook)),
             Effect::Reply { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
@@ -674,19 +674,6 @@ impl World {
         }
     }
 
-    fn run_hook(&mut self, job: JobId) {
-        self.hooks.insert(job);
-        let most = u64::try_from(HOOK_SPAN_MAX.as_millis()).expect("it is short");
-        let rough = self.weather == Weather::Rough;
-        let (span, result) = match self.random.below(10) {
-            0 if rough => (HOOK_SPAN_MAX, Err("it took too long".to_owned())),
-            1 if rough => (self.random.millis(0, 100), Err("exit code 1".to_owned())),
-            2..=3 => (self.random.millis(0, most), Ok(())),
-            _ => (self.random.millis(0, 500), Ok(())),
-        };
-        self.plan_in(span, Occurrence::HookEnds(job, result));
-    }
-
     // The server's life.
 
     /// Starts a server on what the disk holds.
@@ -726,6 +713,7 @@ impl World {
             memory: world.memory.clone(),
             ended: ended.clone(),
             doubted: doubted.clone(),
+            hooks: world.hooks.keys().cloned().collect(),
             listing: world.files.snapshot(&world.settings, Scope::Whole, None),
             seed: world.random.next(),
         };
@@ -782,6 +770,12 @@ impl World {
                 order,
                 ..
             }) => self.crash_within_spawn(child, run, spec, (by, order)),
+            Some(Effect::RunHook {
+                child,
+                hook,
+                program,
+                ..
+            }) => self.crash_within_hook((child, hook), &program),
             Some(Effect::Record { records, .. }) => self.tear(records),
             Some(_) | None => {}
         }
@@ -862,10 +856,9 @@ impl World {
         self.note_owed();
         self.ended = true;
         self.journal.clear();
-        self.hooks.clear();
+        self.orphan_hooks();
         self.crash_at = None;
-        self.agenda
-            .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+        self.agenda.retain(|_, what| outlives_the_server(what));
         self.checks.server_died();
     }
 
@@ -874,17 +867,18 @@ impl World {
         let until = self.now.mono + span;
         while let Some(at) = self.next_planned().filter(|at| *at <= until) {
             self.pass(at - self.now.mono);
-            if let Some((_, Occurrence::Ends(key, exit))) = self.agenda.pop_first() {
-                self.process_ends(key, exit);
+            match self.agenda.pop_first() {
+                Some((_, Occurrence::Ends(key, exit))) => self.process_ends(key, exit),
+                // Nobody is told.
+                Some((_, Occurrence::HookEnds(key, _))) => drop(self.hooks.remove(&key)),
+                Some(_) | None => {}
             }
-            self.agenda
-                .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+            self.agenda.retain(|_, what| outlives_the_server(what));
         }
         self.pass(until - self.now.mono);
         if self.random.percent(30) {
             self.edit_files();
-            self.agenda
-                .retain(|_, what| matches!(what, Occurrence::Ends(..)));
+            self.agenda.retain(|_, what| outlives_the_server(what));
         }
         // Nobody holds what ended meanwhile.
         self.processes.retain(|_, process| process.exit.is_none());
@@ -919,6 +913,7 @@ impl World {
         self.told(|world| format!("{:>11} ===== the host reboots", world.clock()));
         self.checks.over_with_host(&self.processes);
         self.processes.clear();
+        self.hooks.clear();
         self.agenda.clear();
         self.die();
         self.memory.forget_boot();
@@ -927,6 +922,11 @@ impl World {
         self.checks.host_died();
         self.boot(StartKind::Fresh);
     }
+}
+
+/// Whether it happens whatever becomes of the server.
+fn outlives_the_server(what: &Occurrence) -> bool {
+    matches!(what, Occurrence::Ends(..) | Occurrence::HookEnds(..))
 }
 
 /// An event on one line.
@@ -997,8 +997,11 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         ),
         Effect::Preflight { job, spec } => format!("Preflight {} v{}", job.0, spec.command[1]),
         Effect::RunHook {
-            job, child, argv, ..
-        } => format!("RunHook {} {child} {argv:?}", job.0),
+            child,
+            hook,
+            program,
+            ..
+        } => format!("RunHook {} {child} {program:?}", hook.0),
         Effect::Log(line) => format!(
             "{:?} {} run {:?}: {} ({:?}) {}",
             line.level,
