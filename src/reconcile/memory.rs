@@ -544,6 +544,8 @@ impl RememberedRun {
                 ..
             } => {
                 let by = by.map(|cause| Origin::new(cause, asker.clone()));
+                // What was said of it while nobody knew whether it lived is void.
+                (self.settled, self.renewed) = (false, false);
                 self.end = Some(RememberedEnd::Exited {
                     exit: *exit,
                     at: *at,
@@ -668,13 +670,6 @@ impl RememberedRun {
             let (child, why) = (child.clone(), why.clone());
             all.push(Record::Doubted { child, run, why });
         }
-        if self.renewed {
-            let child = child.clone();
-            all.push(Record::Renewed { child });
-        } else if self.settled {
-            let child = child.clone();
-            all.push(Record::Settled { child });
-        }
         match &self.end {
             Some(RememberedEnd::Exited {
                 exit,
@@ -682,7 +677,7 @@ impl RememberedRun {
                 by,
                 restarts,
             }) => all.push(Record::Ended {
-                child,
+                child: child.clone(),
                 run,
                 exit: *exit,
                 at: *at,
@@ -692,13 +687,18 @@ impl RememberedRun {
             }),
             Some(RememberedEnd::NotStarted { why, at }) => {
                 all.push(Record::NotStarted {
-                    child,
+                    child: child.clone(),
                     run,
                     why: why.clone(),
                     at: *at,
                 });
             }
             None => {}
+        }
+        if self.renewed {
+            all.push(Record::Renewed { child });
+        } else if self.settled {
+            all.push(Record::Settled { child });
         }
     }
 }

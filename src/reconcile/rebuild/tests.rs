@@ -321,3 +321,38 @@ fn a_hold_that_its_live_run_came_after_was_released() {
     assert_eq!(overtaken(held(6)), []);
     assert_eq!(memory(&[held(4)]).overtaken_holds(), []);
 }
+
+#[test]
+fn what_a_fresh_start_made_of_a_run_in_doubt_is_void_once_its_end_is_seen() {
+    let doubted = Record::Doubted {
+        child: web(),
+        run: RunId(3),
+        why: "records were lost".to_owned(),
+    };
+    let ended = Record::Ended {
+        child: web(),
+        run: RunId(3),
+        exit: Exit::Code(0),
+        at: at(6),
+        by: None,
+        asker: None,
+        restarts: 0,
+    };
+    let renewed = Record::Renewed { child: web() };
+    let late = [
+        begun(3),
+        doubted,
+        renewed.clone(),
+        started(3, 70),
+        ended.clone(),
+    ];
+    let in_order = [begun(3), started(3, 70), ended, renewed];
+    for (records, expected) in [(&late[..], false), (&in_order, true)] {
+        let once = memory(records);
+        let again = memory(&once.records(Store::Runtime));
+        for memory in [once, again] {
+            let last = memory.children[&web()].last.clone().unwrap();
+            assert_eq!((last.renewed, last.settled), (expected, expected));
+        }
+    }
+}
