@@ -19,6 +19,8 @@ use super::{
 };
 use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
+pub use super::remembered::RememberedEnd;
+
 /// How many orders of one child may be without an answer: one under way, those behind it, the
 /// release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
 /// the oldest go.
@@ -105,29 +107,6 @@ pub struct RememberedRun {
     pub renewed: bool,
     /// How its end was, once it had one.
     pub end: Option<RememberedEnd>,
-}
-
-/// How a remembered run ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RememberedEnd {
-    /// Its process ended.
-    Exited {
-        /// How.
-        exit: Exit,
-        /// When.
-        at: Time,
-        /// By whose order; `None` when by itself.
-        by: Option<Origin>,
-        /// Restarts in a row.
-        restarts: u64,
-    },
-    /// It never had a process.
-    NotStarted {
-        /// Why.
-        why: String,
-        /// When.
-        at: Time,
-    },
 }
 
 impl Memory {
@@ -524,10 +503,7 @@ impl RememberedRun {
                 self.spec = Arc::clone(spec);
                 self.found = false;
             }
-            Record::NotStarted { why, at, .. } => {
-                let why = why.clone();
-                self.end = Some(RememberedEnd::NotStarted { why, at: *at });
-            }
+            Record::NotStarted { .. } | Record::Ended { .. } => self.has_ended(record),
             Record::Stopping { by, .. } => {
                 (self.stopping, self.replacing) = (true, false);
                 self.stopped_by.clone_from(by);
@@ -535,24 +511,6 @@ impl RememberedRun {
             Record::Replacing { .. } => self.replacing = true,
             Record::GivenUp { why, .. } => self.given_up = Some(why.clone()),
             Record::Doubted { why, .. } => self.doubt = Some(why.clone()),
-            Record::Ended {
-                exit,
-                at,
-                by,
-                asker,
-                restarts,
-                ..
-            } => {
-                let by = by.map(|cause| Origin::new(cause, asker.clone()));
-                // What was said of it while nobody knew whether it lived is void.
-                (self.settled, self.renewed) = (false, false);
-                self.end = Some(RememberedEnd::Exited {
-                    exit: *exit,
-                    at: *at,
-                    by,
-                    restarts: *restarts,
-                });
-            }
             Record::Opened { .. }
             | Record::Closed
             | Record::Begun { .. }
@@ -576,6 +534,15 @@ impl RememberedRun {
             | Record::MaybeUsed { .. }
             | Record::Forgotten { .. } => {}
         }
+    }
+
+    fn has_ended(&mut self, record: &Record) {
+        let end = RememberedEnd::of(record);
+        if let Some(RememberedEnd::Exited { .. }) = end {
+            // What was said of it while nobody knew whether it lived is void.
+            (self.settled, self.renewed) = (false, false);
+        }
+        self.end = end;
     }
 
     /// Its process is known.
@@ -670,31 +637,7 @@ impl RememberedRun {
             let (child, why) = (child.clone(), why.clone());
             all.push(Record::Doubted { child, run, why });
         }
-        match &self.end {
-            Some(RememberedEnd::Exited {
-                exit,
-                at,
-                by,
-                restarts,
-            }) => all.push(Record::Ended {
-                child: child.clone(),
-                run,
-                exit: *exit,
-                at: *at,
-                by: by.as_ref().map(|by| by.cause),
-                asker: by.as_ref().and_then(|by| by.asker.clone()),
-                restarts: *restarts,
-            }),
-            Some(RememberedEnd::NotStarted { why, at }) => {
-                all.push(Record::NotStarted {
-                    child: child.clone(),
-                    run,
-                    why: why.clone(),
-                    at: *at,
-                });
-            }
-            None => {}
-        }
+        all.extend(self.end.as_ref().map(|end| end.record(&child, run)));
         if self.renewed {
             all.push(Record::Renewed { child });
         } else if self.settled {

@@ -1,15 +1,16 @@
-//! What is remembered of a child beside its runs: the program of its hook, and orders without an
-//! answer.
+//! What is remembered of a child beside its runs: how they ended, the program of its hook, and
+//! orders without an answer.
 
 use std::sync::Arc;
 
 use super::{
+    cause::Origin,
     program::{HookId, HookProgram},
     record::{OrderId, Record, Wanted},
 };
 use crate::{
     command::Asker,
-    spec::{ChildName, RunId, Time},
+    spec::{ChildName, Exit, RunId, Time},
 };
 
 /// An order without an answer.
@@ -23,6 +24,83 @@ pub struct RememberedOrder {
     pub over: Option<RunId>,
     /// Who asked.
     pub asker: Arc<Asker>,
+}
+
+/// How a remembered run ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RememberedEnd {
+    /// Its process ended.
+    Exited {
+        /// How.
+        exit: Exit,
+        /// When.
+        at: Time,
+        /// By whose order; `None` when by itself.
+        by: Option<Origin>,
+        /// Restarts in a row.
+        restarts: u64,
+    },
+    /// It never had a process.
+    NotStarted {
+        /// Why.
+        why: String,
+        /// When.
+        at: Time,
+    },
+}
+
+impl RememberedEnd {
+    /// What this record says of an end.
+    pub(super) fn of(record: &Record) -> Option<Self> {
+        if let Record::Ended {
+            exit,
+            at,
+            by,
+            asker,
+            restarts,
+            ..
+        } = record
+        {
+            return Some(Self::Exited {
+                exit: *exit,
+                at: *at,
+                by: by.map(|cause| Origin::new(cause, asker.clone())),
+                restarts: *restarts,
+            });
+        }
+        let Record::NotStarted { why, at, .. } = record else {
+            return None;
+        };
+        let why = why.clone();
+        Some(Self::NotStarted { why, at: *at })
+    }
+
+    /// The record that says so of a run.
+    pub(super) fn record(&self, child: &ChildName, run: RunId) -> Record {
+        let child = child.clone();
+        match self {
+            Self::Exited {
+                exit,
+                at,
+                by,
+                restarts,
+            } => Record::Ended {
+                child,
+                run,
+                exit: *exit,
+                at: *at,
+                by: by.as_ref().map(|by| by.cause),
+                asker: by.as_ref().and_then(|by| by.asker.clone()),
+                restarts: *restarts,
+            },
+            Self::NotStarted { why, at } => Record::NotStarted {
+                child,
+                run,
+                why: why.clone(),
+                at: *at,
+            },
+        }
+    }
 }
 
 /// What is remembered of a hook's program.
