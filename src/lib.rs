@@ -10,7 +10,7 @@
 //! |---|---|
 //! | L0 nouns | [`spec`], [`command`] |
 //! | L1 | [`config`], [`reconcile`], `control::protocol`, all pure; beside them [`clock`], [`trust`], [`telemetry`], [`passed`] |
-//! | L2 organs | [`watch`], [`process`], [`journal`], [`control`], [`audit`] |
+//! | L2 organs | [`watch`], [`process`], [`probe`], [`journal`], [`control`], [`audit`] |
 //! | L3 | [`supervisor`], which alone imports all organs; [`cli`] |
 
 pub mod audit;
@@ -21,6 +21,7 @@ pub mod config;
 pub mod control;
 pub mod journal;
 pub mod passed;
+pub mod probe;
 pub mod process;
 pub mod reconcile;
 pub mod spec;

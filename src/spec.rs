@@ -17,6 +17,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod probe;
+mod stop;
+
+pub use probe::{Endpoint, Health, Probe, Ready, THIS_HOST};
+pub use stop::{NoSignal, SignalNumber, StopAct, StopPolicy, StopScope, StopStep};
+
 /// The most characters a child's or a key's name may have.
 pub const NAME_LEN_MAX: usize = 64;
 
@@ -312,6 +318,15 @@ pub struct Spec {
     /// Whether and when a run that ended by itself is followed by another.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// How a run is told to end.
+    #[serde(default, skip_serializing_if = "StopPolicy::is_built_in")]
+    pub stop: StopPolicy,
+    /// When a run counts as running; `None`: as soon as its process lives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready: Option<Ready>,
+    /// Whether a run that is ready still does its work; `None`: that is not looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health: Option<Health>,
     /// The fingerprint of all the above but `path`.
     pub digest: Digest,
 }

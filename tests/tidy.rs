@@ -31,7 +31,7 @@ const LAYERS: [&[&str]; 5] = [
         "passed",
         "telemetry",
     ],
-    &["watch", "process", "journal", "control", "audit"],
+    &["watch", "process", "probe", "journal", "control", "audit"],
     &["supervisor", "cli"],
 ];
 

@@ -19,11 +19,11 @@ use super::{
     hooks::{self, Hooks},
     keys::SERVER_KEYS,
     output::{self, Output, Stream},
-    restart,
+    probe, restart,
     rules::{Checker, Field, Rule, Shape, rule},
-    text_of,
+    stop, text_of,
 };
-use crate::spec::{ChildName, Repeat, RestartPolicy, Spec};
+use crate::spec::{ChildName, Health, Ready, Repeat, RestartPolicy, Spec, StopPolicy};
 
 /// The one field that every child has and that has no default.
 const COMMAND: &str = "command";
@@ -53,6 +53,9 @@ struct Fields {
     repeat: Option<Option<Repeat>>,
     hooks: Option<Hooks>,
     restart: Option<RestartPolicy>,
+    stop: Option<StopPolicy>,
+    ready: Option<Option<Ready>>,
+    health: Option<Option<Health>>,
 }
 
 /// The fields of a child's file, first the one that has no default.
@@ -68,6 +71,9 @@ const FIELDS: &[Rule<Fields>] = &[
     rule("restart", |c, f, fields| {
         fields.restart = restart::policy(c, f)
     }),
+    rule("stop", |c, f, fields| fields.stop = stop::policy(c, f)),
+    rule("ready", |c, f, fields| fields.ready = probe::ready(c, f)),
+    rule("health", |c, f, fields| fields.health = probe::health(c, f)),
     rule("workdir", |c, f, fields| fields.workdir = c.directory(f)),
 ];
 
@@ -150,6 +156,7 @@ fn assemble(
         .cloned()
         .unwrap_or_default();
     let restart = own.restart.as_ref().or(default.restart.as_ref());
+    let stop = own.stop.as_ref().or(default.stop.as_ref());
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut spec = Spec {
         path: path.to_owned(),
@@ -161,6 +168,9 @@ fn assemble(
         prehook: hooks.prehook,
         posthook: hooks.posthook,
         restart: restart.cloned().unwrap_or_default(),
+        stop: stop.cloned().unwrap_or_default(),
+        ready: own.ready.clone().or(default.ready.clone()).flatten(),
+        health: own.health.clone().or(default.health.clone()).flatten(),
         digest: digest::NONE,
     };
     spec.digest = digest::of(&spec, workdir.map(PathBuf::as_path));

@@ -13,7 +13,8 @@ use std::{os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use crate::spec::{
-    Digest, Hook, OpenMode, Repeat, RestartLimit, RestartPolicy, RestartWhen, Sink, Spec,
+    Digest, Health, Hook, OpenMode, Probe, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen,
+    Sink, Spec, StopAct, StopPolicy, StopStep,
 };
 
 /// What stands in a spec whose digest is not reckoned yet.
@@ -38,6 +39,28 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
     form.hook("prehook", spec.prehook.as_ref());
     form.hook("posthook", spec.posthook.as_ref());
     form.restart(&spec.restart);
+    form.stop(&spec.stop);
+    if let Some(Ready {
+        probe,
+        timeout,
+        interval,
+    }) = &spec.ready
+    {
+        form.probe("ready", probe);
+        form.field("ready.times", [&nanos(*timeout)[..], &nanos(*interval)[..]]);
+    }
+    if let Some(Health {
+        probe,
+        interval,
+        timeout,
+        failures,
+    }) = &spec.health
+    {
+        form.probe("health", probe);
+        let times = [&nanos(*timeout)[..], &nanos(*interval)[..]];
+        form.field("health.times", times);
+        form.field("health.failures", [&failures.to_le_bytes()[..]]);
+    }
     let mut digest = NONE;
     for (byte, hashed) in digest.0.iter_mut().zip(form.0.finalize()) {
         *byte = hashed;
@@ -167,6 +190,51 @@ impl Form {
     }
 }
 
+impl Form {
+    fn probe(&mut self, name: &str, probe: &Probe) {
+        match probe {
+            Probe::Tcp(at) => self.field(name, [&b"tcp"[..], at.to_string().as_bytes()]),
+            Probe::Http { at, path } => {
+                let at = at.to_string();
+                self.field(name, [&b"http"[..], at.as_bytes(), path.as_bytes()]);
+            }
+            Probe::Exec(argv) => {
+                let argv = argv.iter().map(String::as_bytes);
+                let parts: Vec<&[u8]> = [&b"exec"[..]].into_iter().chain(argv).collect();
+                self.field(name, parts);
+            }
+        }
+    }
+
+    fn stop(&mut self, policy: &StopPolicy) {
+        let StopPolicy { steps, scope } = policy;
+        let built_in = StopPolicy::default();
+        if *steps != built_in.steps {
+            self.field(
+                "stop.steps",
+                [(steps.len() as u64).to_le_bytes().as_slice()],
+            );
+            for StopStep { act, wait } in steps {
+                let wait = nanos(*wait);
+                match act {
+                    StopAct::Signal(signal) => {
+                        let number = signal.number().to_le_bytes();
+                        self.field("stop.signal", [&wait[..], &number[..]]);
+                    }
+                    StopAct::Run(argv) => {
+                        let argv = argv.iter().map(String::as_bytes);
+                        let parts: Vec<&[u8]> = std::iter::once(&wait[..]).chain(argv).collect();
+                        self.field("stop.command", parts);
+                    }
+                }
+            }
+        }
+        if *scope != built_in.scope {
+            self.field("stop.scope", [scope.as_str().as_bytes()]);
+        }
+    }
+}
+
 fn nanos(span: Duration) -> [u8; 16] {
     span.as_nanos().to_le_bytes()
 }
@@ -243,6 +311,29 @@ mod tests {
             "command: sleep 10\nrestart: {when: always, never_on: [0]}",
             "command: sleep 10\nrestart: {when: always, never_on: [1]}",
             "command: sleep 10\nrestart: {when: always, never_on: [0, 1]}",
+            "command: sleep 10\nstop: INT",
+            "command: sleep 10\nstop: KILL",
+            "command: sleep 10\nstop: {grace: 1s}",
+            "command: sleep 10\nstop: {grace: 1s, signal: INT}",
+            "command: sleep 10\nstop: {scope: tree}",
+            "command: sleep 10\nstop: {command: x}",
+            "command: sleep 10\nstop: {command: x y}",
+            "command: sleep 10\nstop: {command: [x y]}",
+            "command: sleep 10\nstop: [{command: x}, KILL]",
+            "command: sleep 10\nstop: [INT, TERM, KILL]",
+            "command: sleep 10\nstop: [TERM, INT, KILL]",
+            "command: sleep 10\nready: {tcp: 80}",
+            "command: sleep 10\nready: {tcp: 81}",
+            "command: sleep 10\nready: {tcp: 'localhost:80'}",
+            "command: sleep 10\nready: {http: 'http://localhost:80'}",
+            "command: sleep 10\nready: {http: 'http://localhost:80/x'}",
+            "command: sleep 10\nready: {exec: x}",
+            "command: sleep 10\nready: {exec: x, timeout: 1s}",
+            "command: sleep 10\nready: {exec: x, interval: 1s}",
+            "command: sleep 10\nhealth: {exec: x}",
+            "command: sleep 10\nhealth: {exec: x, failures: 2}",
+            "command: sleep 10\nhealth: {exec: x, timeout: 2s}",
+            "command: sleep 10\nhealth: {exec: x, interval: 2s}",
         ];
         let mut seen = BTreeMap::new();
         for text in all {

@@ -29,7 +29,9 @@ pub(super) const SERVER_KEYS: &[&str] = &[
 pub(super) const CHILD_KEYS: &[&str] = &["command"];
 
 /// Keys that apply to every child only as defaults.
-pub(super) const DEFAULT_KEYS: &[&str] = &["output", "repeat", "hooks", "restart", "workdir"];
+pub(super) const DEFAULT_KEYS: &[&str] = &[
+    "output", "repeat", "hooks", "restart", "stop", "ready", "health", "workdir",
+];
 
 #[cfg(test)]
 mod tests {

@@ -47,6 +47,9 @@ pub(super) fn spec(child: &str, command: Vec<String>) -> Spec {
         prehook: None,
         posthook: None,
         restart: RestartPolicy::default(),
+        stop: crate::spec::StopPolicy::default(),
+        ready: None,
+        health: None,
         digest: Digest([7; 16]),
     }
 }

@@ -252,6 +252,7 @@ fn subject(record: &Record) -> Option<(ChildName, Aspect)> {
         | Record::Found { .. }
         | Record::Matched { .. }
         | Record::MaybeUsed { .. }
+        | Record::Ready { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }

@@ -125,6 +125,7 @@ impl Processes {
             phase,
         };
         self.enter(Owner::Run(child.clone(), run), process);
+        self.cgroups.find(&self.server_id, child, run, pid);
         // If it was not pinned before.
         self.pin(child, run, Started { pid, start_ticks });
         exit.map_or(Adoption::Live, Adoption::Gone)

@@ -19,12 +19,13 @@ use super::{
     hooks::{Hook, HookKey, NOT_KNOWN},
     inherit,
     pins::PinName,
+    probing::ProbeProgram,
     stop::{Fate, Left},
     strays,
 };
 use crate::{
     passed::{Claim, Passed},
-    reconcile::event::HookFailure,
+    reconcile::event::{HookFailure, JobId},
     spec::{ChildName, Exit, RunId},
 };
 
@@ -34,6 +35,8 @@ pub struct HandedProcesses {
     file_limit: FileLimit,
     processes: Vec<HandedProcess>,
     hooks: Vec<(HookKey, Hook)>,
+    #[serde(default)]
+    probes: Vec<(JobId, ProbeProgram)>,
     left: Vec<HandedLeft>,
     /// Pins themselves outlive any program.
     pinned: Vec<((ChildName, RunId), PinName)>,
@@ -113,6 +116,7 @@ impl Processes {
             file_limit: inherit::file_limit(),
             processes: self.processes.into_iter().map(handed).collect(),
             hooks: self.hooks.into_iter().collect(),
+            probes: self.probes.into_iter().collect(),
             left: self.left.into_iter().map(left).collect(),
             pinned: self.pinned.into_iter().collect(),
             pins_kept: self.pins_kept.into_iter().collect(),
@@ -128,6 +132,7 @@ impl Processes {
     pub fn take_over(&mut self, handed: HandedProcesses, claim: Claim<'_>) -> Vec<Fact> {
         let mut facts = Vec::new();
         self.hooks.extend(handed.hooks);
+        self.probes.extend(handed.probes);
         self.pinned.extend(handed.pinned);
         self.pins_kept.extend(handed.pins_kept);
         for process in handed.processes {
@@ -192,6 +197,9 @@ impl Processes {
             parent,
             phase,
         };
+        if let Owner::Run(child, run) = &owner {
+            self.cgroups.find(&self.server_id, child, *run, pid);
+        }
         self.enter(owner, process);
         None
     }
@@ -205,6 +213,10 @@ fn lost(owner: Owner, phase: Phase) -> Option<Fact> {
             child,
             run,
             exit: Exit::Unknown,
+        }),
+        (Owner::Probe(job), Phase::Live) => Some(Fact::Probed {
+            job,
+            result: Err(NOT_KNOWN.to_owned()),
         }),
         (Owner::Hook(child, hook), Phase::Live) => Some(Fact::HookFinished {
             child,

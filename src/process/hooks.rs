@@ -13,7 +13,7 @@ use super::{
     adopt::{Found, find},
     identity,
     output::Outputs,
-    start::{Launch, StartError},
+    start::{Launch, Lifetime, StartError},
     strays,
 };
 use crate::{
@@ -113,6 +113,9 @@ impl Processes {
             // Not the variable of a run: nobody may take a hook for one.
             mark: self.hook_mark(child),
             birth,
+            cgroup: None,
+            lifetime: Lifetime::Own,
+            more: None,
         };
         self.launch(&launch, Owner::Hook(child.clone(), *hook))
     }

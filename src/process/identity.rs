@@ -18,6 +18,9 @@ use crate::spec::{ChildName, Exit, RunId};
 /// The name of the variable that tells whose run a process belongs to.
 pub(super) const RUN_VARIABLE: &str = "SUPERVISOR_RS_RUN";
 
+/// The name of the variable that tells which child's probe a program is.
+pub(super) const PROBE_VARIABLE: &str = "SUPERVISOR_RS_PROBE";
+
 /// The name of the variable that tells which child a hook's program runs for.
 pub(super) const HOOK_VARIABLE: &str = "SUPERVISOR_RS_HOOK";
 
@@ -178,6 +181,29 @@ fn kill_member(pid: i32, group: i32, mark: &str) -> bool {
     stat(pid).is_ok_and(|stat| stat.group == group)
         && belongs(pid, mark)
         && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
+}
+
+/// Kills whatever was started with this in its environment, by whomever of our user: nothing that
+/// has it is to live.
+pub(super) fn kill_marked(name: &str, value: &str) {
+    let begins = format!("{name}={value}");
+    let marked = |pid: i32| {
+        let all = environment(pid).unwrap_or_default();
+        let mut variables = all.split(|byte| *byte == 0);
+        is_own(pid) && variables.any(|variable| variable.starts_with(begins.as_bytes()))
+    };
+    for _ in 0..PASSES_MAX {
+        let mut found = false;
+        for pid in pids().filter(|pid| marked(*pid)) {
+            let pidfd = number(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+            // Looked at again while its number is held.
+            let pidfd = pidfd.filter(|_| marked(pid));
+            found |= pidfd.is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok());
+        }
+        if !found {
+            return;
+        }
+    }
 }
 
 /// Whether a process was started with this mark in its environment, as `NAME=value`. A zombie

@@ -17,7 +17,8 @@
 //!
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
-//! `found` (runs by their marks), `suspects` (processes without), `info` and `pins` (exits), `strays` (orphans),
+//! `found` (runs by their marks), `suspects` (processes without), `cgroup` and `tree` (what a run has
+//! started), `info` and `pins` (exits), `strays` (orphans),
 //! [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
 //! [`Processes`] does with them.
 //!
@@ -39,12 +40,16 @@ use serde::{Deserialize, Serialize};
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal};
 
 use crate::{
-    reconcile::{event::HookFailure, program::HookId},
+    reconcile::{
+        event::{HookFailure, JobId},
+        program::HookId,
+    },
     spec::{ChildName, Exit, Mono, RunId},
 };
 
 mod adopt;
 mod birth;
+mod cgroup;
 mod exec;
 mod found;
 mod group;
@@ -57,6 +62,7 @@ mod lease;
 mod output;
 mod pins;
 mod probe;
+mod probing;
 mod program;
 mod spawn;
 mod stack;
@@ -67,6 +73,7 @@ mod strays;
 mod suspects;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod wait;
 
 pub use adopt::{Adoption, is_alive};
@@ -83,13 +90,16 @@ pub use hooks::HOOK_SECONDS_MAX;
 pub use inherit::open_files_max;
 pub use lease::open_for_writing;
 pub use probe::{NoAnswer, ask};
+pub use probing::end_stray_probes;
 pub use start::NotStarted;
 
+use cgroup::Cgroups;
 use group::GroupSignals;
 use hooks::{Hook, HookKey};
 use info::ExitSource;
 use inherit::Inheritance;
 use pins::{PinName, Pins};
+use probing::ProbeProgram;
 use spawn::Spawner;
 use stop::Left;
 use strays::Strays;
@@ -121,12 +131,14 @@ pub struct Processes {
     /// Processes of others that have ended, but cannot be told of before they are reaped; until
     /// when that is waited for.
     unreaped: BTreeMap<Token, Mono>,
+    cgroups: Cgroups,
     pins: Pins,
     /// Runs that may be pinned.
     pinned: BTreeMap<(ChildName, RunId), PinName>,
     /// Pins of runs that are let go and whose end is not on record yet.
     pins_kept: BTreeSet<PinName>,
     hooks: BTreeMap<HookKey, Hook>,
+    probes: BTreeMap<JobId, ProbeProgram>,
     hook_time: Duration,
     /// Processes that may be a child's and do not show whose.
     suspects: BTreeMap<Token, (Started, OwnedFd)>,
@@ -156,6 +168,13 @@ pub enum Fact {
         /// How.
         exit: Exit,
     },
+    /// A probe's program ended, or its time was up.
+    Probed {
+        /// Who asked.
+        job: JobId,
+        /// `Err` says for a person how it failed.
+        result: Result<(), String>,
+    },
     /// A hook's program ended and was reaped, or was killed and does not end.
     HookFinished {
         /// Whose.
@@ -174,6 +193,7 @@ pub enum Fact {
 enum Owner {
     Run(ChildName, RunId),
     Hook(ChildName, HookId),
+    Probe(JobId),
 }
 
 /// The leader of a process group.
@@ -234,6 +254,8 @@ struct Standard {
     record: OwnedFd,
     /// Where the lock on it is put likewise, for the child to keep until exec.
     lock: OwnedFd,
+    /// Where the list of its cgroup's processes is put likewise, for the child to join it.
+    cgroup: OwnedFd,
 }
 
 impl Standard {
@@ -245,6 +267,7 @@ impl Standard {
             slots: [low()?, low()?],
             record: low()?,
             lock: low()?,
+            cgroup: low()?,
             null: low()?,
         })
     }
@@ -256,8 +279,9 @@ impl Standard {
             slots: [one, other],
             record,
             lock,
+            cgroup,
         } = self;
-        for fd in [one, other, record, lock, null] {
+        for fd in [one, other, record, lock, cgroup, null] {
             let low = rustix::io::fcntl_dupfd_cloexec(&*fd, inherit::FIRST_OTHER);
             if let Ok(low) = low
                 && low.as_raw_fd() < fd.as_raw_fd()
@@ -316,10 +340,12 @@ impl Processes {
             owners: BTreeMap::new(),
             unsettled: BTreeSet::new(),
             unreaped: BTreeMap::new(),
+            cgroups: Cgroups::none("not asked for"),
             pins: Pins::none("not asked for"),
             pinned: BTreeMap::new(),
             pins_kept: BTreeSet::new(),
             hooks: BTreeMap::new(),
+            probes: BTreeMap::new(),
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
             suspects: BTreeMap::new(),
             left: BTreeMap::new(),
@@ -339,7 +365,9 @@ impl Processes {
             Ok(None) | Err(_) => "no",
         };
         let pins = self.pins.describe();
+        let cgroups = self.cgroups.describe();
         [
+            ("cgroups", cgroups.as_str()),
             ("descriptors", descriptors),
             ("exit codes", self.exit_source.as_str()),
             ("group signals", self.group_signals.as_str()),
@@ -352,6 +380,12 @@ impl Processes {
         .collect()
     }
 
+    /// Gives each new run a cgroup of its own, if this machine lets us. Before anything is
+    /// started or taken back.
+    pub fn use_cgroups(&mut self) {
+        self.cgroups = Cgroups::of_server(&self.server_id);
+    }
+
     /// How many runs live.
     #[must_use]
     pub fn live_count(&self) -> usize {
@@ -359,7 +393,7 @@ impl Processes {
             .iter()
             .filter(|(owner, process)| match (owner, process.phase) {
                 (Owner::Run(..), Phase::Live) => true,
-                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..), _) => false,
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..) | Owner::Probe(_), _) => false,
             })
             .count()
     }
@@ -372,7 +406,7 @@ impl Processes {
             .range(first..=last)
             .find_map(|(owner, process)| match (owner, process.phase) {
                 (Owner::Run(_, run), Phase::Live) => Some(*run),
-                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..), _) => None,
+                (Owner::Run(..), Phase::Ended) | (Owner::Hook(..) | Owner::Probe(_), _) => None,
             })
     }
 

@@ -94,8 +94,23 @@ pub(super) struct Launch<'a> {
     pub(super) outputs: Outputs,
     /// `NAME=value`: the variable that says whose process this is.
     pub(super) mark: String,
+    /// `NAME=value`: one more, if there is any.
+    pub(super) more: Option<String>,
     /// How it writes itself down; `None`: it does not.
     pub(super) birth: Option<&'a Birth<'a>>,
+    /// The list of processes of the cgroup that it joins.
+    pub(super) cgroup: Option<OwnedFd>,
+    /// What it outlives.
+    pub(super) lifetime: Lifetime,
+}
+
+/// What a process outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// The server too.
+    Own,
+    /// It is killed when the server dies.
+    Ours,
 }
 
 /// Why nothing was started: a sentence for a person.
@@ -157,16 +172,26 @@ impl Processes {
             return Err(StartError::StillLives(live));
         }
         self.await_killed(child);
+        let outputs = Outputs::open(&spec.stdout, &spec.stderr)?;
         let launch = Launch {
             argv: &spec.command,
             workdir: &spec.workdir,
-            outputs: Outputs::open(&spec.stdout, &spec.stderr)?,
+            outputs,
+            cgroup: self.cgroups.make(child, run),
+            lifetime: Lifetime::Own,
+            more: None,
             mark: self.run_mark(child, run),
             birth,
         };
-        let started = self.launch(&launch, Owner::Run(child.clone(), run))?;
-        self.pin(child, run, started);
-        Ok(started)
+        let started = self.launch(&launch, Owner::Run(child.clone(), run));
+        match started {
+            Ok(started) => {
+                self.cgroups.confirm(child, run, started.pid);
+                self.pin(child, run, started);
+            }
+            Err(_) => self.prune_cgroups(child),
+        }
+        started
     }
 
     /// Whether a spec could be started now, as far as can be told without starting it. Makes
@@ -231,7 +256,10 @@ impl Processes {
             .iter()
             .map(|argument| c_string(argument, launch.argv))
             .collect::<Result<_, _>>()?;
-        let mark = c_string(&launch.mark, launch.argv)?;
+        let own: Vec<CString> = std::iter::once(&launch.mark)
+            .chain(&launch.more)
+            .map(|variable| c_string(variable, launch.argv))
+            .collect::<Result<_, _>>()?;
         let workdir =
             CString::new(launch.workdir.as_os_str().as_bytes()).map_err(|_| nul(launch.argv))?;
         let path = self.inheritance.path.as_deref();
@@ -246,7 +274,7 @@ impl Processes {
             arguments: Pointers::new(strings.iter().map(CString::as_c_str)),
             // Ours first, so that whoever looks for it need not read much.
             environment: Pointers::new(
-                std::iter::once(&mark)
+                own.iter()
                     .chain(&self.inheritance.environment)
                     .map(CString::as_c_str),
             ),
@@ -282,6 +310,9 @@ impl Standard {
             dup3(birth.file, &mut self.record, DupFlags::CLOEXEC)?;
             dup3(birth.lock, &mut self.lock, DupFlags::CLOEXEC)?;
         }
+        if let Some(cgroup) = &launch.cgroup {
+            dup3(cgroup, &mut self.cgroup, DupFlags::CLOEXEC)?;
+        }
         Ok(())
     }
 
@@ -297,12 +328,22 @@ impl Standard {
     fn steps(&self, descriptors: Descriptors, launch: &Launch<'_>) -> Vec<Step<'_>> {
         let outputs = &launch.outputs;
         let mut steps = Vec::with_capacity(STEPS);
-        let own = [&self.null, &self.record, &self.lock];
+        let own = [&self.null, &self.record, &self.lock, &self.cgroup];
         let own = own.into_iter().chain(&self.slots);
         let last = own.map(AsRawFd::as_raw_fd).max().unwrap_or(FIRST_OTHER);
         match descriptors {
             Descriptors::Few => steps.push(Step::ForgetAbove(last)),
             Descriptors::All => {}
+        }
+        steps.extend(
+            launch
+                .cgroup
+                .as_ref()
+                .map(|_| Step::Join(self.cgroup.as_fd())),
+        );
+        match launch.lifetime {
+            Lifetime::Own => {}
+            Lifetime::Ours => steps.push(Step::DieWith(std::process::id().cast_signed())),
         }
         steps.push(Step::OwnGroup);
         steps.push(Step::DefaultSignals);
@@ -328,7 +369,7 @@ impl Standard {
 
     /// Lets go of the files: whoever asks whether a log is in use hears of its child alone.
     fn empty_slots(&mut self) {
-        let birth = [&mut self.record, &mut self.lock];
+        let birth = [&mut self.record, &mut self.lock, &mut self.cgroup];
         for slot in self.slots.iter_mut().chain(birth) {
             if let Err(error) = dup3(&self.null, slot, DupFlags::CLOEXEC) {
                 tracing::warn!(%error, "an output stays open");

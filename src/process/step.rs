@@ -62,6 +62,10 @@ impl Stream {
 pub(super) enum Step<'a> {
     /// Take a descriptor table of one's own that holds nothing above this number.
     ForgetAbove(RawFd),
+    /// Join the cgroup whose `cgroup.procs` this is. One that cannot goes without.
+    Join(BorrowedFd<'a>),
+    /// Be killed when the thread that started it is gone; its process has this number.
+    DieWith(i32),
     /// Lead a process group of one's own.
     OwnGroup,
     /// Give every signal its default disposition, ignored ones included.
@@ -132,6 +136,8 @@ impl Step<'_> {
     pub(super) const fn what(&self) -> &'static str {
         match self {
             Self::ForgetAbove(_) => "a descriptor table of its own",
+            Self::Join(_) => "a cgroup of its own",
+            Self::DieWith(_) => "an end with the server's",
             Self::OwnGroup => "a process group of its own",
             Self::DefaultSignals => "default signal dispositions",
             Self::Stdio(..) => "standard input and outputs",
@@ -158,6 +164,20 @@ impl Step<'_> {
                     u32::MAX,
                     libc::CLOSE_RANGE_UNSHARE,
                 )),
+                Self::Join(procs) => {
+                    let own = b"0";
+                    libc::write(procs.as_raw_fd(), own.as_ptr().cast(), own.len());
+                    Ok(())
+                }
+                Self::DieWith(parent) => {
+                    let signal = libc::SIGKILL;
+                    check(c_long::from(libc::prctl(libc::PR_SET_PDEATHSIG, signal)))?;
+                    // It may have died before.
+                    match libc::getppid() == *parent {
+                        true => Ok(()),
+                        false => Err(libc::ESRCH),
+                    }
+                }
                 Self::OwnGroup => check(c_long::from(libc::setpgid(0, 0))),
                 Self::DefaultSignals => {
                     default_signals();

@@ -15,11 +15,12 @@ use super::{
     Owner, Parent, Phase, Process, Processes, StraysDue,
     group::{self, GroupSignals, Members, signal_group, signal_process},
     identity, strays,
+    tree::{self, Beyond},
 };
 use crate::{
     clock,
-    reconcile::effect::{Leftovers, Signal},
-    spec::{ChildName, RunId},
+    reconcile::effect::{Leftovers, Remains, Signal},
+    spec::{ChildName, RunId, StopScope},
 };
 
 /// How long a start waits for killed processes of the run before, which may still hold its port.
@@ -48,16 +49,24 @@ pub(super) enum Fate {
 }
 
 impl Processes {
-    /// Sends a signal to the whole group of a run. TERM is followed by CONT, since a stopped
-    /// process would not hear of it. A run that is not there is passed over (I4).
-    pub fn signal(&mut self, child: &ChildName, run: RunId, signal: Signal) {
+    /// Sends a signal to the whole group of a run, or to its whole tree. One that asks is followed
+    /// by CONT, since a stopped process would not hear of it. A run that is not there is passed
+    /// over (I4).
+    pub fn signal(&mut self, child: &ChildName, run: RunId, signal: Signal, scope: StopScope) {
         let Some(process) = self.processes.get(&Owner::Run(child.clone(), run)) else {
             tracing::debug!(%child, %run, ?signal, "signal for a run that is not there");
             return;
         };
         let numbers: &[i32] = match signal {
-            Signal::Term => &[libc::SIGTERM, libc::SIGCONT],
+            Signal::Ask(signal) => &[signal.number(), libc::SIGCONT],
             Signal::Kill => &[libc::SIGKILL],
+        };
+        // Looked for before anybody is told to end: who is orphaned is below nobody any more.
+        let mark = self.run_mark(child, run);
+        let beyond = match (scope, self.cgroups.members(child, run)) {
+            (StopScope::Group, _) => Beyond::none(),
+            (StopScope::Tree, Some(members)) => Beyond::group(process.pid, members),
+            (StopScope::Tree, None) => Beyond::of(process.pid, &mark),
         };
         for number in numbers {
             if let Err(error) = self.send(process, *number) {
@@ -66,6 +75,12 @@ impl Processes {
                     tracing::warn!(%child, %run, ?signal, %error, "signal not sent");
                 }
             }
+            beyond.signal(*number);
+        }
+        match signal {
+            Signal::Ask(_) => {}
+            // What began meanwhile.
+            Signal::Kill => self.kill_tree(scope, child, run, process.pid),
         }
     }
 
@@ -103,14 +118,15 @@ impl Processes {
         let Some(process) = self.take_ended(&owner) else {
             match leftovers {
                 // Its main process was gone before we came.
-                Leftovers::Kill => self.kill_left(child, run),
+                Leftovers::Kill(scope) => self.kill_left(child, run, scope),
                 Leftovers::Leave => {}
             }
             return;
         };
         let fate = match leftovers {
-            Leftovers::Kill => {
+            Leftovers::Kill(scope) => {
                 self.kill_rest(&process, &self.run_mark(child, run));
+                self.kill_tree(scope, child, run, process.pid);
                 Fate::Killed
             }
             Leftovers::Leave => Fate::Spared,
@@ -123,15 +139,17 @@ impl Processes {
         self.leave(child, run, left);
     }
 
-    /// Kills what is left of an older run's group. Nothing left is nothing done.
-    pub fn clear(&mut self, child: &ChildName, run: RunId) {
-        self.reap(child, run, Leftovers::Kill);
-        self.kill_left(child, run);
+    /// Kills what is left of an older run. Nothing left is nothing done.
+    pub fn clear(&mut self, child: &ChildName, remains: Remains) {
+        let Remains { run, scope } = remains;
+        self.reap(child, run, Leftovers::Kill(scope));
+        self.kill_left(child, run, scope);
     }
 
     /// Kills the rest of a group whose leader was let go, if it was spared until now.
-    fn kill_left(&mut self, child: &ChildName, run: RunId) {
+    fn kill_left(&mut self, child: &ChildName, run: RunId, scope: StopScope) {
         let mark = self.run_mark(child, run);
+        self.kill_tree(scope, child, run, 0);
         let Some(left) = self.left.get_mut(&(child.clone(), run)) else {
             return;
         };
@@ -162,6 +180,15 @@ impl Processes {
             }
             // Whoever reaped it has set its number free.
             (GroupSignals::Kill, Parent::Other) => identity::kill_members(process.pid, mark),
+        }
+    }
+
+    /// Kills what a run has started beyond its group, if its scope says so.
+    fn kill_tree(&self, scope: StopScope, child: &ChildName, run: RunId, main: i32) {
+        match scope {
+            StopScope::Group => {}
+            StopScope::Tree if self.cgroups.kill(child, run) => {}
+            StopScope::Tree => tree::kill(main, &self.run_mark(child, run)),
         }
     }
 
@@ -198,6 +225,14 @@ impl Processes {
         process.pidfd
     }
 
+    /// Removes the cgroups of a child in which nothing is any more.
+    pub(super) fn prune_cgroups(&mut self, child: &ChildName) {
+        let processes = &self.processes;
+        self.cgroups.prune(child, |child, run| {
+            processes.contains_key(&Owner::Run(child.clone(), run))
+        });
+    }
+
     /// Keeps what is left of a group in mind, if anything is.
     pub(super) fn leave(&mut self, child: &ChildName, run: RunId, left: Left) {
         self.prune(child);
@@ -228,6 +263,7 @@ impl Processes {
         for key in empty {
             self.left.remove(&key);
         }
+        self.prune_cgroups(child);
     }
 
     /// Forgets all groups that are empty by now: called when orphans were reaped.
@@ -237,6 +273,9 @@ impl Processes {
             .into_iter()
             .filter(|(_, left)| self.members(left) == Members::Some)
             .collect();
+        let processes = &self.processes;
+        self.cgroups
+            .prune_all(|child, run| processes.contains_key(&Owner::Run(child.clone(), run)));
     }
 
     /// Gives killed processes of a child's earlier runs a moment to be gone.

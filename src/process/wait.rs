@@ -156,6 +156,7 @@ impl Processes {
             self.reap_strays();
         }
         facts.append(&mut self.expire_hooks());
+        facts.append(&mut self.expire_probes());
         facts
     }
 
@@ -167,7 +168,7 @@ impl Processes {
         };
         let unreaped = self.unreaped.values().min();
         let unreaped = unreaped.map(|until| *until - clock::mono());
-        [self.until_hook(), strays, unreaped]
+        [self.until_hook(), self.until_probe(), strays, unreaped]
             .into_iter()
             .flatten()
             .min()
@@ -193,6 +194,10 @@ impl Processes {
             Owner::Hook(ref child, hook) => {
                 let process = self.take_ended(&owner)?;
                 self.finish_hook(&(child.clone(), hook), process, exit)
+            }
+            Owner::Probe(job) => {
+                let process = self.take_ended(&owner)?;
+                self.finish_probe(job, process, exit)
             }
         }
     }

@@ -42,6 +42,8 @@ pub(super) enum Verdict {
 pub(super) enum Attempt {
     /// A run of this length ended like this.
     Ran(Exit, Duration),
+    /// A run was ended because it was not ready in time.
+    NotReady,
     /// There was no run: the program could not be started, or a prehook failed.
     NeverRan,
 }
@@ -105,7 +107,7 @@ impl Streak {
             return Verdict::After(Duration::ZERO);
         }
         let least = match attempt {
-            Attempt::Ran(..) => Duration::ZERO,
+            Attempt::Ran(..) | Attempt::NotReady => Duration::ZERO,
             Attempt::NeverRan => NEVER_RAN_DELAY_MIN,
         };
         let delay = delay(policy, least, self.grown);
@@ -123,7 +125,9 @@ fn wants_restart(policy: &RestartPolicy, attempt: Attempt) -> bool {
             }
             !policy.success.contains(&code)
         }
-        Attempt::Ran(Exit::Signal(_) | Exit::Unknown, _) | Attempt::NeverRan => true,
+        Attempt::Ran(Exit::Signal(_) | Exit::Unknown, _)
+        | Attempt::NotReady
+        | Attempt::NeverRan => true,
     };
     match policy.when {
         RestartWhen::Never => false,

@@ -13,10 +13,11 @@ use super::{
     child::{Armed, Child, Last, Phase, Run, Rung},
     effect::Level,
     event::{Boot, JobId, StartKind},
-    job::{Job, Step},
+    job::{Job, Posthooks, Step},
     listing::{Content, Update},
     memory::{Remembered, RememberedEnd, RememberedRun},
     planted::{Bug, planted},
+    probes::Probed,
     record::Record,
     runs::Then,
     timers::Timer,
@@ -257,9 +258,16 @@ impl State {
                 ended.by.clone_from(by);
                 child.streak = Streak::resumed(*restarts);
                 child.failure.clone_from(&last.given_up);
-                if by.is_none() && start == StartKind::Continued && !is_closed(last) {
+                let late = by.as_ref().is_some_and(|by| by.cause == Cause::NotReady);
+                if late && child.failure.is_none() {
+                    child.failure = Some(format!("run {} was not ready in time", last.run));
+                }
+                if (by.is_none() || late) && start == StartKind::Continued && !is_closed(last) {
                     let lived = at.mono - started.map_or(at.mono, |time| time.mono);
-                    judged = Some(Attempt::Ran(*exit, lived));
+                    judged = Some(match late {
+                        true => Attempt::NotReady,
+                        false => Attempt::Ran(*exit, lived),
+                    });
                 }
             }
             Some(RememberedEnd::NotStarted { why, at }) => {
@@ -388,6 +396,8 @@ impl State {
         };
         let Some(run) = &child.run else { return };
         let (id, pid) = (run.id, run.pid.unwrap_or_default());
+        // Of what was found by its process nobody knows.
+        let run_is_ready = run.probed.awaited.is_none();
         let held = child.hold.is_some();
         let (stopping, replacing) = (child.is_stopping(), child.retry.is_some());
         let line = turn.log(Level::Info, name, "taken back");
@@ -395,6 +405,10 @@ impl State {
         line.detail = Some(format!("pid {pid}"));
         if (held || stopping) && !planted(Bug::StopNotTakenUp) {
             self.stop_again(turn, name, replacing);
+        } else if run_is_ready {
+            self.look_at_health(turn, name);
+        } else {
+            self.look_for_ready(turn, name);
         }
     }
 
@@ -419,6 +433,9 @@ impl State {
         };
         let mut job = Job::new(name.clone(), verb, by, None);
         job.step = step;
+        if job.by.cause == Cause::NotReady {
+            job.posthooks = Posthooks::None;
+        }
         let id = JobId(self.number());
         self.jobs.insert(id, job);
         if let Some(child) = self.children.get_mut(name) {
@@ -463,7 +480,7 @@ fn revived(last: &RememberedRun, now: Time, by: Origin) -> Run {
     let phase = if last.stopping {
         Phase::Stopping {
             cause,
-            rung: Rung::Term,
+            rung: Rung::Step(0),
         }
     } else {
         Phase::Running
@@ -476,5 +493,7 @@ fn revived(last: &RememberedRun, now: Time, by: Origin) -> Run {
         started: last.started.unwrap_or(now),
         phase,
         stop_asker: by.asker,
+        stopper: None,
+        probed: Probed::unless(last.ready, &last.spec),
     }
 }

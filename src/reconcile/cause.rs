@@ -20,6 +20,10 @@ pub enum Cause {
     Repeat,
     /// The restart policy.
     Policy,
+    /// It was not ready in time.
+    NotReady,
+    /// Probes of its health failed.
+    Unhealthy,
     /// The server started.
     Boot,
     /// A new file.
@@ -79,6 +83,8 @@ impl Cause {
             Self::Hook => "hook",
             Self::Repeat => "repeat",
             Self::Policy => "policy",
+            Self::NotReady => "not_ready",
+            Self::Unhealthy => "unhealthy",
             Self::Boot => "boot",
             Self::New => "new",
             Self::Changed => "changed",
@@ -97,6 +103,8 @@ impl Cause {
             Self::Hook => "hook",
             Self::Repeat => "repeat",
             Self::Policy => "policy",
+            Self::NotReady => "not ready",
+            Self::Unhealthy => "unhealthy",
             Self::Boot => "boot",
             Self::New => "new file",
             Self::Changed => "file changed",
@@ -119,6 +127,8 @@ mod tests {
             Cause::Hook,
             Cause::Repeat,
             Cause::Policy,
+            Cause::NotReady,
+            Cause::Unhealthy,
             Cause::Boot,
             Cause::New,
             Cause::Changed,

@@ -14,6 +14,7 @@ use super::{
     event::JobId,
     listing::{Content, Entry},
     planted::{Bug, planted},
+    probes::Probed,
     program::LiveHook,
     suspects::Suspicion,
 };
@@ -89,6 +90,12 @@ pub(super) struct Run {
     pub(super) phase: Phase,
     /// Who asked for its end, while it is being stopped.
     pub(super) stop_asker: Option<Arc<Asker>>,
+    /// The program that was run to have it end, while that runs.
+    #[serde(default)]
+    pub(super) stopper: Option<JobId>,
+    /// What probes have shown of it.
+    #[serde(default)]
+    pub(super) probed: Probed,
 }
 
 /// How far a live run is.
@@ -110,8 +117,8 @@ pub(super) enum Phase {
 /// How far a stop is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Rung {
-    /// TERM was sent.
-    Term,
+    /// This step of its policy was done.
+    Step(usize),
     /// KILL was sent.
     Kill,
     /// KILL did not help in time; its end is still waited for.
@@ -252,6 +259,9 @@ impl Child {
     /// Its state as DESIGN names it. `waits` says that a start is under way that has not come to
     /// the spawn yet.
     pub(super) fn state(&self, waits: bool) -> StateName {
+        if self.run.as_ref().is_some_and(Run::is_starting) {
+            return StateName::Starting;
+        }
         match self.run.as_ref().map(|run| run.phase) {
             Some(Phase::Spawning) => return StateName::Starting,
             Some(Phase::Running) => return StateName::Running,

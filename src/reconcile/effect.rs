@@ -1,6 +1,6 @@
 //! Orders: everything the core can ask for. The shell performs them one after the other.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{
     cause::{Cause, Origin},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     command::{Answer, Checked, Failure, Killed},
-    spec::{ChildName, Exit, RunId, Spec},
+    spec::{ChildName, Exit, Probe, RunId, SignalNumber, Spec, StopScope},
 };
 
 /// An order.
@@ -48,13 +48,13 @@ pub enum Effect {
         /// What.
         spec: Arc<Spec>,
         /// Of which older run something may be left.
-        clear: Option<RunId>,
+        clear: Option<Remains>,
         /// Why, and who asked; written down with the beginning.
         by: Origin,
         /// The client's order that is carried out by it; written down likewise.
         order: Option<OrderId>,
     },
-    /// Send a signal to the process group of a run.
+    /// Send a signal to a run.
     Signal {
         /// Whose.
         child: ChildName,
@@ -62,6 +62,8 @@ pub enum Effect {
         run: RunId,
         /// What.
         signal: Signal,
+        /// To how much of it.
+        scope: StopScope,
     },
     /// The exit is recorded: let the process go.
     Reap {
@@ -90,6 +92,27 @@ pub enum Effect {
         child: ChildName,
         /// Which.
         hook: HookId,
+    },
+    /// See whether a run can do its work, or run the command that is to stop it; answered by
+    /// `Event::Probed`.
+    Probe {
+        /// Who waits.
+        job: JobId,
+        /// Whose.
+        child: ChildName,
+        /// Which run.
+        run: RunId,
+        /// What is tried.
+        probe: Probe,
+        /// How long that may take: what takes longer has failed.
+        time: Duration,
+        /// Whose directory and environment a program uses.
+        spec: Arc<Spec>,
+    },
+    /// Nobody waits for a probe any more: what it runs is killed. No event follows.
+    EndProbe {
+        /// Which.
+        job: JobId,
     },
     /// The one final answer to a request.
     Reply {
@@ -131,17 +154,26 @@ pub enum Effect {
 /// A signal that the core sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// Please end.
-    Term,
-    /// End.
+    /// Asks it to end.
+    Ask(SignalNumber),
+    /// Ends it.
     Kill,
 }
 
-/// What happens to the rest of a run's process group when its main process is let go.
+/// What may be left of a run that has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remains {
+    /// Which.
+    pub run: RunId,
+    /// What counts as its own.
+    pub scope: StopScope,
+}
+
+/// What happens to the rest of a run when its main process is let go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftovers {
-    /// It is killed: the child was told to stop.
-    Kill,
+    /// So much of it is killed: the child was told to stop.
+    Kill(StopScope),
     /// It may live until the next run begins.
     Leave,
 }

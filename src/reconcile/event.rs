@@ -88,6 +88,13 @@ pub enum Event {
         /// What came of it.
         result: Result<(), HookFailure>,
     },
+    /// The answer to `Effect::Probe`.
+    Probed {
+        /// Which.
+        job: JobId,
+        /// `Err` says for a person how it failed.
+        result: Result<(), String>,
+    },
     /// The answer to `Effect::Record` with a ticket.
     Recorded {
         /// Which.

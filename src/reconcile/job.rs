@@ -61,6 +61,8 @@ pub(super) enum Posthooks {
     All,
     /// None that starts a child: everything is being stopped.
     StartingNothing,
+    /// None: the child does not stay down.
+    None,
 }
 
 /// Who is told of a job's end.
@@ -163,7 +165,7 @@ impl Job {
             (Verb::Start, _) => Wanted::Start,
             (Verb::Restart, _) => Wanted::Restart,
             (Verb::Trystart, _) => Wanted::Trystart,
-            (Verb::Stop, Posthooks::All) => Wanted::Stop,
+            (Verb::Stop, Posthooks::All | Posthooks::None) => Wanted::Stop,
             (Verb::Stop, Posthooks::StartingNothing) => Wanted::StopAsOneOfAll,
         }
     }
@@ -184,6 +186,8 @@ impl Job {
             | Cause::Hook
             | Cause::Repeat
             | Cause::Policy
+            | Cause::NotReady
+            | Cause::Unhealthy
             | Cause::Removed
             | Cause::Shutdown
             | Cause::Reboot => false,
@@ -193,8 +197,14 @@ impl Job {
     /// Whether it was given by the core itself rather than by anybody.
     pub(super) fn is_automatic(&self) -> bool {
         match self.by.cause {
-            Cause::Policy | Cause::Boot | Cause::New | Cause::Changed | Cause::Settings => true,
+            Cause::Policy
+            | Cause::Unhealthy
+            | Cause::Boot
+            | Cause::New
+            | Cause::Changed
+            | Cause::Settings => true,
             Cause::Command
+            | Cause::NotReady
             | Cause::Hook
             | Cause::Repeat
             | Cause::Removed

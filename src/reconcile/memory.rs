@@ -89,6 +89,8 @@ pub struct RememberedRun {
     pub started: Option<Time>,
     /// Whether what it was started with is not known: the spec is what its process shows.
     pub found: bool,
+    /// Whether it could do its work once.
+    pub ready: bool,
     /// Whether its stop was under way.
     pub stopping: bool,
     /// Why, and who asked.
@@ -139,6 +141,7 @@ impl Memory {
             }
             Record::Started { child, run, .. }
             | Record::Matched { child, run, .. }
+            | Record::Ready { child, run }
             | Record::NotStarted { child, run, .. }
             | Record::Stopping { child, run, .. }
             | Record::Replacing { child, run }
@@ -304,6 +307,7 @@ impl Remembered {
             | Record::MaybeUsed { .. }
             | Record::Begun { .. }
             | Record::Started { .. }
+            | Record::Ready { .. }
             | Record::NotStarted { .. }
             | Record::Stopping { .. }
             | Record::Replacing { .. }
@@ -462,6 +466,7 @@ impl RememberedRun {
             process: None,
             started: None,
             found: false,
+            ready: false,
             stopping: false,
             stopped_by: None,
             replacing: false,
@@ -509,6 +514,7 @@ impl RememberedRun {
                 self.stopped_by.clone_from(by);
             }
             Record::Replacing { .. } => self.replacing = true,
+            Record::Ready { .. } => self.ready = true,
             Record::GivenUp { why, .. } => self.given_up = Some(why.clone()),
             Record::Doubted { why, .. } => self.doubt = Some(why.clone()),
             Record::Opened { .. }
@@ -617,6 +623,10 @@ impl RememberedRun {
     fn records(&self, child: &ChildName, all: &mut Vec<Record>) {
         self.beginning(child, all);
         let (child, run) = (child.clone(), self.run);
+        if self.ready {
+            let child = child.clone();
+            all.push(Record::Ready { child, run });
+        }
         if self.stopping {
             let (child, by) = (child.clone(), self.stopped_by.clone());
             all.push(Record::Stopping { child, run, by });

@@ -59,6 +59,7 @@ mod numbers;
 mod orders;
 pub mod past;
 mod planted;
+mod probes;
 pub mod program;
 pub mod rebuild;
 pub mod record;
@@ -103,10 +104,11 @@ use self::{
 };
 use crate::spec::{ChildName, Mono, Spec, Time, Verb};
 
-pub use self::boot::{faults, refusal};
+pub use self::{
+    boot::{faults, refusal},
+    probes::READY_PROBE_TIME_MAX,
+};
 
-/// How long a process has between TERM and KILL.
-pub const GRACE: Duration = Duration::from_secs(10);
 /// How long KILL may take before the one who asked is told that it did not help.
 pub const KILL_WAIT: Duration = Duration::from_secs(10);
 /// What must pass without a change before "gone" is believed.
@@ -284,6 +286,7 @@ impl State {
                 hook,
                 result,
             } => self.on_hook_finished(&mut turn, &child, hook, result),
+            Event::Probed { job, result } => self.on_probed(&mut turn, job, result),
             Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
             Event::Request { id, command, asker } => {
                 self.on_request(&mut turn, id, command, asker);
@@ -313,6 +316,8 @@ impl State {
             match timer {
                 Timer::Ladder(child) => self.climb(turn, &child),
                 Timer::Retry(child) => turn.unsettle(&child),
+                Timer::Ready(child) => self.on_ready_late(turn, &child),
+                Timer::Probe(child) => self.probe(turn, &child),
                 Timer::Repeat(child) => self.on_repeat_due(turn, &child),
                 Timer::Quiet(home) => self.on_quiet(turn, &home),
                 Timer::Confirm => self.confirm_removals(turn),

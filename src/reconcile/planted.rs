@@ -8,6 +8,12 @@
 pub(super) enum Bug {
     /// An end is believed of whatever run lives.
     RunIdUnchecked,
+    /// A probe begins while one is under way.
+    ProbesPileUp,
+    /// That a run was ready is not written down.
+    ReadinessForgotten,
+    /// One probe that fails is enough.
+    HealthImpatient,
     /// A stop is answered before its hold is on disk.
     AnswerBeforeRecord,
     /// What is held is started by itself.
@@ -101,6 +107,9 @@ mod switch {
     /// Every bug.
     pub(in crate::reconcile) const ALL: &[Bug] = &[
         Bug::RunIdUnchecked,
+        Bug::ProbesPileUp,
+        Bug::ReadinessForgotten,
+        Bug::HealthImpatient,
         Bug::AnswerBeforeRecord,
         Bug::HoldIgnored,
         Bug::HookStartsHeld,

@@ -134,6 +134,13 @@ pub enum Record {
         /// The last of them.
         upto: RunId,
     },
+    /// A run can do its work.
+    Ready {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+    },
     /// A run was never begun after all.
     NotStarted {
         /// Whose.
@@ -353,6 +360,7 @@ impl Record {
             | Self::Found { .. }
             | Self::Matched { .. }
             | Self::MaybeUsed { .. }
+            | Self::Ready { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
             | Self::Replacing { .. }
@@ -388,6 +396,7 @@ impl Record {
             | Self::Begun { .. }
             | Self::Matched { .. }
             | Self::MaybeUsed { .. }
+            | Self::Ready { .. }
             | Self::NotStarted { .. }
             | Self::Stopping { .. }
             | Self::Replacing { .. }

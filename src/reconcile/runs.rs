@@ -3,20 +3,21 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    GRACE, KILL_WAIT, State, Turn,
+    KILL_WAIT, State, Turn,
     backoff::{Attempt, Streak, Verdict},
     cause::{Cause, Origin},
-    child::{Last, Phase, Run, Rung},
-    effect::{Effect, Leftovers, Level, Signal},
-    event::SpawnFailure,
+    child::{Child, Last, Phase, Run, Rung},
+    effect::{Effect, Leftovers, Level, Remains, Signal},
+    event::{JobId, SpawnFailure},
     job::{EndedRun, Job},
     planted::{Bug, planted},
+    probes::Probed,
     record::{OrderId, Record},
     timers::Timer,
 };
 use crate::{
     command::{ErrorCode, Failure},
-    spec::{ChildName, Exit, RestartWhen, RunId, Spec, Verb},
+    spec::{ChildName, Exit, Probe, RestartWhen, RunId, Spec, StopAct, StopPolicy, StopStep, Verb},
 };
 
 /// What follows the end of a run that is told to end.
@@ -48,7 +49,10 @@ impl State {
             .last
             .as_ref()
             .filter(|last| last.pid.is_some())
-            .map(|last| last.id);
+            .map(|last| Remains {
+                run: last.id,
+                scope: last.spec.stop.scope,
+            });
         child.run = Some(Run {
             id,
             spec: Arc::clone(spec),
@@ -57,6 +61,8 @@ impl State {
             started: turn.now,
             phase: Phase::Spawning,
             stop_asker: None,
+            stopper: None,
+            probed: Probed::default(),
         });
         child.retry = None;
         child.blocked.clear();
@@ -97,7 +103,7 @@ impl State {
         child.tried = None;
         child.failure = None;
         child.note = None;
-        if cause == Some(Cause::Policy) {
+        if matches!(cause, Some(Cause::Policy | Cause::Unhealthy)) {
             child.streak.restarted();
         } else {
             child.streak = Streak::default();
@@ -111,6 +117,7 @@ impl State {
         if starts {
             self.arm(turn, name, id, repeat);
         }
+        self.look_for_ready(turn, name);
         self.job_saw_spawn(turn, name, id, pid);
     }
 
@@ -150,6 +157,9 @@ impl State {
     }
 
     pub(super) fn on_exited(&mut self, turn: &mut Turn, name: &ChildName, id: RunId, exit: Exit) {
+        if self.is_current(name, id) {
+            self.look_away(turn, name);
+        }
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -163,12 +173,16 @@ impl State {
         let by = ordered_by(&run, job);
         // An order that waits for this very run to begin is told that it did not live.
         let awaited = run.phase == Phase::Spawning;
+        let scope = run.spec.stop.scope;
         self.timers.cancel(&Timer::Ladder(name.clone()));
+        if let Some(job) = run.stopper {
+            turn.emit(Effect::EndProbe { job });
+        }
         if planted(Bug::ReapBeforeRecord) {
             turn.emit(Effect::Reap {
                 child: name.clone(),
                 run: id,
-                leftovers: Leftovers::Kill,
+                leftovers: Leftovers::Kill(scope),
             });
         }
         turn.record(Record::Ended {
@@ -181,7 +195,7 @@ impl State {
             restarts: child.streak.restarts,
         });
         let leftovers = if by.is_some() {
-            Leftovers::Kill
+            Leftovers::Kill(scope)
         } else {
             Leftovers::Leave
         };
@@ -202,6 +216,7 @@ impl State {
         };
         let lived = turn.now.mono - run.started.mono;
         let by_itself = by.is_none();
+        let late = by.as_ref().is_some_and(|by| by.cause == Cause::NotReady);
         child.last = Some(Last {
             id,
             spec: Arc::clone(&run.spec),
@@ -213,9 +228,17 @@ impl State {
         });
         if by_itself && !awaited {
             self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
+        } else if late {
+            self.after_attempt(turn, name, &run.spec, Attempt::NotReady);
         }
         turn.unsettle(name);
         self.job_saw_end(turn, name, ended);
+    }
+
+    /// Whether this is the child's live run.
+    fn is_current(&self, name: &ChildName, id: RunId) -> bool {
+        let run = self.children.get(name).and_then(|child| child.run.as_ref());
+        run.is_some_and(|run| run.id == id)
     }
 
     /// Lets the restart policy decide what follows an attempt that nobody ordered to end.
@@ -300,6 +323,7 @@ impl State {
         then: Then,
     ) {
         let cause = by.cause;
+        self.look_away(turn, name);
         let Some(run) = self
             .children
             .get_mut(name)
@@ -316,7 +340,7 @@ impl State {
             Phase::Spawning => return,
             // A later order takes the stop over as far as it is.
             Phase::Stopping {
-                rung: rung @ (Rung::Term | Rung::Kill),
+                rung: rung @ (Rung::Step(_) | Rung::Kill),
                 ..
             } => {
                 run.phase = Phase::Stopping { cause, rung };
@@ -325,7 +349,7 @@ impl State {
             }
             Phase::Running => {
                 self.note_stopping(turn, name, by, then);
-                self.term(turn, name, cause);
+                self.take_step(turn, name, cause, 0);
             }
             Phase::Stopping {
                 rung: Rung::Stuck, ..
@@ -338,40 +362,105 @@ impl State {
         line.cause = Some(cause);
     }
 
-    /// The first rung: TERM, and the grace after it.
-    fn term(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+    /// A step of its policy, and the time it has to help; KILL when there is none left.
+    fn take_step(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause, index: usize) {
+        self.end_stopper(turn, name);
+        let run = self.children.get(name).and_then(|child| child.run.as_ref());
+        let Some(spec) = run.map(|run| Arc::clone(&run.spec)) else {
+            return;
+        };
+        let StopPolicy { steps, scope } = &spec.stop;
+        let Some(StopStep { act, wait }) = steps.get(index) else {
+            self.kill(turn, name, cause);
+            return;
+        };
+        let stopper = match act {
+            StopAct::Run(_) => Some(JobId(self.number())),
+            StopAct::Signal(_) => None,
+        };
         let child = self.children.get_mut(name);
         let Some(run) = child.and_then(|child| child.run.as_mut()) else {
             return;
         };
-        let rung = Rung::Term;
+        let rung = Rung::Step(index);
         run.phase = Phase::Stopping { cause, rung };
-        let (child, run) = (name.clone(), run.id);
-        let signal = Signal::Term;
-        turn.emit(Effect::Signal { child, run, signal });
-        let grace = if planted(Bug::GraceCut) {
-            GRACE / 2
-        } else {
-            GRACE
+        run.stopper = stopper;
+        match (act, stopper) {
+            (StopAct::Run(argv), Some(job)) => turn.emit(Effect::Probe {
+                job,
+                child: name.clone(),
+                run: run.id,
+                probe: Probe::Exec(argv.clone()),
+                time: *wait,
+                spec: Arc::clone(&spec),
+            }),
+            (StopAct::Signal(signal), _) => turn.emit(Effect::Signal {
+                child: name.clone(),
+                run: run.id,
+                signal: Signal::Ask(*signal),
+                scope: *scope,
+            }),
+            (StopAct::Run(_), None) => {}
+        }
+        let wait = match planted(Bug::GraceCut) {
+            true => *wait / 2,
+            false => *wait,
         };
         if !planted(Bug::KillTimerLost) {
             let timer = Timer::Ladder(name.clone());
-            self.timers.set(timer, turn.now.mono + grace);
+            self.timers.set(timer, turn.now.mono + wait);
         }
     }
 
-    /// The second rung: KILL, and the time it has to help.
+    /// The last rung: KILL, and the time it has to help.
     pub(super) fn kill(&mut self, turn: &mut Turn, name: &ChildName, cause: Cause) {
+        self.end_stopper(turn, name);
         let child = self.children.get_mut(name);
         let Some(run) = child.and_then(|child| child.run.as_mut()) else {
             return;
         };
         let rung = Rung::Kill;
         run.phase = Phase::Stopping { cause, rung };
-        let (child, run, signal) = (name.clone(), run.id, Signal::Kill);
-        turn.emit(Effect::Signal { child, run, signal });
+        turn.emit(Effect::Signal {
+            child: name.clone(),
+            run: run.id,
+            signal: Signal::Kill,
+            scope: run.spec.stop.scope,
+        });
         let timer = Timer::Ladder(name.clone());
         self.timers.set(timer, turn.now.mono + KILL_WAIT);
+    }
+
+    /// Nobody waits any more for the program that was to have a run end.
+    fn end_stopper(&mut self, turn: &mut Turn, name: &ChildName) {
+        let child = self.children.get_mut(name);
+        let run = child.and_then(|child| child.run.as_mut());
+        if let Some(job) = run.and_then(|run| run.stopper.take()) {
+            turn.emit(Effect::EndProbe { job });
+        }
+    }
+
+    /// The program that was to have a run end has ended itself: if it failed, the next step is
+    /// due; else the run has the rest of the step's time.
+    pub(super) fn stopper_ended(
+        &mut self,
+        turn: &mut Turn,
+        job: JobId,
+        result: Result<(), String>,
+    ) {
+        let stops = |child: &Child| child.run.as_ref().and_then(|run| run.stopper) == Some(job);
+        let found = self.children.iter_mut().find(|(_, child)| stops(child));
+        let Some((name, run)) = found.and_then(|(name, it)| Some((name.clone(), it.run.as_mut()?)))
+        else {
+            return;
+        };
+        run.stopper = None;
+        if let Err(why) = result {
+            let line = turn.log(Level::Warn, &name, "the command that stops it failed");
+            line.run = Some(run.id);
+            line.detail = Some(why);
+            self.climb(turn, &name);
+        }
     }
 
     /// Writes down that a stop begins and what follows it, all at once.
@@ -408,10 +497,13 @@ impl State {
         };
         let id = run.id;
         match rung {
-            Rung::Term => {
-                self.kill(turn, name, cause);
-                let line = turn.log(Level::Warn, name, "did not end in time and is killed");
-                line.run = Some(id);
+            Rung::Step(step) => {
+                let next = step + 1;
+                if next >= run.spec.stop.steps.len() {
+                    let line = turn.log(Level::Warn, name, "did not end in time and is killed");
+                    line.run = Some(id);
+                }
+                self.take_step(turn, name, cause, next);
             }
             Rung::Kill => {
                 run.phase = Phase::Stopping {

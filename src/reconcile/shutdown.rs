@@ -101,7 +101,7 @@ impl State {
         let run = self.children.get(name).and_then(|child| child.run.as_ref());
         if let Some(Phase::Stopping {
             cause,
-            rung: Rung::Term,
+            rung: Rung::Step(_),
         }) = run.map(|run| run.phase)
         {
             self.kill(turn, name, cause);
@@ -120,7 +120,7 @@ impl State {
             child.run.as_ref().is_some_and(|run| match run.phase {
                 Phase::Spawning
                 | Phase::Stopping {
-                    rung: Rung::Term | Rung::Kill,
+                    rung: Rung::Step(_) | Rung::Kill,
                     ..
                 } => true,
                 Phase::Running

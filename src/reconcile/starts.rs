@@ -160,7 +160,7 @@ impl State {
             (Some(_) | None, Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop) => {}
         }
         // What the core does by itself goes on with the last good spec.
-        if cause == Cause::Policy
+        if matches!(cause, Cause::Policy | Cause::Unhealthy)
             && let Some(spec) = child.in_force()
         {
             return Ok(Arc::clone(spec));

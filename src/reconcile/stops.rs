@@ -97,8 +97,10 @@ impl State {
 
     fn join_stop(&mut self, turn: &mut Turn, id: JobId, job: Job) {
         let name = &job.child.clone();
-        let (cause, posthooks) = (job.by.cause, job.posthooks);
+        let (by, posthooks) = (job.by.clone(), job.posthooks);
+        let cause = by.cause;
         self.join(turn, id, job);
+        self.take_over_failed(turn, id, &by, posthooks);
         if posthooks == Posthooks::StartingNothing {
             self.let_posthook_start_nothing(turn, id);
         }
@@ -111,6 +113,23 @@ impl State {
         }
         // What waits behind the stop was ordered before this one.
         self.supersede_queue(turn, name, Overtaken::ByStop);
+    }
+
+    /// A run that was being ended because it failed is stopped now, and stays down.
+    fn take_over_failed(&mut self, turn: &mut Turn, id: JobId, by: &Origin, posthooks: Posthooks) {
+        let Some(job) = self.jobs.get_mut(&id) else {
+            return;
+        };
+        if job.posthooks != Posthooks::None {
+            return;
+        }
+        job.posthooks = posthooks;
+        job.by = by.clone();
+        let name = job.child.clone();
+        if let Some(child) = self.children.get_mut(&name) {
+            child.failure = None;
+        }
+        self.begin_ladder(turn, &name, by, Then::Rest);
     }
 
     /// What is stopped with all others starts nothing, also when another server goes on with it.
@@ -194,6 +213,10 @@ impl State {
             return;
         };
         let name = job.child.clone();
+        if job.posthooks == Posthooks::None {
+            self.close(turn, id);
+            return;
+        }
         let spec = child.posthook_spec().cloned();
         let hook = spec.and_then(|spec| Some((spec.posthook.clone()?, spec)));
         let Some((hook, spec)) = hook else {

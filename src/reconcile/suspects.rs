@@ -361,6 +361,8 @@ impl State {
         let code = match job.by.cause {
             Cause::Command => ErrorCode::SpawnFailed,
             Cause::Policy
+            | Cause::NotReady
+            | Cause::Unhealthy
             | Cause::Boot
             | Cause::New
             | Cause::Changed

@@ -16,6 +16,10 @@ pub(super) enum Timer {
     Ladder(ChildName),
     /// A restart by policy.
     Retry(ChildName),
+    /// The end of the time in which a run has to become ready.
+    Ready(ChildName),
+    /// The next probe of a run.
+    Probe(ChildName),
     /// A repeat.
     Repeat(ChildName),
     /// The quiet second of a loadpath.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use super::{
     State,
-    child::{Child, Phase, Rung},
+    child::{Child, Phase, Run, Rung},
     job::Step,
     listing::{Content, LoadpathState},
     survey::Survey,
@@ -13,7 +13,7 @@ use crate::{
     command::{
         ConfigStatus, ExitAt, InfoLoadpath, Next, Row, RowConfig, RowOutput, Stamp, StateName,
     },
-    spec::{ChildName, Mono, Sink, Spec, Time, Verb, Wall},
+    spec::{ChildName, Mono, Sink, Spec, StopAct, Time, Verb, Wall},
 };
 
 impl State {
@@ -79,6 +79,17 @@ impl State {
             let every = humantime::format_duration(repeat.every);
             add("repeat", format!("{} every {every}", repeat.action));
         }
+        if let Some(ready) = &spec.ready {
+            let time = humantime::format_duration(ready.timeout);
+            add("ready", format!("{} within {time}", ready.probe));
+        }
+        if let Some(health) = &spec.health {
+            let every = humantime::format_duration(health.interval);
+            add("health", format!("{} every {every}", health.probe));
+        }
+        if !spec.stop.is_built_in() {
+            add("stop", spec.stop.to_string());
+        }
         let waiting = child.queue.len();
         if waiting > 0 {
             add("queue", format!("{waiting} commands wait for `{name}`"));
@@ -130,9 +141,11 @@ impl State {
             StateName::Failed | StateName::Backoff => self
                 .suspicion_of(name, child)
                 .or_else(|| child.failure.clone()),
-            StateName::Starting | StateName::Running | StateName::Exited | StateName::Stopped => {
-                child.note.clone()
+            StateName::Starting | StateName::Running => {
+                let probed = child.run.as_ref().and_then(probed_reason);
+                probed.or_else(|| child.note.clone())
             }
+            StateName::Exited | StateName::Stopped => child.note.clone(),
         }
     }
 
@@ -172,6 +185,26 @@ impl State {
     }
 }
 
+/// What probes of a run are about, if somebody should know.
+fn probed_reason(run: &Run) -> Option<String> {
+    let why = run.probed.why.as_ref();
+    match (&run.spec.ready, &run.spec.health) {
+        (Some(ready), _) if run.is_starting() => {
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            Some(format!("waits for {}{why}", ready.probe))
+        }
+        (_, Some(health)) if run.probed.failures > 0 => {
+            let (failures, most) = (run.probed.failures, health.failures);
+            let why = why?;
+            Some(format!(
+                "{} failed, {failures} of {most}: {why}",
+                health.probe
+            ))
+        }
+        (Some(_) | None, Some(_) | None) => None,
+    }
+}
+
 fn stopping_reason(child: &Child) -> String {
     let Some(run) = &child.run else {
         return String::new();
@@ -179,8 +212,13 @@ fn stopping_reason(child: &Child) -> String {
     let pid = run.pid.unwrap_or_default();
     match run.phase {
         Phase::Stopping {
-            rung: Rung::Term, ..
-        } => format!("TERM was sent to process {pid}"),
+            rung: Rung::Step(step),
+            ..
+        } => match run.spec.stop.steps.get(step).map(|step| &step.act) {
+            Some(StopAct::Signal(signal)) => format!("{signal} was sent to process {pid}"),
+            Some(act @ StopAct::Run(_)) => format!("{act} was run to stop process {pid}"),
+            None => format!("process {pid} is being stopped"),
+        },
         Phase::Stopping {
             rung: Rung::Kill, ..
         } => format!("KILL was sent to process {pid}"),

@@ -57,6 +57,7 @@ use crate::{
         server::{Control, Look},
     },
     journal::{self, Journal},
+    probe::Probes,
     process::{Fact, Processes, Started},
     reconcile::{
         State,
@@ -85,6 +86,7 @@ const REQUESTS_PER_TURN_MAX: usize = 64;
 struct Supervisor {
     core: State,
     processes: Processes,
+    probes: Probes,
     journal: Journal,
     watch: Watch,
     seen: mpsc::Receiver<Seen>,
@@ -198,6 +200,9 @@ impl Supervisor {
             let retry = self.next_retry();
             tokio::select! {
                 facts = self.processes.wait() => self.take_facts(facts),
+                (job, result) = self.probes.next() => {
+                    self.inbox.push_back(Event::Probed { job, result });
+                }
                 Some((ticket, result)) = self.journal.committed().recv() => {
                     self.inbox.push_back(Event::Recorded { ticket, result });
                 }
@@ -244,6 +249,7 @@ impl Supervisor {
         for fact in facts {
             self.inbox.push_back(match fact {
                 Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
+                Fact::Probed { job, result } => Event::Probed { job, result },
                 Fact::HookFinished {
                     child,
                     hook,

@@ -1,21 +1,22 @@
 //! Effects, performed: each arm does one thing and reports what it came to.
 
-use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc};
+use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc, time::Duration};
 
 use super::Supervisor;
 use crate::{
     clock,
     command::{Info, Op, Stamp},
     journal::{self, Newborn},
+    probe::Question,
     process::{Birth, NotStarted, PREFIX_BYTES, Processes, Started},
     reconcile::{
-        effect::Effect,
+        effect::{Effect, Remains},
         event::{Event, HookFailure, JobId, RequestId, SpawnFailure, Ticket},
         program::{HookId, HookProgram},
         record::Record,
         survey::Survey,
     },
-    spec::{ChildName, RunId, Spec, Time},
+    spec::{ChildName, Probe, RunId, Spec, Time},
     telemetry,
 };
 
@@ -57,7 +58,12 @@ impl Supervisor {
                 };
                 self.spawn(child, run, &spec, clear, begun);
             }
-            Effect::Signal { child, run, signal } => self.processes.signal(&child, run, signal),
+            Effect::Signal {
+                child,
+                run,
+                signal,
+                scope,
+            } => self.processes.signal(&child, run, signal, scope),
             Effect::Reap {
                 child,
                 run,
@@ -81,6 +87,18 @@ impl Supervisor {
                 }
             }
             Effect::KillHook { child, hook } => self.processes.kill_hook(&child, hook),
+            Effect::Probe {
+                job,
+                child,
+                run: _,
+                probe,
+                time,
+                spec,
+            } => self.probe(job, &child, probe, time, &spec),
+            Effect::EndProbe { job } => {
+                self.probes.give_up(job);
+                self.processes.end_probe(job);
+            }
             Effect::Reply { id, answer } => self.answer(id, answer),
             Effect::Recount {
                 id,
@@ -92,6 +110,24 @@ impl Supervisor {
             Effect::Log(line) => telemetry::log(&line),
             Effect::Upgrade { asked } => self.begin_upgrade(asked),
             Effect::Exit(words) => self.ended = Some(words),
+        }
+    }
+
+    /// Has the network asked or a program run whether a run can do its work.
+    fn probe(&mut self, job: JobId, child: &ChildName, probe: Probe, time: Duration, spec: &Spec) {
+        match probe {
+            Probe::Tcp(at) => self.probes.ask(job, Question::Tcp(at), time),
+            Probe::Http { at, path } => {
+                let question = Question::Http { at, path };
+                self.probes.ask(job, question, time);
+            }
+            Probe::Exec(argv) => {
+                let begun = self.processes.run_probe(job, child, &argv, spec, time);
+                if let Err(why) = begun {
+                    let result = Err(why);
+                    self.inbox.push_back(Event::Probed { job, result });
+                }
+            }
         }
     }
 
@@ -150,11 +186,11 @@ impl Supervisor {
         child: ChildName,
         run: RunId,
         spec: &Arc<Spec>,
-        clear: Option<RunId>,
+        clear: Option<Remains>,
         begun: Record,
     ) {
         if let Some(older) = clear {
-            self.keep_pin_if_behind(&child, older);
+            self.keep_pin_if_behind(&child, older.run);
             self.processes.clear(&child, older);
         }
         if let Err(why) = self.append(&[begun]) {

@@ -127,6 +127,7 @@ fn tell(record: &Record) {
         | Record::Begun { .. }
         | Record::Matched { .. }
         | Record::MaybeUsed { .. }
+        | Record::Ready { .. }
         | Record::NotStarted { .. }
         | Record::Stopping { .. }
         | Record::Replacing { .. }
@@ -215,6 +216,9 @@ fn shown(child: &ChildName, process: Option<FoundProcess>) -> Spec {
         prehook: None,
         posthook: None,
         restart: RestartPolicy::default(),
+        stop: crate::spec::StopPolicy::default(),
+        ready: None,
+        health: None,
         digest: Digest(digest),
     }
 }

@@ -39,9 +39,11 @@ use crate::{
         server::{Control, Look},
     },
     journal::{self, Journal, JournalError, Opened, Place},
+    probe::Probes,
     process::{self, Adoption, Processes, Started},
     reconcile::{
         self, State,
+        effect::Remains,
         event::{Boot, Event, StartKind},
         listing::LoadpathState,
         memory::{Memory, RememberedEnd},
@@ -286,6 +288,9 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     if opened.records_lost {
         rebuild::look_for_runs(&mut opened);
     }
+    if opened.start == StartKind::Continued {
+        process::end_stray_probes(&opened.server_id);
+    }
     match start_with(&server_file, &listener, &mut opened, started) {
         Ok(ready) => {
             let noted = Place {
@@ -425,6 +430,7 @@ impl Ready {
             waiting: BTreeMap::new(),
             next_request: 0,
             rereads: BTreeMap::new(),
+            probes: Probes::default(),
             watch_config: self.watch_config,
             watch_again_at: None,
             server_file,
@@ -475,6 +481,7 @@ fn adopt(
 ) -> (Vec<Ended>, Vec<Doubted>) {
     // First: what was pinned there tells how those ended that are gone.
     processes.keep_pins_in(runtime_dir);
+    processes.use_cgroups();
     let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
@@ -488,7 +495,10 @@ fn adopt(
             let _gone = processes.adopt(child, last.run, pid, start_ticks);
             match end {
                 // A server that died right after the record of its end has left the rest to us.
-                RememberedEnd::Exited { by: Some(_), .. } => processes.clear(child, last.run),
+                RememberedEnd::Exited { by: Some(_), .. } => {
+                    let (run, scope) = (last.run, last.spec.stop.scope);
+                    processes.clear(child, Remains { run, scope });
+                }
                 RememberedEnd::Exited { by: None, .. } | RememberedEnd::NotStarted { .. } => {}
             }
             continue;

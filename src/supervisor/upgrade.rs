@@ -401,6 +401,7 @@ impl Supervisor {
             waiting,
             next_request: self.next_request,
             rereads: self.rereads,
+            probes: self.probes.hand_over(),
             signals: Caught::default(),
         };
         let connections = handed.control.connections();

@@ -651,6 +651,21 @@ impl Sandbox {
 const NOTES: &str = "/run/supervisor-rs";
 
 impl Sandbox {
+    /// Removes the cgroups of this sandbox's runs, which outlive a server that was killed.
+    fn remove_cgroups(&self) {
+        let Some(home) = cgroups_of(self.id()) else {
+            return;
+        };
+        let deadline = clock::mono() + PATIENCE;
+        while home.exists() && clock::mono() < deadline {
+            for place in fs::read_dir(&home).into_iter().flatten().flatten() {
+                let _until_all_have_ended = fs::remove_dir(place.path());
+            }
+            let _until_it_is_empty = fs::remove_dir(&home);
+            thread::sleep(LOOK);
+        }
+    }
+
     /// Takes away what servers of this sandbox have noted outside of it, and left when killed.
     fn take_notes_away(&self) {
         let root = format!("\"{}/", self.root().display());
@@ -680,6 +695,7 @@ impl Drop for Sandbox {
         let ended = self.end_all();
         self.take_notes_away();
         self.unmount_pins();
+        self.remove_cgroups();
         let mounts = self.mounts();
         let log = self.server_log();
         if thread::panicking() {
@@ -705,6 +721,22 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
         assert!(!late, "waited {within:?} in vain for {what}");
         thread::sleep(LOOK);
     }
+}
+
+/// Where a server with this id, started from here, makes cgroups for its runs, if it can.
+pub(crate) fn cgroups_of(id: &str) -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "))?;
+    let mut fields = mount.split(' ').skip(3);
+    let (root, point) = (fields.next()?, fields.next()?);
+    let own = fs::read_to_string("/proc/self/cgroup").expect("a cgroup");
+    let own = own.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let below = Path::new(own).strip_prefix(root).ok()?;
+    Some(
+        Path::new(point)
+            .join(below)
+            .join(format!("supervisor-rs-{id}")),
+    )
 }
 
 /// A child that does nothing, for long.

@@ -52,11 +52,11 @@ async fn a_live_process_is_taken_back_and_its_end_is_told() {
             .start(&web(), RunId(2), &spec, None)
             .unwrap_err()
             .to_string();
-        world.processes.signal(&web(), ONE, Signal::Term);
+        world.processes.signal(&web(), ONE, TERM, GROUP);
         // Its zombie is there, so that the exit is known.
         assert_eq!(world.exit().await, Exit::Signal(15));
         until("its group is gone too", || !lives(member)).await;
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         world
             .processes
             .start(&web(), RunId(2), &spec, None)
@@ -113,7 +113,7 @@ fn with_an_unseen_zombie(then: impl AsyncFnOnce(&mut World, &Path) + Send) {
                 assert_eq!(world.processes.unreaped.len(), 1);
                 then(&mut world, &folder).await;
                 assert!(world.processes.unreaped.is_empty());
-                world.processes.reap(&web(), ONE, Leftovers::Kill);
+                world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
             });
         });
     });
@@ -169,7 +169,7 @@ fn one_that_ended_unseen_before_it_was_taken_back_is_told_once_it_is_reaped() {
         for world in [&mut later, world] {
             assert_eq!(world.exit().await, Exit::Code(7));
         }
-        later.processes.reap(&web(), ONE, Leftovers::Kill);
+        later.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     });
 }
 
@@ -191,7 +191,7 @@ async fn the_exit_of_one_that_another_reaps_at_once_is_exact_where_the_kernel_te
         };
         assert_eq!(world.exit().await, told);
         nothing_is_told(&mut world).await;
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     }
 }
 
@@ -206,7 +206,7 @@ async fn a_zombies_status_is_told_once_though_it_is_reaped_later() {
     fs::write(world.path("reap"), "").unwrap();
     until("it is reaped", || world.path("reaped").exists()).await;
     nothing_is_told(&mut world).await;
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
 }
 
 #[tokio::test]
@@ -214,7 +214,7 @@ async fn one_that_is_gone_is_gone() {
     let mut world = World::new();
     let Started { pid, start_ticks } = world.start("exit 0");
     assert_eq!(world.exit().await, Exit::Code(0));
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
     assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
     assert!(world.processes.left.is_empty());
@@ -226,12 +226,12 @@ async fn a_number_that_was_used_again_is_nobody_of_ours() {
     let (pid, ticks) = foreign(&mut world, "sleep 100").await;
     let adoption = world.processes.adopt(&web(), ONE, pid, ticks - 1);
     assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
-    world.processes.signal(&web(), ONE, Signal::Kill);
-    world.processes.clear(&web(), ONE);
+    world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
+    world.processes.clear(&web(), remains(ONE));
     assert!(lives(pid));
     // End it as what it is.
     world.processes.adopt(&web(), ONE, pid, ticks);
-    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
     world.exit().await;
 }
 
@@ -251,9 +251,9 @@ async fn a_forged_record_makes_nobody_a_victim() {
     ] {
         let adoption = world.processes.adopt(&web(), ONE, pid, ticks);
         assert_eq!(adoption, Adoption::Gone(Exit::Unknown), "{pid}");
-        world.processes.signal(&web(), ONE, Signal::Kill);
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
-        world.processes.clear(&web(), ONE);
+        world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
+        world.processes.clear(&web(), remains(ONE));
     }
     assert!(world.processes.left.is_empty());
     for group in [0, 1, -1, i32::MIN] {
@@ -288,7 +288,7 @@ async fn our_own_zombie_keeps_its_exit_until_it_is_reaped() {
     assert_eq!(adoption, Adoption::Gone(Exit::Code(5)));
     assert_eq!(state(pid), Some('Z'));
     assert_eq!(world.processes.live_count(), 0);
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     assert_eq!(state(pid), None);
 }
 
@@ -326,7 +326,7 @@ async fn what_is_left_of_a_run_before_is_found_and_cleared() {
     let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
     assert_eq!(adoption, Adoption::Gone(Exit::Unknown));
     assert!(lives(member));
-    world.processes.clear(&web(), ONE);
+    world.processes.clear(&web(), remains(ONE));
     until("the member is gone", || !lives(member)).await;
 }
 

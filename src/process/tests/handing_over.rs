@@ -40,7 +40,7 @@ async fn a_run_goes_on_and_its_exit_is_told_exactly() {
         .processes
         .start(&web(), RunId(2), &world.shell("exit"), None);
     assert!(again.is_err(), "I1");
-    world.processes.signal(&web(), ONE, Signal::Term);
+    world.processes.signal(&web(), ONE, TERM, GROUP);
     assert_eq!(world.exit().await, Exit::Signal(libc::SIGTERM));
 }
 
@@ -109,7 +109,7 @@ async fn what_is_left_of_a_group_is_still_found() {
     world.processes.reap(&web(), ONE, Leftovers::Leave);
     assert_eq!(world.hand_over(), []);
     assert_eq!(state(rest), Some('S'));
-    world.processes.clear(&web(), ONE);
+    world.processes.clear(&web(), remains(ONE));
     until("it is gone", || {
         state(rest).is_none_or(|state| state == 'Z')
     })
@@ -128,7 +128,7 @@ async fn a_process_whose_descriptor_is_lost_is_found_by_its_number_and_start() {
     drop(handed);
     let read: HandedProcesses = ciborium::from_reader(bytes.as_slice()).unwrap();
     assert_eq!(world.processes.take_over(read, &|_| null()), []);
-    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
     assert_eq!(world.exit().await, Exit::Signal(libc::SIGKILL));
 }
 

@@ -188,7 +188,7 @@ async fn a_child_runs_one_hook_at_a_time() {
 async fn a_hook_is_no_run_of_its_child() {
     let mut world = World::new();
     run(&mut world, "sleep 100");
-    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
     world.start("exit 0");
     assert_eq!(world.exit().await, Exit::Code(0));
     assert!(world.processes.processes.contains_key(&owner()));

@@ -19,8 +19,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     clock,
-    reconcile::effect::{Leftovers, Signal},
-    spec::{Digest, OpenMode, RestartPolicy, Sink, Spec},
+    reconcile::effect::{Leftovers, Remains, Signal},
+    spec::{Digest, OpenMode, RestartPolicy, SignalNumber, Sink, Spec, StopScope},
 };
 
 mod adopting;
@@ -39,6 +39,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(2);
 
 const ONE: RunId = RunId(1);
+
+const TERM: Signal = Signal::Ask(SignalNumber::TERM);
+
+const GROUP: StopScope = StopScope::Group;
+
+/// What is left of a run, with its group alone.
+fn remains(run: RunId) -> Remains {
+    Remains { run, scope: GROUP }
+}
 
 /// Set in a test's own process.
 const ALONE: &str = "PROCESS_TEST_ALONE";
@@ -110,6 +119,9 @@ impl World {
             prehook: None,
             posthook: None,
             restart: RestartPolicy::default(),
+            stop: crate::spec::StopPolicy::default(),
+            ready: None,
+            health: None,
             digest: Digest([0; 16]),
         }
     }
@@ -344,6 +356,7 @@ async fn capabilities_are_told_by_name() {
     assert_eq!(
         names,
         [
+            "cgroups",
             "descriptors",
             "exit codes",
             "group signals",
@@ -354,6 +367,7 @@ async fn capabilities_are_told_by_name() {
     );
     assert!(["pidfd info", "zombie's status"].contains(&capabilities["exit codes"].as_str()));
     assert_eq!(capabilities["pins"], "no: not asked for");
+    assert_eq!(capabilities["cgroups"], "no: not asked for");
     assert_eq!(capabilities["subreaper"], "yes");
     assert_eq!(capabilities["waiting"], "pidfd");
     assert_eq!(

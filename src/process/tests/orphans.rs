@@ -89,10 +89,14 @@ fn orphans_behind_a_kept_zombie_do_not_stay() {
             () = two => {}
         }
         assert_eq!(state(kept), Some('Z'), "and the kept one is kept");
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
-        world.processes.signal(&named("db"), ONE, Signal::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
+        world
+            .processes
+            .signal(&named("db"), ONE, Signal::Kill, GROUP);
         world.facts().await;
-        world.processes.reap(&named("db"), ONE, Leftovers::Kill);
+        world
+            .processes
+            .reap(&named("db"), ONE, Leftovers::Kill(GROUP));
         until_childless(&mut world).await;
     });
 }

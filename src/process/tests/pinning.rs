@@ -47,7 +47,7 @@ async fn ended_meanwhile(script: &str) -> Option<(World, Started)> {
     let started = before.start(script);
     before.lose_pins();
     before.exit().await;
-    before.processes.reap(&web(), ONE, Leftovers::Kill);
+    before.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     Some((before, started))
 }
 
@@ -69,7 +69,7 @@ async fn the_exit_of_one_that_ended_and_was_reaped_meanwhile_is_exact() {
         world.processes.keep_only_pins_of([(pid, start_ticks)]);
         // Not on record yet: should this server die too, the next one can tell.
         assert_eq!(adopt(&mut world), Adoption::Gone(exit));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         assert_eq!(adopt(&mut world), Adoption::Gone(Exit::Unknown));
     }
 }
@@ -88,7 +88,7 @@ async fn a_pin_that_is_kept_for_the_end_is_not_on_record_tells_the_next_server()
     );
     before.exit().await;
     before.processes.keep_pin(&web(), ONE);
-    before.processes.reap(&web(), ONE, Leftovers::Kill);
+    before.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     assert!(before.processes.pins.find(name).is_some());
     let mut world = World::new();
     world.pin_in(&before.path("run"));
@@ -127,7 +127,7 @@ async fn what_is_left_of_the_group_is_found_by_the_pin_and_cleared() {
     let adoption = world.processes.adopt(&web(), ONE, pid, start_ticks);
     assert_eq!(adoption, Adoption::Gone(Exit::Code(7)));
     assert!(lives(member));
-    world.processes.clear(&web(), ONE);
+    world.processes.clear(&web(), remains(ONE));
     until("the member is gone", || !lives(member)).await;
 }
 
@@ -145,7 +145,7 @@ async fn one_that_lives_is_taken_back_by_its_pin_and_told_of_once() {
     assert_eq!(adoption, Adoption::Live);
     fs::write(before.path("go"), "").unwrap();
     assert_eq!(world.exit().await, Exit::Code(8));
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
 }
 
 #[tokio::test]

@@ -197,7 +197,9 @@ fn variables_of_the_server_do_not_reach_a_child() {
             assert!(!name.starts_with("WATCHDOG_"), "{name}");
             assert_ne!(*name, "NOTIFY_SOCKET");
         }
-        world.processes.reap(&web(), RunId(7), Leftovers::Kill);
+        world
+            .processes
+            .reap(&web(), RunId(7), Leftovers::Kill(GROUP));
     });
 }
 
@@ -212,7 +214,7 @@ async fn a_program_is_found_as_execvp_finds_it() {
         let spec = world.spec(&[program]);
         world.processes.start(&web(), ONE, &spec, None).unwrap();
         assert_eq!(world.exit().await, Exit::Code(0));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         let said = world.read("out");
         let last = said.lines().last().unwrap();
         assert_eq!(last, format!("{shown} {}", folder.display()));
@@ -235,7 +237,7 @@ async fn append_adds_and_create_begins_anew() {
     for expected in ["new\n", "new\nnew\n"] {
         world.start("echo new");
         assert_eq!(world.exit().await, Exit::Code(0));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         assert_eq!(world.read("out"), expected);
     }
     // Many times: what a child writes at once must not be what is cut off.
@@ -244,7 +246,7 @@ async fn append_adds_and_create_begins_anew() {
         spec.stdout = create(world.path("out"));
         world.processes.start(&web(), ONE, &spec, None).unwrap();
         assert_eq!(world.exit().await, Exit::Code(0));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         assert_eq!(world.read("out"), "newest\n");
     }
 }
@@ -414,7 +416,7 @@ fn a_program_written_a_moment_ago_is_waited_for() {
         })
         .await;
         assert_eq!(world.exit().await, Exit::Code(0));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     });
 }
 
@@ -444,7 +446,7 @@ async fn two_runs_of_a_child_never_live_at_once_i1() {
         .processes
         .start(&named("db"), ONE, &spec, None)
         .unwrap();
-    world.processes.signal(&web(), ONE, Signal::Kill);
+    world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
     let mut told = 0;
     while told < 2 {
         told += world.facts().await.len();
@@ -484,7 +486,7 @@ fn many_starts_leak_no_descriptor_and_no_zombie() {
                         panic!("{fact:?}");
                     };
                     assert_eq!((run, exit), (RunId(round), Exit::Code(0)));
-                    world.processes.reap(&child, run, Leftovers::Kill);
+                    world.processes.reap(&child, run, Leftovers::Kill(GROUP));
                     left -= 1;
                 }
             }

@@ -13,7 +13,7 @@ async fn term_ends_a_child_and_its_whole_group() {
     for mut world in worlds() {
         world.start("sleep 100 & echo $! > pid; wait");
         let grandchild = world.pid("pid").await;
-        world.processes.signal(&web(), ONE, Signal::Term);
+        world.processes.signal(&web(), ONE, TERM, GROUP);
         assert_eq!(world.exit().await, Exit::Signal(15));
         until("the grandchild is gone", || !lives(grandchild)).await;
     }
@@ -24,8 +24,8 @@ async fn a_child_that_ignores_term_is_ended_by_kill() {
     for mut world in worlds() {
         world.start("trap '' TERM; echo ready; while :; do sleep 0.01; done");
         world.says("out", "ready").await;
-        world.processes.signal(&web(), ONE, Signal::Term);
-        world.processes.signal(&web(), ONE, Signal::Kill);
+        world.processes.signal(&web(), ONE, TERM, GROUP);
+        world.processes.signal(&web(), ONE, Signal::Kill, GROUP);
         assert_eq!(world.exit().await, Exit::Signal(9));
     }
 }
@@ -41,7 +41,7 @@ async fn a_stopped_child_hears_of_term() {
             .send(world.process(), libc::SIGSTOP)
             .unwrap();
         until("it is stopped", || state(pid) == Some('T')).await;
-        world.processes.signal(&web(), ONE, Signal::Term);
+        world.processes.signal(&web(), ONE, TERM, GROUP);
         assert_eq!(world.exit().await, Exit::Code(7));
         world.says("out", "bye").await;
     }
@@ -54,7 +54,7 @@ async fn a_leader_that_left_its_group_is_reached_all_the_same() {
         let pid = world.processes.start(&web(), ONE, &spec, None).unwrap().pid;
         until("it has left", || world.read("deserted") == "yes").await;
         assert_ne!(identity::stat(pid).unwrap().group, pid);
-        world.processes.signal(&web(), ONE, Signal::Term);
+        world.processes.signal(&web(), ONE, TERM, GROUP);
         assert_eq!(world.exit().await, Exit::Signal(15));
     }
 }
@@ -64,12 +64,12 @@ async fn a_signal_for_another_run_reaches_nobody_i4() {
     let mut world = World::new();
     let pid = world.start("sleep 100").pid;
     for (child, run) in [(web(), RunId(2)), (web(), RunId(0)), (named("db"), ONE)] {
-        world.processes.signal(&child, run, Signal::Kill);
-        world.processes.reap(&child, run, Leftovers::Kill);
-        world.processes.clear(&child, run);
+        world.processes.signal(&child, run, Signal::Kill, GROUP);
+        world.processes.reap(&child, run, Leftovers::Kill(GROUP));
+        world.processes.clear(&child, remains(run));
     }
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
-    world.processes.clear(&web(), ONE);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
+    world.processes.clear(&web(), remains(ONE));
     assert!(lives(pid), "and a live run is neither reaped nor cleared");
     assert_eq!(world.processes.live_count(), 1);
 }
@@ -96,9 +96,9 @@ async fn an_exit_is_told_once_and_kept_until_it_is_reaped_i2() {
         }]
     );
     assert_eq!(state(pid), Some('Z'));
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
     assert_eq!(state(pid), None);
-    world.processes.reap(&web(), ONE, Leftovers::Kill);
+    world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
 }
 
 #[tokio::test]
@@ -108,7 +108,7 @@ async fn reaping_kills_the_rest_of_the_group() {
         let grandchild = world.pid("pid").await;
         assert_eq!(world.exit().await, Exit::Code(0));
         assert!(lives(grandchild));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         until("the grandchild is gone", || !lives(grandchild)).await;
     }
 }
@@ -121,11 +121,11 @@ async fn what_is_left_is_killed_when_it_is_to_be_cleared() {
         assert_eq!(world.exit().await, Exit::Code(0));
         world.processes.reap(&web(), ONE, Leftovers::Leave);
         assert!(lives(grandchild), "it may live on");
-        world.processes.clear(&web(), RunId(2));
+        world.processes.clear(&web(), remains(RunId(2)));
         assert!(lives(grandchild), "another run's order does not concern it");
-        world.processes.clear(&web(), ONE);
+        world.processes.clear(&web(), remains(ONE));
         until("the grandchild is gone", || !lives(grandchild)).await;
-        world.processes.clear(&web(), ONE);
+        world.processes.clear(&web(), remains(ONE));
     }
 }
 
@@ -161,7 +161,7 @@ async fn a_search_for_the_rest_harms_no_stranger() {
         .pid;
     assert_eq!(world.exit().await, Exit::Code(0));
     world.processes.reap(&web(), ONE, Leftovers::Leave);
-    world.processes.clear(&web(), ONE);
+    world.processes.clear(&web(), remains(ONE));
     until("the member is gone", || !lives(member)).await;
     assert!(lives(forged) && lives(stranger));
     // End it as what it says it is.
@@ -198,7 +198,7 @@ fn what_was_killed_is_forgotten_when_it_is_gone() {
         world.start("sleep 100 & echo $! > pid");
         let grandchild = world.pid("pid").await;
         assert_eq!(world.exit().await, Exit::Code(0));
-        world.processes.reap(&web(), ONE, Leftovers::Kill);
+        world.processes.reap(&web(), ONE, Leftovers::Kill(GROUP));
         until("it is gone", || !lives(grandchild)).await;
         let spec = world.shell("exit 0");
         world

@@ -37,6 +37,9 @@ fn spec(digest: u8) -> Arc<Spec> {
         prehook: None,
         posthook: None,
         restart: RestartPolicy::default(),
+        stop: crate::spec::StopPolicy::default(),
+        ready: None,
+        health: None,
         digest: Digest([digest; 16]),
     })
 }
@@ -220,6 +223,8 @@ fn acts(effects: &[Effect]) -> bool {
         | Effect::Reap { .. }
         | Effect::RunHook { .. }
         | Effect::KillHook { .. }
+        | Effect::Probe { .. }
+        | Effect::EndProbe { .. }
         | Effect::Reply { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     command::{Command, ErrorCode, Failure, KillChildren},
     reconcile::{
-        GRACE, QUEUE_LEN_MAX, QUIET,
+        QUEUE_LEN_MAX, QUIET,
         cause::Cause,
         child::{Belief, Child, Phase, Rung},
         effect::{Effect, Line, Signal},
@@ -24,13 +24,13 @@ use crate::{
         program::HookId,
         record::{OrderId, Record, Store, Wanted},
     },
-    spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, Verb},
+    spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, StopPolicy, Verb},
 };
 
 /// How many steps may follow each other without time passing.
 const STEPS_AT_ONCE_MAX: u64 = 2_000;
-/// How long a stop without a posthook may take: grace, KILL, the disk, and lateness.
-const STOP_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(25);
+/// How long a stop without a posthook may take: up to three steps, KILL, the disk, and lateness.
+const STOP_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(45);
 /// How long any request may take: a full queue of slow restarts with slow hooks.
 const ANSWER_SPAN_MAX: std::time::Duration = std::time::Duration::from_secs(3_600);
 
@@ -104,6 +104,8 @@ pub(super) struct Checks {
     /// Whose prehook program succeeded since it was last started.
     prehook_done: BTreeSet<ChildName>,
     prehooks: BTreeSet<HookKey>,
+    /// The runs whose command to stop them failed.
+    pub(super) stoppers_failed: BTreeSet<RunKey>,
     /// The order of starts: for prehooks that start somebody.
     starts: BTreeMap<ChildName, u64>,
     start_count: u64,
@@ -295,6 +297,7 @@ impl World {
             Event::Exited { .. }
             | Event::Spawned { .. }
             | Event::SpawnFailed { .. }
+            | Event::Probed { .. }
             | Event::Preflight { .. } => self.checks.stock(event),
             Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {}
         }
@@ -404,7 +407,8 @@ impl World {
                 Effect::Signal {
                     child,
                     run,
-                    signal: Signal::Term,
+                    signal: Signal::Ask(_),
+                    scope: _,
                 } => {
                     let cause = effects[at..]
                         .iter()
@@ -418,6 +422,8 @@ impl World {
                 | Effect::Spawn { .. }
                 | Effect::RunHook { .. }
                 | Effect::KillHook { .. }
+                | Effect::Probe { .. }
+                | Effect::EndProbe { .. }
                 | Effect::Reply { .. }
                 | Effect::Log(_)
                 | Effect::Inform { .. }
@@ -453,7 +459,9 @@ impl World {
                     self.blame(|_| format!("{child} run {run} is for {order:?}, which is done"));
                 }
             }
-            Effect::Signal { child, run, signal } => {
+            Effect::Signal {
+                child, run, signal, ..
+            } => {
                 self.check_signal(&(child.clone(), *run), *signal);
             }
             Effect::Reap { child, run, .. } => {
@@ -506,6 +514,8 @@ impl World {
             Effect::Reread { .. }
             | Effect::Preflight { .. }
             | Effect::KillHook { .. }
+            | Effect::Probe { .. }
+            | Effect::EndProbe { .. }
             | Effect::Upgrade { asked: None } => {}
         }
     }
@@ -647,7 +657,8 @@ impl World {
                 let lives = self.core.children.get(other).is_some_and(|it| {
                     // It may have lived when the hook asked.
                     let ended = it.last.as_ref().map(|last| last.at.mono);
-                    it.run.is_some() || ended.is_some_and(|at| self.now.mono - at < GRACE * 7)
+                    it.run.is_some()
+                        || ended.is_some_and(|at| self.now.mono - at < StopPolicy::WAIT * 21)
                 });
                 if !since && !lives {
                     self.blame(|_| {
@@ -665,6 +676,11 @@ impl World {
     fn check_term(&mut self, key: &RunKey, cause: Option<Cause>) {
         let child = &key.0;
         let Some(cause) = cause else {
+            // A later step is told with the first one.
+            let process = self.processes.get(key);
+            if process.is_some_and(|process| process.stop_at.is_some()) {
+                return;
+            }
             self.blame(|_| format!("{child} is stopped without a word why"));
             return;
         };
@@ -702,6 +718,7 @@ impl World {
                     self.blame(|_| format!("I6: {child} is replaced by the same or by nothing"));
                 }
             }
+            Cause::NotReady | Cause::Unhealthy => self.check_probed(key, cause),
             Cause::Removed => self.check_removal(child),
             Cause::Shutdown => {
                 if !self.checks.stop_at_end {
@@ -727,9 +744,12 @@ impl World {
             return;
         };
         if signal == Signal::Kill && process.kill_at.is_none() && self.checks.shutdowns < 2 {
-            let patient = process
-                .term_at
-                .is_some_and(|at| self.now.mono - at >= GRACE);
+            let patience = process.spec.stop.patience();
+            let asked = process.stop_at;
+            let failed = self.checks.stoppers_failed.contains(key);
+            let patient = failed
+                || patience.is_zero()
+                || asked.is_some_and(|at| self.now.mono - at >= patience);
             if !patient {
                 self.blame(|_| format!("I8: {child} is killed before its grace is over"));
             }
@@ -880,6 +900,7 @@ impl World {
         self.checks.note_belief(self.now.mono);
         self.after_processes();
         self.after_hooks();
+        self.check_readiness();
         self.after_core();
         self.after_requests();
     }
@@ -896,13 +917,15 @@ impl World {
                 ));
             }
             let since = process
-                .term_at
+                .stop_at
                 .max(Some(self.checks.booted))
-                .filter(|_| process.term_at.is_some());
-            let late = since.is_some_and(|at| now - at > GRACE + std::time::Duration::from_secs(1));
+                .filter(|_| process.stop_at.is_some());
+            let patience = process.spec.stop.patience();
+            let late =
+                since.is_some_and(|at| now - at > patience + std::time::Duration::from_secs(1));
             if late && process.kill_at.is_none() && process.exit.is_none() && process.recorded {
                 wrong = Some(format!(
-                    "I8: {child} run {run} does not obey TERM and is not killed"
+                    "I8: {child} run {run} does not end when asked and is not killed"
                 ));
             }
         }
@@ -1242,6 +1265,11 @@ impl World {
                 known.is_some_and(|known| known.id == *hook)
             }
             Event::Recorded { ticket, .. } => self.core.tickets.contains_key(ticket),
+            Event::Probed { job, .. } => {
+                let runs = self.core.children.values();
+                let mut runs = runs.filter_map(|child| child.run.as_ref());
+                runs.any(|run| run.probed.probe == Some(*job))
+            }
             Event::Boot(_)
             | Event::Unwatched
             | Event::Settings(_)
@@ -1381,6 +1409,8 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::Reap { .. }
         | Effect::RunHook { .. }
         | Effect::KillHook { .. }
+        | Effect::Probe { .. }
+        | Effect::EndProbe { .. }
         | Effect::Reply { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// What a child is doing: its phase, or the step of the order under way.
-pub(super) const STATES: [&str; 20] = [
+pub(super) const STATES: [&str; 22] = [
     "at rest",
     "failed",
     "backoff",
@@ -23,6 +23,7 @@ pub(super) const STATES: [&str; 20] = [
     "held",
     "in doubt",
     "running",
+    "starting",
     "stuck",
     "queued",
     "reading",
@@ -32,7 +33,8 @@ pub(super) const STATES: [&str; 20] = [
     "stopping the old run",
     "recording",
     "spawning",
-    "stopping by TERM",
+    "stopping",
+    "stopping, a later step",
     "stopping by KILL",
     "posthook",
     "closing",
@@ -125,6 +127,14 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
             job.map(|_| child.clone()).or_else(nobody)
         }
         Event::Reread { job, .. } | Event::Preflight { job, .. } => of_job(*job).or_else(nobody),
+        Event::Probed { job, .. } => {
+            let probed = |child: &crate::reconcile::child::Child| {
+                let run = child.run.as_ref();
+                run.is_some_and(|run| [run.probed.probe, run.stopper].contains(&Some(*job)))
+            };
+            let found = core.children.iter().find(|(_, child)| probed(child));
+            found.map(|(name, _)| name.clone()).or_else(nobody)
+        }
         Event::Recorded { ticket, .. } => match core.tickets.get(ticket) {
             Some(crate::reconcile::Awaited::Job(id)) => of_job(*id).or_else(nobody),
             Some(crate::reconcile::Awaited::Batch(_)) => None,
@@ -158,6 +168,8 @@ fn kind(event: &Event) -> usize {
         Event::Exited { .. } => "exited",
         Event::HookFinished { .. } => "hook finished",
         Event::Recorded { .. } => "recorded",
+        // Another word of a program that somebody waits for.
+        Event::Probed { .. } => "hook finished",
         Event::Request { command, .. } => match command {
             Command::Child {
                 verb: Verb::Start, ..
@@ -211,10 +223,18 @@ fn states(core: &State, name: &ChildName) -> Vec<usize> {
             all.push(text);
         }
         None | Some(Phase::Spawning) => {}
-        Some(Phase::Running) => all.push("running"),
+        Some(Phase::Running) => all.push(match child.run.as_ref() {
+            Some(run) if run.is_starting() => "starting",
+            Some(_) | None => "running",
+        }),
         Some(Phase::Stopping {
-            rung: Rung::Term, ..
-        }) => all.push("stopping by TERM"),
+            rung: Rung::Step(0),
+            ..
+        }) => all.push("stopping"),
+        Some(Phase::Stopping {
+            rung: Rung::Step(_),
+            ..
+        }) => all.push("stopping, a later step"),
         Some(Phase::Stopping {
             rung: Rung::Kill, ..
         }) => all.push("stopping by KILL"),

@@ -14,7 +14,8 @@ use crate::{
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     },
     spec::{
-        ChildName, Digest, Hook, Repeat, RestartLimit, RestartPolicy, RestartWhen, Sink, Spec, Verb,
+        ChildName, Digest, Health, Hook, Probe, Ready, Repeat, RestartLimit, RestartPolicy,
+        RestartWhen, SignalNumber, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep, Verb,
     },
 };
 
@@ -157,7 +158,49 @@ pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u
         prehook: random.percent(25).then(|| hook(random, "pre", name)),
         posthook: random.percent(25).then(|| hook(random, "post", name)),
         restart: policy(random),
+        stop: stop(random, name),
+        ready: ready(random),
+        health: health(random),
         digest: Digest(digest),
+    })
+}
+
+fn stop(random: &mut Random, owner: &ChildName) -> StopPolicy {
+    if random.percent(60) {
+        return StopPolicy::default();
+    }
+    let steps = (0..random.below(4)).map(|_| StopStep {
+        act: match random.below(4) {
+            0 => StopAct::Run(vec!["stop".to_owned(), owner.to_string()]),
+            1 => StopAct::Signal("INT".parse().expect("a signal")),
+            _ => StopAct::Signal(SignalNumber::TERM),
+        },
+        wait: random.millis(0, 10_000),
+    });
+    StopPolicy {
+        steps: steps.collect(),
+        scope: *random.pick(&[StopScope::Group, StopScope::Tree]),
+    }
+}
+
+fn probe() -> Probe {
+    Probe::Exec(vec!["probe".to_owned()])
+}
+
+fn ready(random: &mut Random) -> Option<Ready> {
+    random.percent(30).then(|| Ready {
+        probe: probe(),
+        timeout: random.millis(1_000, 20_000),
+        interval: random.millis(50, 2_000),
+    })
+}
+
+fn health(random: &mut Random) -> Option<Health> {
+    random.percent(20).then(|| Health {
+        probe: probe(),
+        interval: random.millis(1_000, 20_000),
+        timeout: random.millis(100, 5_000),
+        failures: 1 + u32::try_from(random.below(3)).expect("it is small"),
     })
 }
 

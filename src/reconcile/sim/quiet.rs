@@ -127,6 +127,16 @@ impl World {
                     .children
                     .get(name)
                     .is_some_and(|child| child.armed.is_some()),
+                Timer::Ready(name) => {
+                    let child = self.core.children.get(name);
+                    let run = child.and_then(|child| child.run.as_ref());
+                    run.is_some_and(crate::reconcile::child::Run::is_starting)
+                }
+                Timer::Probe(name) => {
+                    let child = self.core.children.get(name);
+                    let run = child.and_then(|child| child.run.as_ref());
+                    run.is_some_and(|run| run.is_starting() || run.spec.health.is_some())
+                }
                 Timer::Quiet(home) => self.core.restless.contains_key(home),
                 Timer::Confirm => self.core.children.values().any(|child| {
                     child

@@ -55,8 +55,9 @@ use crate::{
         suspects::{Sighting, Suspect},
     },
     spec::{
-        ChildName, Digest, Exit, Hook, Mode, Mono, Repeat, RestartLimit, RestartPolicy,
-        RestartWhen, RunId, Sink, Spec, Time, Verb, Wall, signal_name,
+        ChildName, Digest, Exit, Health, Hook, Mode, Mono, Probe, Ready, Repeat, RestartLimit,
+        RestartPolicy, RestartWhen, RunId, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep,
+        Time, Verb, Wall, signal_name,
     },
 };
 
@@ -72,6 +73,7 @@ pub(super) struct Stage {
     memory: Memory,
     live: BTreeMap<ChildName, RunId>,
     hooks: BTreeMap<ChildName, HookId>,
+    probes: BTreeMap<ChildName, JobId>,
     /// Starts that are not told yet.
     late: VecDeque<Event>,
     /// Who waits for a look at which files.
@@ -103,6 +105,7 @@ impl Stage {
             memory: Memory::default(),
             live: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            probes: BTreeMap::new(),
             late: VecDeque::new(),
             looks: VecDeque::new(),
             disk: VecDeque::new(),
@@ -201,6 +204,8 @@ impl Stage {
             ["died", child] => {
                 self.live.remove(*child);
             }
+            ["probe", child, "ok"] => self.probe_ends(child, Ok(())),
+            ["probe", child, "failed", why @ ..] => self.probe_ends(child, Err(why.join(" "))),
             ["hook", child, "gone"] => {
                 self.hooks.remove(*child).expect("a hook's program runs");
             }
@@ -294,6 +299,7 @@ impl Stage {
                 self.core = State::new();
                 self.inbox.clear();
                 self.looks.clear();
+                self.probes.clear();
             }
             other => panic!("no such line in a script: {other:?}"),
         }
@@ -417,6 +423,11 @@ impl Stage {
         });
     }
 
+    fn probe_ends(&mut self, child: &str, result: Result<(), String>) {
+        let job = self.probes.remove(child).expect("a probe is under way");
+        self.tell(Event::Probed { job, result });
+    }
+
     fn hook_ends(&mut self, child: &str, result: Result<(), String>) {
         self.hook_is(child, result.map_err(HookFailure::Failed));
     }
@@ -526,6 +537,10 @@ impl Stage {
                     result,
                 });
             }
+            Effect::Probe { job, child, .. } => {
+                self.probes.insert(child, job);
+            }
+            Effect::EndProbe { job } => self.probes.retain(|_, other| *other != job),
             Effect::Signal { .. }
             | Effect::Reply { .. }
             | Effect::Log(_)
@@ -671,6 +686,9 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
             jitter_permille: 0,
             ..RestartPolicy::default()
         },
+        stop: StopPolicy::default(),
+        ready: None,
+        health: None,
         digest: Digest(digest),
     };
     let mut rest = options;
@@ -702,6 +720,38 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
                     "always" => RestartWhen::Always,
                     other => panic!("no such policy: {other}"),
                 };
+                rest
+            }
+            ["stop", act, wait, rest @ ..] => {
+                spec.stop.steps.retain(|step| *step != StopStep::default());
+                spec.stop.steps.push(StopStep {
+                    act: match act.strip_prefix("run ") {
+                        Some(line) => StopAct::Run(line.split(' ').map(str::to_owned).collect()),
+                        None => StopAct::Signal(act.parse().expect("a signal")),
+                    },
+                    wait: span(wait),
+                });
+                rest
+            }
+            ["ready", timeout, interval, rest @ ..] => {
+                spec.ready = Some(Ready {
+                    probe: Probe::Exec(vec!["probe".to_owned()]),
+                    timeout: span(timeout),
+                    interval: span(interval),
+                });
+                rest
+            }
+            ["health", failures, interval, rest @ ..] => {
+                spec.health = Some(Health {
+                    probe: Probe::Exec(vec!["probe".to_owned()]),
+                    timeout: Health::TIMEOUT,
+                    interval: span(interval),
+                    failures: failures.parse().expect("a number"),
+                });
+                rest
+            }
+            ["scope", "tree", rest @ ..] => {
+                spec.stop.scope = StopScope::Tree;
                 rest
             }
             ["max", count, within, rest @ ..] => {
@@ -746,12 +796,21 @@ fn text_of(effect: &Effect) -> Option<String> {
         } => {
             format!("start {child} run {run}: `{}`", spec.command.join(" "))
         }
-        Effect::Signal { child, run, signal } => {
+        Effect::Signal {
+            child,
+            run,
+            signal,
+            scope,
+        } => {
             let signal = match signal {
-                Signal::Term => "TERM",
-                Signal::Kill => "KILL",
+                Signal::Ask(signal) => signal.to_string(),
+                Signal::Kill => "KILL".to_owned(),
             };
-            format!("{signal} to {child} run {run}")
+            let whole = match scope {
+                StopScope::Group => "",
+                StopScope::Tree => "all of ",
+            };
+            format!("{signal} to {whole}{child} run {run}")
         }
         Effect::Reap {
             child,
@@ -759,7 +818,8 @@ fn text_of(effect: &Effect) -> Option<String> {
             leftovers,
         } => {
             let rest = match leftovers {
-                Leftovers::Kill => "and kill what is left of its group",
+                Leftovers::Kill(StopScope::Group) => "and kill what is left of its group",
+                Leftovers::Kill(StopScope::Tree) => "and kill what is left of its tree",
                 Leftovers::Leave => "and leave the rest of its group",
             };
             format!("let {child} run {run} go, {rest}")
@@ -768,6 +828,17 @@ fn text_of(effect: &Effect) -> Option<String> {
             format!("run the hook of {child}: `{}`", program.argv.join(" "))
         }
         Effect::KillHook { .. } => "kill the hook's program".to_owned(),
+        Effect::Probe {
+            child,
+            run,
+            probe,
+            time,
+            ..
+        } => {
+            let time = humantime::format_duration(*time);
+            format!("probe {child} run {run} for {time}: {probe}")
+        }
+        Effect::EndProbe { .. } => "give the probe up".to_owned(),
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
         Effect::Log(line) => log_text(line),
         Effect::Inform { id, .. } => format!("answer {} with a survey", id.0),
@@ -851,6 +922,7 @@ fn record_text(record: &Record) -> String {
         Record::Ended {
             child, run, exit, ..
         } => format!("{child} run {run} ended, {exit}"),
+        Record::Ready { child, run } => format!("{child} run {run} is ready"),
         Record::GivenUp { child, run, .. } => format!("{child} is given up after run {run}"),
         Record::Doubted { child, run, .. } => format!("{child} run {run} is in doubt"),
         Record::Suspects(sighting) => format!("suspects: {sighting:?}"),

@@ -16,6 +16,7 @@ use super::{
     coverage::Coverage,
     files::{File, Files, HOMES, NAMES, name, spec},
     hooks::{HookKey, HookProcess},
+    probing::Showing,
     random::Random,
 };
 use crate::{
@@ -29,7 +30,7 @@ use crate::{
         memory::Memory,
         record::{OrderId, Record, Store},
     },
-    spec::{ChildName, Exit, Mode, Mono, RunId, Spec, Time, Wall},
+    spec::{ChildName, Exit, Mode, Mono, RunId, SignalNumber, Spec, Time, Wall},
 };
 
 /// The longest the disk takes.
@@ -51,7 +52,10 @@ pub(super) struct Process {
     pub(super) exit: Option<Exit>,
     /// Whether the record of its start is on disk.
     pub(super) recorded: bool,
-    pub(super) term_at: Option<Mono>,
+    /// When it was first asked to end.
+    pub(super) stop_at: Option<Mono>,
+    /// What it shows when it is looked at.
+    pub(super) showing: Showing,
     pub(super) kill_at: Option<Mono>,
     /// When it ends, as far as that is settled.
     pub(super) ends_at: Option<Mono>,
@@ -86,6 +90,8 @@ pub(super) enum Occurrence {
     HookEnds(HookKey, Result<(), String>),
     /// A hook's program that was killed is not gone.
     HookStaysOn(HookKey),
+    /// A probe is answered.
+    Probed(JobId, Result<(), String>),
 }
 
 /// How often things go wrong.
@@ -112,6 +118,8 @@ pub(super) struct World {
     pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
     pub(super) processes: BTreeMap<RunKey, Process>,
     pub(super) hooks: BTreeMap<HookKey, HookProcess>,
+    /// The probes that somebody waits for.
+    pub(super) probes: BTreeMap<JobId, RunKey>,
     /// The runs that stand in the history, by child.
     pub(super) noted: BTreeMap<ChildName, BTreeSet<RunId>>,
     agenda: BTreeMap<(Mono, u64), Occurrence>,
@@ -177,6 +185,7 @@ impl World {
             journal: VecDeque::new(),
             processes: BTreeMap::new(),
             hooks: BTreeMap::new(),
+            probes: BTreeMap::new(),
             noted: BTreeMap::new(),
             agenda: BTreeMap::new(),
             sequence: 0,
@@ -330,6 +339,7 @@ impl World {
             Occurrence::Written => self.written(),
             Occurrence::HookEnds(key, result) => self.hook_ends(key, result),
             Occurrence::HookStaysOn(key) => self.hook_stays_on(key),
+            Occurrence::Probed(job, result) => self.probe_ends(job, result),
         }
     }
 
@@ -418,11 +428,13 @@ impl World {
                 by,
                 order,
             } => self.spawn(child, run, spec, (by, order)),
-            Effect::Signal { child, run, signal } => self.signal((child, run), signal),
+            Effect::Signal {
+                child, run, signal, ..
+            } => self.signal((child, run), signal),
             Effect::Reap {
                 child,
                 run,
-                leftovers: Leftovers::Kill | Leftovers::Leave,
+                leftovers: Leftovers::Kill(_) | Leftovers::Leave,
             } => {
                 self.processes.remove(&(child, run));
             }
@@ -433,6 +445,17 @@ impl World {
                 ..
             } => self.run_hook((child, hook), &program),
             Effect::KillHook { child, hook } => self.kill_hook((child, hook)),
+            Effect::Probe {
+                job,
+                child,
+                run,
+                probe,
+                time,
+                ..
+            } => self.begin_probe(job, (child, run), &probe, time),
+            Effect::EndProbe { job } => {
+                self.probes.remove(&job);
+            }
             Effect::Reply { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
@@ -575,7 +598,12 @@ impl World {
             spec,
             exit: None,
             recorded: false,
-            term_at: None,
+            stop_at: None,
+            showing: Showing {
+                ill: self.random.percent(20),
+                since: self.now.mono,
+                ..Showing::default()
+            },
             kill_at: None,
             ends_at: None,
         };
@@ -656,9 +684,10 @@ impl World {
         };
         let temper = process.temper;
         match signal {
-            Signal::Term => {
-                process.term_at = Some(now);
-                if let Some(span) = temper.term {
+            Signal::Ask(signal) => {
+                process.stop_at.get_or_insert(now);
+                let understood = signal == SignalNumber::TERM || self.random.percent(50);
+                if let Some(span) = temper.term.filter(|_| understood) {
                     let exit = if self.random.percent(50) {
                         Exit::Code(0)
                     } else {
@@ -685,6 +714,7 @@ impl World {
             boot: "b".to_owned(),
         });
         self.check_compaction();
+        self.look_anew();
         let (mut ended, mut doubted) = (Vec::new(), Vec::new());
         for (name, remembered) in &self.memory.children {
             let Some(last) = &remembered.last else {
@@ -860,6 +890,7 @@ impl World {
         self.crash_at = None;
         self.agenda.retain(|_, what| outlives_the_server(what));
         self.checks.server_died();
+        self.probes.clear();
     }
 
     /// Time passes without a server.
@@ -974,6 +1005,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::HookFinished { .. }
         | Event::Recorded { .. }
         | Event::SuspectGone { .. }
+        | Event::Probed { .. }
         | Event::Request { .. }
         | Event::Shutdown
         | Event::Upgrade
@@ -1002,6 +1034,13 @@ pub(super) fn short_effect(effect: &Effect) -> String {
             program,
             ..
         } => format!("RunHook {} {child} {program:?}", hook.0),
+        Effect::Probe {
+            job,
+            child,
+            run,
+            probe,
+            ..
+        } => format!("Probe {} {child} run {run}: {probe}", job.0),
         Effect::Log(line) => format!(
             "{:?} {} run {:?}: {} ({:?}) {}",
             line.level,
@@ -1016,6 +1055,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::Signal { .. }
         | Effect::Reap { .. }
         | Effect::KillHook { .. }
+        | Effect::EndProbe { .. }
         | Effect::Reply { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }

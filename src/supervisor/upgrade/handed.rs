@@ -31,6 +31,7 @@ use crate::{
     },
     journal::HandedJournal,
     passed::Passed,
+    probe::HandedProbes,
     process::HandedProcesses,
     reconcile::{
         State,
@@ -73,6 +74,8 @@ pub(super) struct Handed {
     pub(super) waiting: Vec<HandedWaiting>,
     pub(super) next_request: u64,
     pub(super) rereads: BTreeMap<JobId, BTreeSet<ChildName>>,
+    #[serde(default)]
+    pub(super) probes: HandedProbes,
     pub(super) signals: Caught,
 }
 

@@ -40,6 +40,7 @@ use crate::{
     },
     journal,
     passed::{Claim, Passed},
+    probe::Probes,
     process::{self, Fact, Processes},
     reconcile::event::{Event, RequestId},
     watch::{Watch, WatchConfig},
@@ -207,6 +208,7 @@ pub(super) fn go_on(
     // From here on nothing fails.
     drop(spare);
     processes.keep_pins_in(&spec.runtime_dir);
+    processes.use_cgroups();
     if let Some(name) = &handed.process_name {
         process::call_self(name);
     }
@@ -216,6 +218,8 @@ pub(super) fn go_on(
     // It takes descriptors meanwhile, of which there may be few until here.
     let known: Vec<_> = handed.core.known_specs().map(Arc::clone).collect();
     let (watch, seen) = Watch::resume_apart(config.clone(), BEING_WRITTEN, &known);
+    let mut probes = Probes::default();
+    probes.take_over(handed.probes);
     let mut supervisor = Supervisor {
         core: handed.core,
         processes,
@@ -234,6 +238,7 @@ pub(super) fn go_on(
         waiting: BTreeMap::new(),
         next_request: handed.next_request,
         rereads: handed.rereads,
+        probes,
         watch_config: config,
         watch_again_at: None,
         server_file,

@@ -136,6 +136,9 @@ pub(super) fn parse(path: &Path, bytes: &[u8], defaults: &str) -> Result<Spec, V
         prehook: None,
         posthook: None,
         restart: RestartPolicy::default(),
+        stop: crate::spec::StopPolicy::default(),
+        ready: None,
+        health: None,
         digest: Digest([0; 16]),
     })
 }

@@ -1,0 +1,242 @@
+//! `ready` and `health`: a probe, and how often and how long it is tried.
+//!
+//! Absent on purpose: whether anything listens there; only a run shows.
+
+use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
+
+use super::{
+    command,
+    fault::Fault,
+    rules::{Checker, Field, Rule, Shape, rule},
+    values::DURATION_MAX,
+};
+use crate::spec::{Endpoint, Health, Probe, Ready, THIS_HOST};
+
+/// Shorter pauses and times would only use up the host.
+const SPANS: RangeInclusive<Duration> = Duration::from_millis(10)..=DURATION_MAX;
+
+/// How many probes in a row have to fail at most.
+const FAILURES: RangeInclusive<u64> = 1..=1_000;
+
+/// The ports that can be connected to.
+const PORTS: RangeInclusive<u64> = 1..=65_535;
+
+const HTTP: &str = "http://";
+
+const HTTP_PORT: u16 = 80;
+
+const PROBE_HELP: &str = "write one of `tcp: PORT`, `http: URL` and `exec: COMMAND`";
+
+/// What one of the two fields says so far.
+#[derive(Default)]
+struct Draft {
+    tcp: Option<Option<Probe>>,
+    http: Option<Option<Probe>>,
+    exec: Option<Option<Probe>>,
+    timeout: Option<Duration>,
+    interval: Option<Duration>,
+    failures: Option<u64>,
+}
+
+const READY: &[Rule<Draft>] = &[
+    rule("ready.tcp", |c, f, draft| draft.tcp = Some(tcp(c, f))),
+    rule("ready.http", |c, f, draft| draft.http = Some(http(c, f))),
+    rule("ready.exec", |c, f, draft| draft.exec = Some(exec(c, f))),
+    rule("ready.timeout", |c, f, draft| {
+        draft.timeout = c.duration(f, SPANS)
+    }),
+    rule("ready.interval", |c, f, draft| {
+        draft.interval = c.duration(f, SPANS)
+    }),
+];
+
+const HEALTH: &[Rule<Draft>] = &[
+    rule("health.tcp", |c, f, draft| draft.tcp = Some(tcp(c, f))),
+    rule("health.http", |c, f, draft| draft.http = Some(http(c, f))),
+    rule("health.exec", |c, f, draft| draft.exec = Some(exec(c, f))),
+    rule("health.interval", |c, f, draft| {
+        draft.interval = c.duration(f, SPANS)
+    }),
+    rule("health.timeout", |c, f, draft| {
+        draft.timeout = c.duration(f, SPANS)
+    }),
+    rule("health.failures", |c, f, draft| {
+        draft.failures = c.whole(f, FAILURES)
+    }),
+];
+
+/// `ready`; with nothing in it, none.
+pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Ready>> {
+    let draft = draft(checker, field, READY)?;
+    Some(draft.and_then(|mut draft| {
+        Some(Ready {
+            probe: draft.probe(checker, field)?,
+            timeout: draft.timeout.unwrap_or(Ready::TIMEOUT),
+            interval: draft.interval.unwrap_or(Ready::INTERVAL),
+        })
+    }))
+}
+
+/// `health`; with nothing in it, none.
+pub(super) fn health(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Health>> {
+    let draft = draft(checker, field, HEALTH)?;
+    Some(draft.and_then(|mut draft| {
+        let failures = draft.failures.and_then(|count| u32::try_from(count).ok());
+        Some(Health {
+            probe: draft.probe(checker, field)?,
+            interval: draft.interval.unwrap_or(Health::INTERVAL),
+            timeout: draft.timeout.unwrap_or(Health::TIMEOUT),
+            failures: failures.unwrap_or(Health::FAILURES),
+        })
+    }))
+}
+
+/// What the field says; the inner `None` is a field with nothing in it.
+fn draft(
+    checker: &mut Checker<'_>,
+    field: Field<'_>,
+    rules: &[Rule<Draft>],
+) -> Option<Option<Draft>> {
+    let entries = checker.entries(field, Some(PROBE_HELP))?;
+    if entries.is_empty() {
+        return Some(None);
+    }
+    let mut draft = Draft::default();
+    checker.mapping(entries, rules, &Shape::of(field.name), &mut draft);
+    Some(Some(draft))
+}
+
+impl Draft {
+    /// The one probe that was written; `None` when there is a fault, which is told.
+    fn probe(&mut self, checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
+        let written = [self.tcp.take(), self.http.take(), self.exec.take()];
+        let mut written = written.into_iter().flatten();
+        let probe = written.next();
+        if probe.is_none() || written.next().is_some() {
+            let name = field.name;
+            let fault = Fault::OneProbe {
+                field: name,
+                help: PROBE_HELP,
+            };
+            checker.fault(field.head(), fault);
+            return None;
+        }
+        probe.flatten()
+    }
+}
+
+/// A port, or `HOST:PORT`.
+fn tcp(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
+    let text = checker.text(field)?;
+    if text.contains(':') {
+        let endpoint = endpoint(text);
+        if endpoint.is_none() {
+            let (name, found) = (field.name, text.into());
+            checker.fault(field.span(), Fault::Endpoint { field: name, found });
+        }
+        return endpoint.map(Probe::Tcp);
+    }
+    let port = checker.whole(field, PORTS)?;
+    let port = u16::try_from(port).ok()?;
+    Some(Probe::Tcp(Endpoint { host: None, port }))
+}
+
+/// A URL without TLS.
+fn http(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
+    let text = checker.line(field)?;
+    let parsed = text.strip_prefix(HTTP).and_then(|rest| {
+        let cut = rest.find(['/', '?']).unwrap_or(rest.len());
+        let (host, path) = rest.split_at(cut);
+        let at = match host.rsplit_once(':') {
+            Some((_, port)) if !port.ends_with(']') => endpoint(host)?,
+            Some(_) | None => endpoint(&format!("{host}:{HTTP_PORT}"))?,
+        };
+        let path = match path.starts_with('/') {
+            true => path.to_owned(),
+            false => format!("/{path}"),
+        };
+        let plain = |c: char| c.is_ascii_graphic() && c != '#';
+        path.chars().all(plain).then_some(Probe::Http { at, path })
+    });
+    if parsed.is_none() {
+        let (name, found) = (field.name, text.into());
+        checker.fault(field.span(), Fault::Url { field: name, found });
+    }
+    parsed
+}
+
+fn exec(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
+    command::argv(checker, field).map(Probe::Exec)
+}
+
+/// `HOST:PORT`, the host an address (IPv6 in brackets) or this one. Names are not looked up: that
+/// may take any time.
+fn endpoint(text: &str) -> Option<Endpoint> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    let bare = host.strip_prefix('[').and_then(|it| it.strip_suffix(']'));
+    let host = match (host, bare) {
+        (THIS_HOST, _) => None,
+        (_, Some(bare)) => Some(IpAddr::V6(bare.parse().ok()?)),
+        (_, None) => Some(IpAddr::V4(host.parse().ok()?)),
+    };
+    Some(Endpoint { host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::child::tests::read;
+
+    fn ready(text: &str) -> Option<Ready> {
+        read(&format!("command: x\nready: {text}\n")).ready
+    }
+
+    fn probe(text: &str) -> String {
+        ready(text).expect("a probe").probe.to_string()
+    }
+
+    #[test]
+    fn a_probe_is_a_port_a_url_or_a_program() {
+        for (text, shown) in [
+            ("{tcp: 8080}", "tcp localhost:8080"),
+            ("{tcp: '127.0.0.1:80'}", "tcp 127.0.0.1:80"),
+            ("{tcp: 'localhost:5432'}", "tcp localhost:5432"),
+            ("{tcp: '[::1]:80'}", "tcp [::1]:80"),
+            (
+                "{http: 'http://127.0.0.1:8080/healthz'}",
+                "http://127.0.0.1:8080/healthz",
+            ),
+            ("{http: 'http://localhost'}", "http://localhost:80/"),
+            ("{http: 'http://[::1]/x?y=1'}", "http://[::1]:80/x?y=1"),
+            ("{http: 'http://[::1]:8080?y'}", "http://[::1]:8080/?y"),
+            ("{exec: ./probe 'a b'}", "exec ./probe 'a b'"),
+            ("{exec: [sh, -c, exit 0]}", "exec sh -c 'exit 0'"),
+        ] {
+            assert_eq!(probe(text), shown, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_said_of_a_probe_is_built_in() {
+        let all = ready("{tcp: 1, timeout: 3s, interval: 20ms}").unwrap();
+        assert_eq!(
+            (all.timeout, all.interval),
+            (Duration::from_secs(3), Duration::from_millis(20))
+        );
+        let bare = ready("{tcp: 1}").unwrap();
+        assert_eq!(
+            (bare.timeout, bare.interval),
+            (Ready::TIMEOUT, Ready::INTERVAL)
+        );
+        assert_eq!(ready(""), None);
+        let spec = read("command: x\nhealth: {exec: true, failures: 5, timeout: 1s}\n");
+        let health = spec.health.unwrap();
+        assert_eq!(
+            (health.failures, health.timeout),
+            (5, Duration::from_secs(1))
+        );
+        assert_eq!(health.interval, Health::INTERVAL);
+        assert_eq!(spec.ready, None);
+    }
+}
