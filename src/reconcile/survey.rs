@@ -7,6 +7,15 @@ use crate::{
     spec::{ChildName, Mode, OnExit},
 };
 
+/// How many children are in which plight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Their processes live, or are being made.
+    pub live: usize,
+    /// They could not be started, or were given up.
+    pub failed: usize,
+}
+
 /// What the core knows that `info` tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Survey {

@@ -7,7 +7,7 @@ use super::{
     child::{Child, Phase, Run, Rung},
     job::Step,
     listing::{Content, LoadpathState},
-    survey::Survey,
+    survey::{Survey, Tally},
 };
 use crate::{
     command::{
@@ -94,6 +94,20 @@ impl State {
         if waiting > 0 {
             add("queue", format!("{waiting} commands wait for `{name}`"));
         }
+    }
+
+    /// How many children live, and how many have failed.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let mut tally = Tally::default();
+        for (name, child) in &self.children {
+            if child.is_live() {
+                tally.live += 1;
+            } else if child.state(self.start_under_way(name)) == StateName::Failed {
+                tally.failed += 1;
+            }
+        }
+        tally
     }
 
     /// What `info` tells.

@@ -12,6 +12,7 @@ mod history_looks;
 mod inbox;
 mod key_looks;
 mod moved;
+mod notify;
 mod perform;
 mod rebuild;
 mod server_file;
@@ -44,6 +45,7 @@ use self::{
     history_looks::HistoryLooks,
     inbox::Inbox,
     key_looks::KeyLooks,
+    notify::Notify,
     server_file::{BEING_WRITTEN, ServerFile},
     upgrade::{Caught, Leaving, Upgrade},
 };
@@ -123,6 +125,8 @@ struct Supervisor {
     /// Where the program stands that this server was started from.
     binary: PathBuf,
     upgrade: Upgrade,
+    /// Whoever has started the server may want to hear how it is.
+    notify: Notify,
 }
 
 /// How the loop has ended.
@@ -189,6 +193,7 @@ impl Supervisor {
         let mut interrupted = false;
         loop {
             self.drain();
+            self.notify.tell(&self.core, clock::mono());
             if self.is_ready_to_leave() {
                 return self.leave().await.map(Outcome::Leaving);
             }
@@ -217,6 +222,7 @@ impl Supervisor {
                 Some(refused) = self.refused.recv() => note_refusal(&self.audit, refused),
                 () = sleep_till(deadline) => self.inbox.push_back(Event::Deadline),
                 () = sleep_till(retry) => self.catch_up(),
+                () = sleep_till(self.notify.next()) => {}
                 Some(()) = signals.term.recv() => self.inbox.push_back(Event::Shutdown),
                 Some(()) = signals.interrupt.recv() => {
                     interrupted = true;
@@ -232,12 +238,13 @@ impl Supervisor {
         tracing::info!("asked to look at everything again");
         self.look_at_server_file();
         self.control.recheck_keys();
-        self.watch.rescan();
+        self.watch.rescan(self.notify.rescan());
     }
 
     /// Tells the core everything that is known, and does what it orders, until both are quiet.
     fn drain(&mut self) {
         while let Some((at, event)) = self.inbox.pop_front() {
+            self.notify.note_news();
             let effects = self.core.step(event, at);
             for effect in effects {
                 self.perform(effect);
@@ -282,6 +289,7 @@ impl Supervisor {
             Seen::ServerFile => self.look_at_server_file(),
             Seen::Keys => self.control.recheck_keys(),
             Seen::Capabilities(watching) => self.watching = watching.to_string(),
+            Seen::Rescanned { token } => self.notify.rescanned(token),
         }
     }
 
@@ -320,6 +328,9 @@ impl Supervisor {
     fn reread_again(&self) {
         for (job, names) in &self.rereads {
             self.watch.reread(job.0, names.clone());
+        }
+        if let Some(token) = self.notify.rescanning() {
+            self.watch.rescan(token);
         }
     }
 

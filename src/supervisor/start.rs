@@ -24,6 +24,7 @@ use super::{
     is_on_terminal,
     key_looks::KeyLooks,
     moved::{self, Moved},
+    notify::Notify,
     rebuild,
     server_file::{BEING_WRITTEN, ServerFile},
     upgrade::{self, Takeover, Upgrade},
@@ -440,6 +441,7 @@ impl Ready {
             ended: None,
             binary: upgrade::own_binary(),
             upgrade: Upgrade::default(),
+            notify: Notify::of_process(),
         };
         supervisor.take_facts(gone);
         supervisor

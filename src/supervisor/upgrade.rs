@@ -371,6 +371,7 @@ impl Supervisor {
         let Stage::Settling { asked, checked, .. } = stage else {
             unreachable!("it was settled just now");
         };
+        self.notify.reload();
         // Its answers are given by now: they are in the connections' queues.
         drop(self.audit);
         let waiting = self
@@ -402,6 +403,7 @@ impl Supervisor {
             next_request: self.next_request,
             rereads: self.rereads,
             probes: self.probes.hand_over(),
+            rescanning: self.notify.rescanning(),
             signals: Caught::default(),
         };
         let connections = handed.control.connections();

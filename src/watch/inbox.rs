@@ -25,8 +25,8 @@ pub(super) enum Order {
         token: u64,
         names: BTreeSet<ChildName>,
     },
-    /// Read everything; it confirms what was seen before.
-    Rescan,
+    /// Read everything and answer; it confirms what was seen before.
+    Rescan { token: u64 },
     /// Watch something else from now on.
     Configure(Box<WatchConfig>),
 }
@@ -81,10 +81,12 @@ impl Inbox {
     pub(super) fn order(&self, order: Order) {
         let mut state = self.lock();
         let orders = &mut state.mail.orders;
-        // A rescan that has not begun yet serves both who asked.
-        let again = matches!(order, Order::Rescan) && matches!(orders.back(), Some(Order::Rescan));
-        if !again {
-            orders.push_back(order);
+        match (&order, orders.back_mut()) {
+            // A rescan that has not begun yet serves both who asked.
+            (Order::Rescan { .. }, Some(last @ Order::Rescan { .. })) => *last = order,
+            (Order::Rescan { .. } | Order::Reread { .. } | Order::Configure(_), _) => {
+                orders.push_back(order);
+            }
         }
         self.arrived.notify_one();
     }
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn what_came_before_the_wait_is_there_at_once_and_only_once() {
         let inbox = Inbox::default();
-        inbox.order(Order::Rescan);
+        inbox.order(Order::Rescan { token: 1 });
         inbox.lose();
         let mail = inbox.wait(None).unwrap();
         assert!(mail.hints.lost);
@@ -155,9 +157,11 @@ mod tests {
     #[test]
     fn two_rescans_that_have_not_begun_are_one() {
         let inbox = Inbox::default();
-        inbox.order(Order::Rescan);
-        inbox.order(Order::Rescan);
-        assert_eq!(inbox.wait(None).unwrap().orders.len(), 1);
+        inbox.order(Order::Rescan { token: 1 });
+        inbox.order(Order::Rescan { token: 2 });
+        let orders = inbox.wait(None).unwrap().orders;
+        assert_eq!(orders.len(), 1);
+        assert!(matches!(orders[0], Order::Rescan { token: 2 }));
     }
 
     #[test]
@@ -174,7 +178,7 @@ mod tests {
             .into_iter()
             .filter_map(|order| match order {
                 Order::Reread { token, .. } => Some(token),
-                Order::Rescan | Order::Configure(_) => None,
+                Order::Rescan { .. } | Order::Configure(_) => None,
             })
             .collect();
         assert_eq!(tokens, (0..100).collect::<Vec<_>>());
@@ -192,7 +196,7 @@ mod tests {
     #[test]
     fn what_came_before_an_end_that_was_taken_back_is_there() {
         let inbox = Inbox::default();
-        inbox.order(Order::Rescan);
+        inbox.order(Order::Rescan { token: 1 });
         inbox.close();
         inbox.lose();
         assert!(inbox.wait(None).is_none());

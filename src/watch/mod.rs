@@ -124,6 +124,12 @@ pub enum Seen {
     Keys,
     /// Changes are noticed in another way than before, or than could be said when the watch began.
     Capabilities(Capabilities),
+    /// The answer to [`Watch::rescan`]: everything was read, and what was found is told by now. Of
+    /// several that were asked for before it began the last alone is answered.
+    Rescanned {
+        /// Which.
+        token: u64,
+    },
 }
 
 /// A handle on the watch; when the last one is dropped, the watch ends.
@@ -203,9 +209,9 @@ impl Watch {
         self.handle.inbox.order(Order::Reread { token, names });
     }
 
-    /// Reads everything now; told with [`Scope::Confirming`].
-    pub fn rescan(&self) {
-        self.handle.inbox.order(Order::Rescan);
+    /// Reads everything now; told with [`Scope::Confirming`], and then by [`Seen::Rescanned`].
+    pub fn rescan(&self, token: u64) {
+        self.handle.inbox.order(Order::Rescan { token });
     }
 
     /// Watches this from now on, and reads everything; told with [`Scope::Whole`].
@@ -341,7 +347,10 @@ impl Lookout {
         for order in mail.orders {
             match order {
                 Order::Reread { token, names } => self.reread(token, &names)?,
-                Order::Rescan => self.rescan()?,
+                Order::Rescan { token } => {
+                    self.rescan()?;
+                    self.tell(Seen::Rescanned { token })?;
+                }
                 Order::Configure(config) => self.configure(*config)?,
             }
         }

@@ -43,6 +43,7 @@ mod repeat;
 mod restart;
 mod sandbox;
 mod scopes;
+mod service;
 mod shutdown;
 mod signing;
 mod ssh;

@@ -76,6 +76,9 @@ pub(super) struct Handed {
     pub(super) rereads: BTreeMap<JobId, BTreeSet<ChildName>>,
     #[serde(default)]
     pub(super) probes: HandedProbes,
+    /// The rescan that was asked for and has not come to its end.
+    #[serde(default)]
+    pub(super) rescanning: Option<u64>,
     pub(super) signals: Caught,
 }
 

@@ -24,6 +24,7 @@ use super::{
         inbox::Inbox,
         is_on_terminal,
         key_looks::KeyLooks,
+        notify::Notify,
         server_file::{BEING_WRITTEN, HandedServerFile, ServerFile},
         start::host,
     },
@@ -207,11 +208,7 @@ pub(super) fn go_on(
         Processes::new(&fixed.id).map_err(ServeError::system("prepare for processes"))?;
     // From here on nothing fails.
     drop(spare);
-    processes.keep_pins_in(&spec.runtime_dir);
-    processes.use_cgroups();
-    if let Some(name) = &handed.process_name {
-        process::call_self(name);
-    }
+    set_up(&mut processes, &server_file, handed.process_name.as_deref());
     let lost = processes.take_over(handed.processes, &process::inherited_itself);
     heard.control.recheck_keys();
     // Nobody waits for what may hang: until it has looked, what the core knows is what there is.
@@ -248,6 +245,7 @@ pub(super) fn go_on(
         ended: None,
         binary: handed.binary,
         upgrade: Upgrade::default(),
+        notify: Notify::taken_over(handed.rescanning),
     };
     supervisor.reread_again();
     supervisor.wait_again(handed.waiting);
@@ -255,6 +253,15 @@ pub(super) fn go_on(
     supervisor.take_caught(handed.signals);
     supervisor.tell_outcome(handed.asked, &handed.version, outcome);
     Ok(supervisor)
+}
+
+/// What a start does too before anything is taken back.
+fn set_up(processes: &mut Processes, server_file: &ServerFile, process_name: Option<&str>) {
+    processes.keep_pins_in(&server_file.spec().runtime_dir);
+    processes.use_cgroups();
+    if let Some(name) = process_name {
+        process::call_self(name);
+    }
 }
 
 /// Descriptors that are let go of before what must not fail for want of one: a child's pidfd that

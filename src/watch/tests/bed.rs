@@ -280,7 +280,7 @@ impl Bed {
             .expect("the watch thread lives");
         match &seen {
             Seen::Listing(update) | Seen::Reread { update, .. } => self.apply(update),
-            Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => {}
+            Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) | Seen::Rescanned { .. } => {}
         }
         self.told.push(seen.clone());
         seen
@@ -316,16 +316,21 @@ impl Bed {
                 update.scope != Scope::Touched
                     || update.entries.iter().any(|(name, _)| *name != barrier)
             }
-            Seen::Reread { .. } | Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => true,
+            Seen::Reread { .. }
+            | Seen::ServerFile
+            | Seen::Keys
+            | Seen::Capabilities(_)
+            | Seen::Rescanned { .. } => true,
         });
     }
 
     /// Reads everything as HUP has it done, and waits for that.
     pub(super) fn rescan(&mut self) {
-        self.watch().rescan();
+        self.watch().rescan(0);
         let confirming = |seen: &Seen| matches!(seen, Seen::Listing(update) if update.scope == Scope::Confirming);
         while !confirming(&self.next()) {}
         self.until_server_file();
+        while self.next() != (Seen::Rescanned { token: 0 }) {}
     }
 
     /// Waits until it is told that server.yml is to be read, as it is after everything was read.

@@ -104,7 +104,11 @@ fn sed_in_place_is_one_change() {
     bed.until_runs("web", "b");
     assert!(bed.told.iter().all(|seen| match seen {
         Seen::Listing(it) => it.entries.iter().all(|(_, entry)| entry.is_some()),
-        Seen::Reread { .. } | Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => false,
+        Seen::Reread { .. }
+        | Seen::ServerFile
+        | Seen::Keys
+        | Seen::Capabilities(_)
+        | Seen::Rescanned { .. } => false,
     }));
 }
 

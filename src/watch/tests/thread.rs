@@ -48,7 +48,11 @@ fn without_hints_changes_are_seen_by_rescan_and_that_is_said() {
     bed.until(|bed| bed.told.contains(&Seen::ServerFile));
     let confirming = |seen: &Seen| match seen {
         Seen::Listing(update) => update.scope == Scope::Confirming,
-        Seen::Reread { .. } | Seen::ServerFile | Seen::Keys | Seen::Capabilities(_) => true,
+        Seen::Reread { .. }
+        | Seen::ServerFile
+        | Seen::Keys
+        | Seen::Capabilities(_)
+        | Seen::Rescanned { .. } => true,
     };
     assert!(bed.told.iter().all(confirming), "{:#?}", bed.told);
 }
@@ -110,7 +114,7 @@ fn orders_are_answered_in_the_order_they_were_given() {
     for token in 0..50 {
         bed.watch().reread(token, [name("web")].into());
         if token % 10 == 0 {
-            bed.watch().rescan();
+            bed.watch().rescan(0);
         }
     }
     let mut tokens = Vec::new();
@@ -237,9 +241,10 @@ fn the_thread_ends_with_the_last_handle() {
     let watch = bed.watch.take().unwrap();
     let other = watch.clone();
     drop(watch);
-    other.rescan();
+    other.rescan(9);
     assert!(matches!(bed.next(), Seen::Listing(_)));
     assert_eq!(bed.next(), Seen::ServerFile);
+    assert_eq!(bed.next(), Seen::Rescanned { token: 9 });
     drop(other);
     let end = tokio::runtime::Builder::new_current_thread()
         .enable_time()
