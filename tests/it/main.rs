@@ -52,6 +52,7 @@ mod states_table;
 mod stopping;
 mod stranger;
 mod tokens;
+mod unit_file;
 mod upgrade;
 mod watching;
 mod wire;
