@@ -1,8 +1,8 @@
 //! A cgroup for each run, where the machine lets us make one: what is in it is the run's, whatever
 //! it has forked, renamed or disowned, and one write kills all of it.
 //!
-//! - They lie below the server's own cgroup, in a folder that carries the server's id:
-//!   `supervisor-rs-ID/CHILD.RUN`. A run joins its own between clone and exec, before it can have
+//! - They lie below the cgroup that the server was started in (it may sit in a leaf of that:
+//!   [`own`]), in a folder that carries the server's id: `supervisor-rs-ID/CHILD.RUN`. A run joins its own between clone and exec, before it can have
 //!   children. One that cannot runs without: then its tree is looked for ([`super::tree`]).
 //! - No controller is switched on, so that nothing is limited and any cgroup may hold processes.
 //! - They outlive the server, as runs do; the next one finds those of its runs by their processes,
@@ -11,6 +11,9 @@
 //! Absent on purpose: limits; version 1, whose hierarchies cannot kill.
 //!
 //! Sources: cgroups(7), the kernel's cgroup-v2 document (`cgroup.kill` from 5.14, `cgroup.events`).
+
+mod own;
+mod place;
 
 use std::{
     collections::BTreeMap,
@@ -24,6 +27,7 @@ use rustix::{
     process::{PidfdFlags, pidfd_open},
 };
 
+use self::place::{mount, path_of};
 use super::{group::signal_process, identity};
 use crate::spec::{ChildName, RunId};
 
@@ -56,8 +60,8 @@ impl Cgroups {
 
     /// As the machine lets us; finds those of this server's earlier runs.
     pub(super) fn of_server(server_id: &str) -> Self {
-        let home = own_place()
-            .map(|own| own.join(format!("{HOME_PREFIX}{server_id}")))
+        let home = own::settle()
+            .map(|base| base.join(format!("{HOME_PREFIX}{server_id}")))
             .and_then(|home| match fs::create_dir(&home) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
                     Err(format!("none can be made: {error}"))
@@ -270,90 +274,9 @@ fn run_of(name: &str) -> Option<(ChildName, RunId)> {
     Some((child.parse().ok()?, RunId(run.parse().ok()?)))
 }
 
-/// Where the hierarchy of version 2 is mounted, and which part of it.
-#[derive(Debug, PartialEq, Eq)]
-struct Mount {
-    root: String,
-    point: PathBuf,
-}
-
-impl Mount {
-    /// Where a path of the hierarchy stands in the file system.
-    fn place(&self, path: &str) -> Option<PathBuf> {
-        let below = Path::new(path).strip_prefix(&self.root).ok()?;
-        Some(self.point.join(below))
-    }
-}
-
-/// The server's own cgroup.
-fn own_place() -> Result<PathBuf, String> {
-    let mount = mount().ok_or("no cgroup2 is mounted")?;
-    let path = path_of(std::process::id().cast_signed());
-    let path = path.ok_or("the server is in none of version 2")?;
-    mount
-        .place(&path)
-        .filter(|place| place.is_dir())
-        .ok_or_else(|| "the server's own is not in sight".to_owned())
-}
-
-fn path_of(pid: i32) -> Option<String> {
-    let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    let path = text.lines().find_map(|line| line.strip_prefix("0::"))?;
-    // One that leads out of what this namespace sees.
-    (!path.contains("/..")).then(|| path.to_owned())
-}
-
-fn mount() -> Option<Mount> {
-    let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    text.lines().find_map(mount_of)
-}
-
-/// A line of mountinfo: proc_pid_mountinfo(5).
-fn mount_of(line: &str) -> Option<Mount> {
-    let (before, after) = line.split_once(" - ")?;
-    if after.split(' ').next() != Some("cgroup2") {
-        return None;
-    }
-    let mut fields = before.split(' ').skip(3);
-    let (root, point) = (fields.next()?, fields.next()?);
-    // Spaces and the like are escaped; such a place is left alone.
-    let plain = !root.contains('\\') && !point.contains('\\');
-    plain.then(|| Mount {
-        root: root.to_owned(),
-        point: PathBuf::from(point),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_hierarchy_is_found_where_it_is_mounted() {
-        let line = "36 35 0:30 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        let mount = mount_of(line).unwrap();
-        assert_eq!(mount.place("/").unwrap(), Path::new("/sys/fs/cgroup/"));
-        let unit = mount.place("/system.slice/supervisor-rs.service").unwrap();
-        assert_eq!(
-            unit,
-            Path::new("/sys/fs/cgroup/system.slice/supervisor-rs.service")
-        );
-        // A container that sees a part of it.
-        let line = "36 35 0:30 /docker/7 /sys/fs/cgroup ro - cgroup2 cgroup rw";
-        let mount = mount_of(line).unwrap();
-        assert_eq!(
-            mount.place("/docker/7/x").unwrap(),
-            Path::new("/sys/fs/cgroup/x")
-        );
-        assert_eq!(mount.place("/elsewhere"), None);
-        for other in [
-            "36 35 0:30 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu",
-            "36 35 0:30 / /a\\040b rw - cgroup2 cgroup2 rw",
-            "",
-        ] {
-            assert_eq!(mount_of(other), None);
-        }
-    }
 
     #[test]
     fn a_cgroup_is_called_after_its_run() {

@@ -27,6 +27,7 @@ mod json;
 mod keys;
 mod known_servers;
 mod ladders;
+mod leaf;
 mod life;
 mod live_edits;
 mod modes;
