@@ -197,6 +197,19 @@ pub enum Exit {
     Unknown,
 }
 
+impl Exit {
+    /// The exit code of whoever ends with it, as shells say it: 128 and the signal's number; 1 when
+    /// it is not known.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Code(code) => u8::try_from(code).unwrap_or(1),
+            Self::Signal(number) => u8::try_from(number.saturating_add(128)).unwrap_or(1),
+            Self::Unknown => 1,
+        }
+    }
+}
+
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -538,6 +551,20 @@ pub enum OnExit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_exit_is_passed_on_as_shells_do() {
+        for (exit, code) in [
+            (Exit::Code(0), 0),
+            (Exit::Code(255), 255),
+            (Exit::Signal(15), 143),
+            (Exit::Unknown, 1),
+            (Exit::Code(-1), 1),
+            (Exit::Signal(i32::MAX), 1),
+        ] {
+            assert_eq!(exit.code(), code, "{exit}");
+        }
+    }
 
     #[test]
     fn names_are_checked_where_they_are_made() {

@@ -5,6 +5,7 @@ use std::{io::Write, process::ExitCode};
 use supervisor_rs::{
     audit::Hash,
     cli::{self, ServerArgs, ServerTask, USAGE},
+    spec::ChildName,
     supervisor::{self, Takeover},
     telemetry::{self, Unasked},
 };
@@ -34,14 +35,16 @@ fn main() -> ExitCode {
             return USAGE.into();
         }
     }
-    match args.task {
+    match &args.task {
         ServerTask::ReadsState => {
             let told = writeln!(std::io::stdout().lock(), "{}", supervisor::reads_state());
             told.map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }
         ServerTask::Check => check(&args),
-        ServerTask::VerifyAudit { noted } => verify_audit(&args, noted),
-        ServerTask::Supervise => supervise(&args, takeover.as_ref()),
+        ServerTask::VerifyAudit { noted } => verify_audit(&args, *noted),
+        ServerTask::Supervise { exit_with } => {
+            supervise(&args, exit_with.as_ref(), takeover.as_ref())
+        }
     }
 }
 
@@ -88,9 +91,13 @@ fn give_back(takeover: &Takeover, why: &str) -> ExitCode {
     error.exit_code().into()
 }
 
-fn supervise(args: &ServerArgs, takeover: Option<&Takeover>) -> ExitCode {
-    match supervisor::serve(&args.config, takeover) {
-        Ok(_last_words) => ExitCode::SUCCESS,
+fn supervise(
+    args: &ServerArgs,
+    exit_with: Option<&ChildName>,
+    takeover: Option<&Takeover>,
+) -> ExitCode {
+    match supervisor::serve(&args.config, exit_with, takeover) {
+        Ok(ended) => ended.exit_code().into(),
         Err(error) => {
             complain(&error.to_string());
             error.exit_code().into()

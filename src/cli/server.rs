@@ -5,7 +5,7 @@ use std::{ffi::OsString, path::PathBuf};
 use clap::Parser;
 
 use super::{Early, HELP_COLUMNS_MAX, LogArgs, LogFormat};
-use crate::audit::Hash;
+use crate::{audit::Hash, spec::ChildName};
 
 /// The server file when none is named.
 pub const CONFIG_DEFAULT: &str = "/tmp/server.yml";
@@ -22,10 +22,13 @@ pub struct ServerArgs {
 }
 
 /// What a server does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ServerTask {
     /// It supervises.
-    Supervise,
+    Supervise {
+        /// The child with which it ends.
+        exit_with: Option<ChildName>,
+    },
     /// It prints what is wrong with the server file and every child file and key, and ends.
     Check,
     /// It checks the audit trail of the server that has this server file, and ends.
@@ -42,6 +45,7 @@ Examples:
   supervisor-rs-server /etc/supervisor-rs/server.yml
   supervisor-rs-server --check /etc/supervisor-rs/server.yml
   supervisor-rs-server --verify-audit /etc/supervisor-rs/server.yml
+  supervisor-rs-server --exit-with web /etc/supervisor-rs/server.yml
 
 A first server.yml:
   loadpaths:
@@ -59,6 +63,7 @@ Exit codes:
   6  bad configuration
   7  cannot listen, or its state is in use
   1  anything else
+  that of the child, when --exit-with names one and it has ended
 
 Environment:
   RUST_LOG   what is logged when --log is not given";
@@ -95,6 +100,11 @@ struct Flags {
     #[arg(long, hide = true, conflicts_with_all = ["check", "verify_audit"])]
     reads_state: bool,
 
+    /// End as soon as this child has ended by itself for good, with its exit code (128 and the
+    /// number of a signal that ended it), after stopping all others
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["check", "verify_audit"])]
+    exit_with: Option<ChildName>,
+
     /// What is logged to standard error, such as `debug` or `warn,supervisor_rs::watch=debug`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
@@ -120,7 +130,9 @@ pub fn server_args(argv: impl IntoIterator<Item = OsString>) -> Result<ServerArg
             (false, true) => ServerTask::VerifyAudit {
                 noted: flags.audit_hash,
             },
-            (false, false) => ServerTask::Supervise,
+            (false, false) => ServerTask::Supervise {
+                exit_with: flags.exit_with,
+            },
         },
         log: LogArgs {
             filter: flags.log,

@@ -22,7 +22,7 @@ fn server(words: &[&str]) -> Result<ServerArgs, Early> {
 fn the_server_reads_its_documented_arguments() {
     let plain = server(&[]).unwrap();
     assert_eq!(plain.config, Path::new("/tmp/server.yml"));
-    assert_eq!(plain.task, ServerTask::Supervise);
+    assert_eq!(plain.task, ServerTask::Supervise { exit_with: None });
     assert_eq!(plain.log, LogArgs::default());
 
     let named = server(&[
@@ -36,6 +36,19 @@ fn the_server_reads_its_documented_arguments() {
     assert_eq!(named.config, PathBuf::from("./test/server.yml"));
     assert_eq!(named.log.filter.as_deref(), Some("debug"));
     assert_eq!(named.log.format, LogFormat::Json);
+
+    let with = server(&["--exit-with", "web", "x.yml"]).unwrap();
+    let exit_with = Some("web".parse().unwrap());
+    assert_eq!(with.task, ServerTask::Supervise { exit_with });
+    for wrong in [
+        &["--exit-with", "all"][..],
+        &["--exit-with", "a/b"],
+        &["--exit-with"],
+        &["--exit-with", "web", "--check"],
+        &["--exit-with", "web", "--verify-audit"],
+    ] {
+        assert_eq!(server(wrong).unwrap_err().code, USAGE, "{wrong:?}");
+    }
 
     for words in [&["--check", "x.yml"][..], &["x.yml", "--check"]] {
         let check = server(words).unwrap();

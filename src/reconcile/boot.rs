@@ -20,6 +20,7 @@ use super::{
     probes::Probed,
     record::Record,
     runs::Then,
+    shutdown::Mainstay,
     timers::Timer,
 };
 use crate::{
@@ -27,8 +28,9 @@ use crate::{
     spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb},
 };
 
-/// Why a server must not start at all: in `full` mode, on a fresh start with nothing running, one
-/// bad file is enough. All faults, each a whole diagnostic; empty when it may start.
+/// Why a server must not start at all, on a fresh start with nothing running: it is to end with a
+/// child that no file declares, or, in `full` mode, one file is bad. All faults, each a whole
+/// diagnostic; empty when it may start.
 #[must_use]
 pub fn refusal(boot: &Boot) -> Vec<String> {
     let lives = |(name, remembered): (&ChildName, &Remembered)| {
@@ -41,11 +43,24 @@ pub fn refusal(boot: &Boot) -> Vec<String> {
             .any(|(child, run, _)| child == name && *run == last.run);
         last.process.is_some() && last.end.is_none() && !ended
     };
-    let strict = boot.settings.mode == Mode::Full && boot.start == StartKind::Fresh;
-    if !strict || boot.memory.children.iter().any(lives) {
+    if boot.start != StartKind::Fresh || boot.memory.children.iter().any(lives) {
         return Vec::new();
     }
-    faults(&boot.listing)
+    let mut all = match boot.settings.mode {
+        Mode::Full => faults(&boot.listing),
+        Mode::Quiet | Mode::Half | Mode::Sync => Vec::new(),
+    };
+    let declares = |name: &ChildName| {
+        let mut entries = boot.listing.entries.iter();
+        entries.any(|(declared, entry)| declared == name && entry.is_some())
+    };
+    if let Some(name) = boot.exit_with.as_ref().filter(|name| !declares(name)) {
+        all.push(format!(
+            "the server is to end with `{name}`, and no loadpath has a file of that name\n\
+             hint: `--exit-with` names a child, as `{name}` of `{name}.yml`"
+        ));
+    }
+    all
 }
 
 /// Every fault of a listing that concerns a file, each a whole diagnostic.
@@ -84,8 +99,10 @@ impl State {
             hooks,
             listing,
             seed,
+            exit_with,
         } = boot;
         self.settings = settings;
+        self.mainstay = exit_with.map(Mainstay::new);
         self.random = seed;
         self.seen.clone_from(&memory.loadpaths);
         self.suspects = memory.suspects.clone();
@@ -246,6 +263,7 @@ impl State {
         };
         let mut judged = None;
         let mut never_ended = false;
+        let mut over = None;
         match &last.end {
             Some(RememberedEnd::Exited {
                 exit,
@@ -261,6 +279,9 @@ impl State {
                 let late = by.as_ref().is_some_and(|by| by.cause == Cause::NotReady);
                 if late && child.failure.is_none() {
                     child.failure = Some(format!("run {} was not ready in time", last.run));
+                }
+                if (by.is_none() || late) && start == StartKind::Continued && !last.settled {
+                    over = Some(*exit);
                 }
                 if (by.is_none() || late) && start == StartKind::Continued && !is_closed(last) {
                     let lived = at.mono - started.map_or(at.mono, |time| time.mono);
@@ -281,6 +302,7 @@ impl State {
         }
         child.last = Some(ended);
         child.good = Some(Arc::clone(&last.spec));
+        self.note_end(name, over);
         if never_ended {
             match doubt {
                 Some(why) => self.take_back_doubted(turn, name, last, why),

@@ -147,8 +147,13 @@ pub enum Effect {
         /// Who asked, if a client did.
         asked: Option<RequestId>,
     },
-    /// Everything is done: the server ends with these words.
-    Exit(Killed),
+    /// Everything is done: the server ends.
+    Exit {
+        /// What it says last.
+        words: Killed,
+        /// With the exit of the child whose end was its own, if that is why.
+        with: Option<Exit>,
+    },
 }
 
 /// A signal that the core sends.

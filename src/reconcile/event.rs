@@ -182,6 +182,8 @@ pub struct Boot {
     pub listing: Update,
     /// Seeds the jitter of restart delays.
     pub seed: u64,
+    /// The child whose end for good is the server's end too (`--exit-with`).
+    pub exit_with: Option<ChildName>,
 }
 
 /// How a server's start is to be understood.

@@ -98,7 +98,7 @@ use self::{
     numbers::Numbers,
     planted::{Bug, planted},
     record::Record,
-    shutdown::Ending,
+    shutdown::{Ending, Mainstay},
     suspects::Suspects,
     timers::{Timer, Timers},
 };
@@ -153,6 +153,9 @@ pub struct State {
     numbers: Numbers,
     /// Children that wait for the file or the hold of another.
     blocked: BTreeSet<ChildName>,
+    /// The child with which the server ends.
+    #[serde(default)]
+    mainstay: Option<Mainstay>,
     ending: Option<Ending>,
     next_number: u64,
     random: u64,
@@ -251,6 +254,7 @@ impl State {
             suspects: Suspects::default(),
             numbers: Numbers::default(),
             blocked: BTreeSet::new(),
+            mainstay: None,
             ending: None,
             next_number: 0,
             random: 0,
@@ -300,6 +304,7 @@ impl State {
         }
         self.fire(&mut turn);
         self.settle(&mut turn);
+        self.end_with_mainstay(&mut turn);
         self.end_if_done(&mut turn);
         turn.effects
     }

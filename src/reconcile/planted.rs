@@ -86,6 +86,10 @@ pub(super) enum Bug {
     RestartCutInTwo,
     /// A hook's program that outlived its server is not taken back.
     LiveHookForgotten,
+    /// The server does not end with the child that it is to end with.
+    MainstayMissed,
+    /// The server ends with that child although it will be started again.
+    MainstayTooSoon,
     /// An upgrade leaves the deadlines behind.
     TimersNotHandedOver,
 }
@@ -146,6 +150,8 @@ mod switch {
         Bug::RestartCutInTwo,
         Bug::RunNotKept,
         Bug::LiveHookForgotten,
+        Bug::MainstayMissed,
+        Bug::MainstayTooSoon,
         Bug::TimersNotHandedOver,
     ];
 

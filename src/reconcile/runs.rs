@@ -114,6 +114,7 @@ impl State {
         line.cause = cause;
         line.detail = Some(format!("pid {pid}"));
         self.clear(turn, name);
+        self.note_end(name, None);
         if starts {
             self.arm(turn, name, id, repeat);
         }
@@ -194,11 +195,8 @@ impl State {
             asker: by.as_ref().and_then(|by| by.asker.clone()),
             restarts: child.streak.restarts,
         });
-        let leftovers = if by.is_some() {
-            Leftovers::Kill(scope)
-        } else {
-            Leftovers::Leave
-        };
+        let kill = by.as_ref().map(|_| Leftovers::Kill(scope));
+        let leftovers = kill.unwrap_or(Leftovers::Leave);
         turn.emit(Effect::Reap {
             child: name.clone(),
             run: id,
@@ -226,6 +224,7 @@ impl State {
             by,
             pid: run.pid,
         });
+        self.note_end(name, (by_itself || late).then_some(exit));
         if by_itself && !awaited {
             self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
         } else if late {

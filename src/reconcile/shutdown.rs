@@ -6,16 +6,17 @@ use std::sync::Arc;
 use super::{
     State, Turn,
     cause::{Cause, Origin},
-    child::{Child, Phase, Rung},
-    effect::Effect,
+    child::{Armed, Child, Phase, Rung},
+    effect::{Effect, Level},
     event::{JobId, RequestId},
     job::{HookWait, Job, Posthooks, Step},
     jobs::Overtaken,
+    planted::{Bug, planted},
     record::Record,
 };
 use crate::{
     command::{Answer, Asker, KillChildren, Killed, Op, Survivor},
-    spec::{ChildName, OnExit},
+    spec::{ChildName, Exit, OnExit, Verb},
 };
 
 /// An end under way.
@@ -27,6 +28,40 @@ pub(super) struct Ending {
     pub(super) notes: Vec<String>,
     /// Whether the end was said.
     pub(super) said: bool,
+    /// The exit of the child with which the server ends, if that is why.
+    #[serde(default)]
+    pub(super) with: Option<Exit>,
+}
+
+/// The child with which the server ends: as soon as it has ended by itself and nothing will start
+/// it again, not its restart policy, a repeat, a changed file, nor somebody whom its hook waits for.
+/// What an operator stops, and what goes with its file, has not ended by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mainstay {
+    child: ChildName,
+    /// How it ended by itself, while it has not begun again.
+    ended: Option<Exit>,
+}
+
+impl Mainstay {
+    pub(super) fn new(child: ChildName) -> Self {
+        let ended = None;
+        Self { child, ended }
+    }
+
+    /// This child could not be started when that was due. It may have run before.
+    pub(super) fn never_ran(&mut self, child: &ChildName) {
+        if self.child == *child {
+            self.ended.get_or_insert(Exit::Unknown);
+        }
+    }
+}
+
+/// How patiently the end is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    AsEachChildSays,
+    None,
 }
 
 impl State {
@@ -37,19 +72,34 @@ impl State {
         request: Option<(RequestId, KillChildren)>,
         asker: Option<Arc<Asker>>,
     ) {
-        let stop = self.settings.on_exit == OnExit::Stop
-            || matches!(request, Some((_, KillChildren::Stop)));
         if let (Some((id, _)), true) = (request, self.ending.as_ref().is_some_and(|e| e.said)) {
             self.refuse_while_ending(turn, id);
             return;
         }
-        let again = self.ending.is_some();
+        let patience = match (&self.ending, request) {
+            (Some(_), None) => Patience::None,
+            (Some(_), Some(_)) | (None, _) => Patience::AsEachChildSays,
+        };
         let ending = self.ending.get_or_insert_with(|| Ending {
             waiters: Vec::new(),
             notes: Vec::new(),
             said: false,
+            with: None,
         });
         ending.waiters.extend(request.map(|(id, _)| id));
+        let children = request.map_or(KillChildren::AsConfigured, |(_, children)| children);
+        self.end_all(turn, children, patience, asker);
+    }
+
+    /// Has everything end that is under way, and children if that is wanted.
+    fn end_all(
+        &mut self,
+        turn: &mut Turn,
+        children: KillChildren,
+        patience: Patience,
+        asker: Option<Arc<Asker>>,
+    ) {
+        let stop = children == KillChildren::Stop || self.settings.on_exit == OnExit::Stop;
         for job in self.jobs.values_mut() {
             job.posthooks = Posthooks::StartingNothing;
         }
@@ -60,7 +110,7 @@ impl State {
             if self.may_be_dropped(name, stop) {
                 self.supersede(turn, name, Overtaken::ByTheEnd);
             }
-            if again && request.is_none() {
+            if patience == Patience::None {
                 self.spend_no_grace(turn, name);
             }
         }
@@ -74,6 +124,54 @@ impl State {
                 }
             }
         }
+    }
+
+    /// A run of this child has ended by itself, so; or another has begun, or was told to end.
+    pub(super) fn note_end(&mut self, name: &ChildName, ended: Option<Exit>) {
+        if let Some(mainstay) = self.mainstay.as_mut().filter(|it| it.child == *name) {
+            mainstay.ended = ended;
+        }
+    }
+
+    /// The server ends when the child has with which it is to end.
+    pub(super) fn end_with_mainstay(&mut self, turn: &mut Turn) {
+        if self.ending.is_some() || planted(Bug::MainstayMissed) {
+            return;
+        }
+        let Some((name, exit)) = self.ended_mainstay() else {
+            return;
+        };
+        let line = turn.log(
+            Level::Info,
+            &name,
+            "has ended for good, and the server with it",
+        );
+        line.exit = Some(exit);
+        self.ending = Some(Ending {
+            waiters: Vec::new(),
+            notes: Vec::new(),
+            said: false,
+            with: Some(exit),
+        });
+        let patience = Patience::AsEachChildSays;
+        self.end_all(turn, KillChildren::Stop, patience, None);
+    }
+
+    /// The child with which the server is to end, if it has ended for good, and how.
+    fn ended_mainstay(&mut self) -> Option<(ChildName, Exit)> {
+        let mainstay = self.mainstay.as_mut()?;
+        let child = self.children.get(&mainstay.child)?;
+        if child.hold.is_some() {
+            mainstay.ended = None;
+        }
+        let exit = mainstay.ended?;
+        // Files and settings that are not known yet may want it.
+        let waits = child.job.is_some() || child.doubt || self.relisting;
+        let fires = |armed: &Armed| child.counts(armed) && armed.repeat.action != Verb::Stop;
+        let due = (child.retry.is_some() && !planted(Bug::MainstayTooSoon))
+            || !child.blocked.is_empty()
+            || child.armed.as_ref().is_some_and(fires);
+        (!child.is_live() && !waits && !due).then(|| (mainstay.child.clone(), exit))
     }
 
     /// Whether a start is under way that has harmed nobody yet. One that has stopped the old run
@@ -132,16 +230,18 @@ impl State {
         if ending.said || busy || !self.jobs.is_empty() || !self.batches.is_empty() {
             return;
         }
-        let killed = self.last_words();
+        let words = self.last_words();
+        let mut with = None;
         if let Some(ending) = &mut self.ending {
             ending.said = true;
+            with = ending.with;
             turn.record(Record::Closed);
             for id in std::mem::take(&mut ending.waiters) {
-                let answer = Ok(Answer::Killed(killed.clone()));
+                let answer = Ok(Answer::Killed(words.clone()));
                 turn.emit(Effect::Reply { id, answer });
             }
         }
-        turn.emit(Effect::Exit(killed));
+        turn.emit(Effect::Exit { words, with });
     }
 
     fn last_words(&self) -> Killed {

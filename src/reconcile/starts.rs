@@ -474,6 +474,9 @@ impl State {
                 child.note = Some(failure.message.clone());
             } else {
                 child.failure = Some(failure.message.clone());
+                if let Some(mainstay) = &mut self.mainstay {
+                    mainstay.never_ran(&name);
+                }
             }
             if !blocked_by.is_empty() && cause != Cause::Policy {
                 child.blocked = blocked_by;

@@ -195,6 +195,7 @@ impl State {
         if let Some(last) = child.last.as_mut().filter(|last| last.by.is_none()) {
             last.by = Some(by);
         }
+        self.note_end(name, None);
     }
 
     /// The run that a stop waits for has ended.

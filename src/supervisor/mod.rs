@@ -65,7 +65,7 @@ use crate::{
         State,
         event::{Event, JobId, RequestId},
     },
-    spec::{ChildName, Mono, Time},
+    spec::{ChildName, Exit, Mono, Time},
     watch::{Seen, Watch, WatchConfig},
 };
 
@@ -118,8 +118,8 @@ struct Supervisor {
     inbox: Inbox,
     /// When records that could not be written are tried again.
     retry: Option<Mono>,
-    /// The last words, once the core has ended.
-    ended: Option<Killed>,
+    /// How the server ends, once the core has ended.
+    ended: Option<End>,
     /// What the watcher last said of itself.
     watching: String,
     /// Where the program stands that this server was started from.
@@ -132,9 +132,26 @@ struct Supervisor {
 /// How the loop has ended.
 enum Outcome {
     /// Everything is done.
-    Ended(Killed),
+    Ended(End),
     /// Another program is to go on.
     Leaving(Leaving),
+}
+
+/// A server that has ended as asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// What it said last.
+    pub words: Killed,
+    /// The exit of the child with which it was to end, if that is why it has.
+    pub with: Option<Exit>,
+}
+
+impl End {
+    /// The server's exit code.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        self.with.map_or(0, Exit::code)
+    }
 }
 
 /// What does not change while the server runs.
@@ -197,9 +214,9 @@ impl Supervisor {
             if self.is_ready_to_leave() {
                 return self.leave().await.map(Outcome::Leaving);
             }
-            if let Some(words) = self.ended.take() {
-                self.end(&words, interrupted).await;
-                return Ok(Outcome::Ended(words));
+            if let Some(ended) = self.ended.take() {
+                self.end(&ended.words, interrupted).await;
+                return Ok(Outcome::Ended(ended));
             }
             let deadline = self.core.next_deadline();
             let retry = self.next_retry();

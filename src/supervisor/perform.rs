@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, io, os::fd::AsFd, sync::Arc, time::Duration};
 
-use super::Supervisor;
+use super::{End, Supervisor};
 use crate::{
     clock,
     command::{Info, Op, Stamp},
@@ -109,7 +109,7 @@ impl Supervisor {
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Upgrade { asked } => self.begin_upgrade(asked),
-            Effect::Exit(words) => self.ended = Some(words),
+            Effect::Exit { words, with } => self.ended = Some(End { words, with }),
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
 use tokio::sync::mpsc;
 
 use super::{
-    Fixed, LOOKS_WAITING_MAX, Outcome, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals,
+    End, Fixed, LOOKS_WAITING_MAX, Outcome, REFUSALS_WAITING_MAX, REQUESTS_WAITING_MAX, Signals,
     Supervisor, audited, authority,
     history_looks::HistoryLooks,
     inbox::Inbox,
@@ -32,7 +32,6 @@ use super::{
 use crate::{
     audit::{Audit, AuditError},
     clock,
-    command::Killed,
     config::Host,
     control::{
         asked::{Asked, Refused},
@@ -144,14 +143,18 @@ fn listen_hint(source: &std::io::Error) -> &'static str {
     }
 }
 
-/// Runs a server with this configuration until it ends as asked.
+/// Runs a server with this configuration until it ends as asked, or with the child `exit_with`.
 ///
 /// With `takeover`, it goes on with what another program has handed to it instead.
 ///
 /// # Errors
 ///
 /// What kept it from starting.
-pub fn serve(path: &Path, takeover: Option<&Takeover>) -> Result<Killed, ServeError> {
+pub fn serve(
+    path: &Path,
+    exit_with: Option<&ChildName>,
+    takeover: Option<&Takeover>,
+) -> Result<End, ServeError> {
     let arrived = match takeover.map(|takeover| (takeover, takeover.read())) {
         None => None,
         Some((_, Ok(arrived))) => Some(arrived),
@@ -175,11 +178,11 @@ pub fn serve(path: &Path, takeover: Option<&Takeover>) -> Result<Killed, ServeEr
             (Some(takeover), Some(arrived)) => {
                 arrived.go_on().map_err(|why| takeover.give_back(&why))?
             }
-            (_, _) => start(path)?,
+            (_, _) => start(path, exit_with)?,
         };
         loop {
             match supervisor.run(&mut signals).await? {
-                Outcome::Ended(words) => return Ok(words),
+                Outcome::Ended(ended) => return Ok(ended),
                 Outcome::Leaving(leaving) => supervisor = leaving.go(&mut signals).await?,
             }
         }
@@ -267,7 +270,7 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
-fn start(path: &Path) -> Result<Supervisor, ServeError> {
+fn start(path: &Path, exit_with: Option<&ChildName>) -> Result<Supervisor, ServeError> {
     let started = clock::now();
     let server_file = open_server_file(path).map_err(ServeError::BadConfig)?;
     let spec = server_file.spec();
@@ -292,7 +295,7 @@ fn start(path: &Path) -> Result<Supervisor, ServeError> {
     if opened.start == StartKind::Continued {
         process::end_stray_probes(&opened.server_id);
     }
-    match start_with(&server_file, &listener, &mut opened, started) {
+    match start_with(&server_file, exit_with, &listener, &mut opened, started) {
         Ok(ready) => {
             let noted = Place {
                 state_dir: dirs.state_dir,
@@ -341,6 +344,7 @@ struct Ready {
 
 fn start_with(
     server_file: &ServerFile,
+    exit_with: Option<&ChildName>,
     listener: &TcpListener,
     opened: &mut Opened,
     started: Time,
@@ -368,11 +372,9 @@ fn start_with(
         hooks: adopt_hooks(&mut processes, &opened.memory),
         listing,
         seed: seed(),
+        exit_with: exit_with.cloned(),
     };
-    let faults = reconcile::refusal(&boot);
-    if !faults.is_empty() {
-        return Err(ServeError::BadConfig(faults));
-    }
+    may_start(&boot)?;
     let fixed = Fixed {
         name: spec.name.clone(),
         id: opened.server_id.clone(),
@@ -407,6 +409,15 @@ fn start_with(
         refused,
         fixed,
     })
+}
+
+/// Whether what was found lets the server start.
+fn may_start(boot: &Boot) -> Result<(), ServeError> {
+    let faults = reconcile::refusal(boot);
+    match faults.is_empty() {
+        true => Ok(()),
+        false => Err(ServeError::BadConfig(faults)),
+    }
 }
 
 impl Ready {

@@ -1,27 +1,16 @@
 //! Ends: noticed when they happen, told with how and when, and no zombie stays.
 
-use std::{fs, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::sandbox::{
-    PATIENCE, Sandbox, millis, run, script, skip, status_of, wait_for, wait_lines,
+    PATIENCE, Sandbox, children_of, millis, run, script, skip, status_of, wait_for, wait_lines,
 };
 
 /// How late an end may be noticed on a busy machine; nothing that polls is as fast.
 const AT_ONCE: Duration = Duration::from_secs(1);
-
-/// The children of a process, zombies included.
-fn children_of(parent: i32) -> Vec<i32> {
-    let parent = parent.to_string();
-    fs::read_dir("/proc")
-        .unwrap()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid| status_of(*pid, "PPid").as_ref() == Some(&parent))
-        .collect()
-}
 
 fn zombies_of(parent: i32) -> Vec<i32> {
     let is_zombie = |pid: &i32| status_of(*pid, "State").is_some_and(|s| s.starts_with('Z'));

@@ -14,6 +14,7 @@ mod attacks;
 mod audit;
 mod bad_input;
 mod commands;
+mod container;
 mod directories;
 mod disk;
 mod environment;

@@ -739,6 +739,17 @@ pub(crate) fn cgroups_of(id: &str) -> Option<PathBuf> {
     )
 }
 
+/// The children of a process, zombies included.
+pub(crate) fn children_of(parent: i32) -> Vec<i32> {
+    let parent = parent.to_string();
+    fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| status_of(*pid, "PPid").as_ref() == Some(&parent))
+        .collect()
+}
+
 /// A child that does nothing, for long.
 pub(crate) const SLEEPER: &str = "command: [sleep, '300']\n";
 

@@ -207,6 +207,7 @@ fn booted(memory: Memory, content: Option<Content>) -> (State, Vec<Effect>) {
         hooks: Vec::new(),
         listing: listing(content),
         seed: 1,
+        exit_with: None,
     };
     let effects = state.step(Event::Boot(Box::new(boot)), at(10));
     (state, effects)
@@ -229,7 +230,7 @@ fn acts(effects: &[Effect]) -> bool {
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }
-        | Effect::Exit(_) => true,
+        | Effect::Exit { .. } => true,
     };
     effects.iter().any(|effect| acts(&effect))
 }

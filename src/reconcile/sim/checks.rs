@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     hooks::HookKey,
+    mainstay::remembered_mainstay,
     world::{Process, RunKey, Weather, World},
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
         program::HookId,
         record::{OrderId, Record, Store, Wanted},
     },
-    spec::{ChildName, Digest, Hook, Mode, Mono, OnExit, RunId, StopPolicy, Verb},
+    spec::{ChildName, Digest, Exit, Hook, Mode, Mono, OnExit, RunId, StopPolicy, Verb},
 };
 
 /// How many steps may follow each other without time passing.
@@ -126,8 +127,11 @@ pub(super) struct Checks {
     /// Facts that are old by now.
     stale: Vec<Event>,
     at_once: (Mono, u64),
-    shutdowns: u64,
+    pub(super) shutdowns: u64,
     stop_at_end: bool,
+    /// How the child has ended by itself with which the server is to end, since it ran last.
+    pub(super) mainstay: Option<Exit>,
+    pub(super) ends_with_mainstay: bool,
 }
 
 impl Checks {
@@ -149,6 +153,8 @@ impl Checks {
         self.unwatched = None;
         self.shutdowns = 0;
         self.stop_at_end = false;
+        self.mainstay = None;
+        self.ends_with_mainstay = false;
     }
 
     pub(super) fn host_died(&mut self) {
@@ -227,6 +233,7 @@ impl World {
         let held = children.filter(|(_, child)| child.held.is_some());
         checks.held = held.map(|(name, _)| name.clone()).collect();
         checks.known_at_boot = remembered_runs(&boot.memory);
+        checks.mainstay = remembered_mainstay(boot);
         let runs = |name: &ChildName| {
             let last = boot
                 .memory
@@ -312,7 +319,7 @@ impl World {
         self.checks.unwatched.get_or_insert(gone);
     }
 
-    fn note_end_order(&mut self, stop: bool) {
+    pub(super) fn note_end_order(&mut self, stop: bool) {
         if stop || self.checks.settings.on_exit == OnExit::Stop {
             self.checks.stop_at_end = true;
         }
@@ -384,6 +391,7 @@ impl World {
 
     /// Looks at all that one step orders.
     pub(super) fn check_order(&mut self, effects: &[Effect]) {
+        self.check_mainstay(effects);
         if let Some(why) = self.checks.silent.take()
             && !effects.is_empty()
         {
@@ -429,7 +437,7 @@ impl World {
                 | Effect::Inform { .. }
                 | Effect::Recount { .. }
                 | Effect::Upgrade { .. }
-                | Effect::Exit(_) => {}
+                | Effect::Exit { .. } => {}
             }
         }
     }
@@ -503,7 +511,10 @@ impl World {
                 self.check_checked(checked);
             }
             Effect::Log(line) => self.check_line(line),
-            Effect::Exit(words) => {
+            Effect::Exit { words, with } => {
+                if with.is_some() != self.checks.ends_with_mainstay {
+                    self.blame(|_| format!("the server ends with {with:?}"));
+                }
                 let said: BTreeSet<RunKey> = words
                     .children
                     .iter()
@@ -780,6 +791,9 @@ impl World {
                     Some(_) | None => {}
                 }
                 self.checks.by_itself.remove(child);
+                if self.exit_with.as_ref() == Some(child) {
+                    self.checks.mainstay = None;
+                }
                 self.checks.known_at_boot.insert(child.clone());
             }
             "not started" | "could not be started" | "given up" => {
@@ -1106,9 +1120,12 @@ impl World {
         }
     }
 
-    pub(super) fn check_refusal(&mut self) {
+    pub(super) fn check_refusal(&mut self, boot: &Boot) {
         let lives = self.processes.values().any(|process| process.recorded);
-        if lives || self.settings.mode != Mode::Full || self.start != StartKind::Fresh {
+        let declared = |name: &ChildName| boot.listing.entries.iter().any(|(it, _)| it == name);
+        let unknown = self.exit_with.as_ref().is_some_and(|it| !declared(it));
+        let strict = self.settings.mode == Mode::Full;
+        if lives || !(strict || unknown) || self.start != StartKind::Fresh {
             self.blame(|_| "a server that must come up refuses to".to_owned());
         }
     }
@@ -1415,7 +1432,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }
-        | Effect::Exit(_) => None,
+        | Effect::Exit { .. } => None,
     }
 }
 

@@ -17,6 +17,7 @@ mod coverage;
 mod files;
 mod handover;
 mod hooks;
+mod mainstay;
 mod probing;
 mod quiet;
 mod random;

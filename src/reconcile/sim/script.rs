@@ -7,7 +7,7 @@
 //!
 //! | line | meaning |
 //! |---|---|
-//! | `boot MODE [continued] [startup A,B] [rescan off]` | a server starts on the files and records there are |
+//! | `boot MODE [continued] [startup A,B] [exit-with NAME] [rescan off]` | a server starts on the files and records there are |
 //! | `file NAME VERSION [program NAME] [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN]` | a good file is written |
 //! | `bad NAME WHY`, `conflict NAME`, `gone NAME` | it is made bad, there are two, it is removed |
 //! | `seen NAME…` | the watcher reports these names |
@@ -314,6 +314,7 @@ impl Stage {
         };
         let mut start = StartKind::Fresh;
         let mut doubted = Vec::new();
+        let mut exit_with = None;
         let mut rest = options;
         loop {
             rest = match rest {
@@ -328,6 +329,10 @@ impl Stage {
                 ["doubted", child, rest @ ..] => {
                     let why = "its record is damaged".to_owned();
                     doubted.push((name(child), RunId(1), why));
+                    rest
+                }
+                ["exit-with", child, rest @ ..] => {
+                    exit_with = Some(name(child));
                     rest
                 }
                 ["rescan", "off", rest @ ..] => {
@@ -356,6 +361,7 @@ impl Stage {
             hooks: self.hooks.clone().into_iter().collect(),
             listing: self.read_all(Scope::Whole),
             seed: 7,
+            exit_with,
         };
         self.core = State::new();
         self.tell(Event::Boot(Box::new(boot)));
@@ -547,7 +553,7 @@ impl Stage {
             | Effect::Inform { .. }
             | Effect::Recount { .. }
             | Effect::Upgrade { .. }
-            | Effect::Exit(_) => {}
+            | Effect::Exit { .. } => {}
         }
     }
 
@@ -847,7 +853,10 @@ fn text_of(effect: &Effect) -> Option<String> {
             format!("answer {}: {}", id.0, answer_text(&answer))
         }
         Effect::Upgrade { .. } => "replace the server".to_owned(),
-        Effect::Exit(words) => format!("end: {}", words.message),
+        Effect::Exit { words, with } => match with {
+            Some(exit) => format!("end with {exit}: {}", words.message),
+            None => format!("end: {}", words.message),
+        },
     })
 }
 

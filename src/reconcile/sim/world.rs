@@ -14,7 +14,7 @@ use std::{
 use super::{
     checks::Checks,
     coverage::Coverage,
-    files::{File, Files, HOMES, NAMES, name, spec},
+    files::{DirState, File, Files, HOMES, NAMES, name, spec},
     hooks::{HookKey, HookProcess},
     probing::Showing,
     random::Random,
@@ -37,6 +37,9 @@ use crate::{
 pub(super) const DISK_SPAN_MAX: Duration = Duration::from_secs(3);
 /// How often the loadpaths are read again when the settings say so.
 pub(super) const RESCAN: Duration = Duration::from_secs(60);
+
+/// Every how many seeds the server is to end with a child.
+const MAINSTAY_EVERY: u64 = 6;
 
 pub(super) type RunKey = (ChildName, RunId);
 /// Why a run is begun, and the client's order that is carried out by it.
@@ -113,6 +116,8 @@ pub(super) struct World {
     pub(super) start: StartKind,
     pub(super) files: Files,
     pub(super) settings: Settings,
+    /// With whom each server is to end.
+    pub(super) exit_with: Option<ChildName>,
     pub(super) memory: Memory,
     /// What waits for the disk.
     pub(super) journal: VecDeque<(Option<Ticket>, Vec<Record>)>,
@@ -181,6 +186,7 @@ impl World {
             start: StartKind::Fresh,
             files: Files::new(),
             settings,
+            exit_with: mainstay(seed),
             memory: Memory::default(),
             journal: VecDeque::new(),
             processes: BTreeMap::new(),
@@ -461,7 +467,7 @@ impl World {
             | Effect::Recount { .. }
             | Effect::Log(_) => {}
             Effect::Upgrade { .. } => self.upgrade(),
-            Effect::Exit(_) => self.ended = true,
+            Effect::Exit { .. } => self.ended = true,
         }
     }
 
@@ -746,11 +752,12 @@ impl World {
             hooks: world.hooks.keys().cloned().collect(),
             listing: world.files.snapshot(&world.settings, Scope::Whole, None),
             seed: world.random.next(),
+            exit_with: world.exit_with.clone(),
         };
         let mut boot = make(self);
         if !refusal(&boot).is_empty() {
             // Somebody reads the faults, mends the files and starts the server again.
-            self.check_refusal();
+            self.check_refusal(&boot);
             self.mend();
             boot = make(self);
         }
@@ -768,8 +775,14 @@ impl World {
         self.check_taken_back();
     }
 
-    /// Makes every bad file good.
+    /// Makes every bad file good, and one for whom the server is to end with.
     pub(super) fn mend(&mut self) {
+        if let Some(name) = self.exit_with.clone() {
+            if let Some(dir) = self.files.dirs.values_mut().next() {
+                dir.state = DirState::Ready;
+            }
+            self.write(HOMES[0], &name);
+        }
         let dirs = self.files.dirs.clone();
         for (home, dir) in &dirs {
             for (name, file) in &dir.files {
@@ -960,6 +973,14 @@ fn outlives_the_server(what: &Occurrence) -> bool {
     matches!(what, Occurrence::Ends(..) | Occurrence::HookEnds(..))
 }
 
+/// With whom the server ends in the life of this seed. No number is drawn for it, so that the lives
+/// of the others stay the same.
+fn mainstay(seed: u64) -> Option<ChildName> {
+    let which = usize::try_from(seed / MAINSTAY_EVERY).unwrap_or(0) % NAMES.len();
+    seed.is_multiple_of(MAINSTAY_EVERY)
+        .then(|| name(NAMES[which]))
+}
+
 /// An event on one line.
 pub(super) fn short(event: &Event) -> String {
     let listing = |update: &Update| {
@@ -1060,6 +1081,6 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }
-        | Effect::Exit(_) => format!("{effect:?}"),
+        | Effect::Exit { .. } => format!("{effect:?}"),
     }
 }
