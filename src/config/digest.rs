@@ -324,7 +324,7 @@ mod tests {
             "command: sleep 10\nstop: [TERM, INT, KILL]",
             "command: sleep 10\nready: {tcp: 80}",
             "command: sleep 10\nready: {tcp: 81}",
-            "command: sleep 10\nready: {tcp: 'localhost:80'}",
+            "command: sleep 10\nready: {tcp: '127.0.0.1:80'}",
             "command: sleep 10\nready: {http: 'http://localhost:80'}",
             "command: sleep 10\nready: {http: 'http://localhost:80/x'}",
             "command: sleep 10\nready: {exec: x}",

@@ -3,6 +3,7 @@
 use super::world::World;
 use crate::{
     reconcile::{
+        cause::Cause,
         effect::Effect,
         event::{Boot, StartKind},
         memory::RememberedEnd,
@@ -58,7 +59,7 @@ impl World {
                 Record::Ended {
                     child, exit, by, ..
                 } if Some(child) == self.exit_with.as_ref() => {
-                    self.checks.mainstay = by.is_none().then_some(*exit);
+                    self.checks.mainstay = is_for_good(*by).then_some(*exit);
                 }
                 Record::Settled { child } if Some(child) == self.exit_with.as_ref() => {
                     self.checks.mainstay = None;
@@ -69,13 +70,20 @@ impl World {
     }
 }
 
+/// Whether an end is the child's own doing, so that its policy decides what follows.
+fn is_for_good(by: Option<Cause>) -> bool {
+    by.is_none_or(|cause| cause == Cause::NotReady)
+}
+
 /// How the child has ended with which the server is to end, if the one before has left that to it.
 pub(super) fn remembered_mainstay(boot: &Boot) -> Option<Exit> {
     let child = boot.memory.children.get(boot.exit_with.as_ref()?)?;
     let last = child.last.as_ref()?;
     match &last.end {
-        Some(RememberedEnd::Exited { exit, by: None, .. })
-            if boot.start == StartKind::Continued && !last.settled =>
+        Some(RememberedEnd::Exited { exit, by, .. })
+            if is_for_good(by.as_ref().map(|by| by.cause))
+                && boot.start == StartKind::Continued
+                && !last.settled =>
         {
             Some(*exit)
         }
