@@ -127,11 +127,14 @@ impl Probes {
         HandedProbes(asked.collect())
     }
 
-    /// Asks again what the program before had no answer to.
-    pub fn take_over(&mut self, handed: HandedProbes) {
+    /// Asks again what the program before had no answer to. To be called within a tokio runtime.
+    #[must_use]
+    pub fn taken_over(handed: HandedProbes) -> Self {
+        let mut probes = Self::default();
         for (job, (question, time)) in handed.0 {
-            self.ask(job, question, time);
+            probes.ask(job, question, time);
         }
+        probes
     }
 }
 

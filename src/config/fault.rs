@@ -335,23 +335,6 @@ impl Fault {
             Self::Quotes { .. } => {
                 "close the quote; one that stands for itself is written `\\'` or `\\\"`"
             }
-            Self::OutputNoStream
-            | Self::OutputBothStreams
-            | Self::OutputClimbs { .. }
-            | Self::OutputDirectory { .. }
-            | Self::OutputServers { .. }
-            | Self::HookForm { .. }
-            | Self::RestartMax { .. }
-            | Self::RestartCount { .. }
-            | Self::MaxDelayBelowDelay
-            | Self::Endpoint { .. }
-            | Self::Url { .. }
-            | Self::Signal { .. }
-            | Self::SignalTellsNothing { .. }
-            | Self::StopBoth
-            | Self::LadderAfterKill
-            | Self::LadderStep
-            | Self::LadderTooLong { .. } => return self.help_with_child().map(str::to_owned),
             Self::Uuid { .. } => "`uuidgen` makes one, or remove the line: one is made and kept",
             Self::UserName { .. } => "write names as they stand in /etc/passwd",
             Self::NoKeys => "add `pub_keys_path`: without a key nobody could command this server",
@@ -359,17 +342,7 @@ impl Fault {
             Self::SameDirectory { .. } => "give each a directory of its own",
             Self::NoHome => "set `state_dir`",
             Self::TooManyEntries { .. } => "use fewer, wider ones",
-            Self::TooDeep { .. }
-            | Self::NotAMapping { .. }
-            | Self::AliasInItself
-            | Self::Decimal { .. }
-            | Self::DurationRange { .. }
-            | Self::Control { .. }
-            | Self::EmptyText { .. }
-            | Self::LongText { .. }
-            | Self::NoProgram { .. }
-            | Self::ChildName { .. }
-            | Self::More { .. } => return None,
+            _ => return self.help_with_child().map(str::to_owned),
         };
         Some(fixed.to_owned())
     }

@@ -1,3 +1,5 @@
+//! Probes against listeners of our own.
+
 use std::{
     io::{Read, Write},
     net::TcpListener,
@@ -111,7 +113,6 @@ async fn what_has_no_answer_is_asked_again_by_the_next_program() {
     probes.ask(ONE, Question::Tcp(at), LONG);
     let handed = probes.hand_over();
     let text = serde_json::to_string(&handed).unwrap();
-    let mut next = Probes::default();
-    next.take_over(serde_json::from_str(&text).unwrap());
+    let mut next = Probes::taken_over(serde_json::from_str(&text).unwrap());
     assert_eq!(next.next().await, (ONE, Ok(())));
 }

@@ -7,6 +7,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::cause::Cause;
 use crate::spec::{Exit, Mono, RestartLimit, RestartPolicy, RestartWhen};
 
 /// The most restarts that are remembered to judge `max: N in T`.
@@ -46,6 +47,17 @@ pub(super) enum Attempt {
     NotReady,
     /// There was no run: the program could not be started, or a prehook failed.
     NeverRan,
+}
+
+impl Attempt {
+    /// What a run's end is to its policy; `None` when it was ordered to end.
+    pub(super) fn ended(by: Option<Cause>, exit: Exit, lived: Duration) -> Option<Self> {
+        match by {
+            None => Some(Self::Ran(exit, lived)),
+            Some(Cause::NotReady) => Some(Self::NotReady),
+            Some(_) => None,
+        }
+    }
 }
 
 impl Streak {

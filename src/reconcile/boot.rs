@@ -261,9 +261,7 @@ impl State {
             by: None,
             pid: last.process.map(|(pid, _)| pid),
         };
-        let mut judged = None;
-        let mut never_ended = false;
-        let mut over = None;
+        let (mut judged, mut over, mut never_ended) = (None, None, false);
         match &last.end {
             Some(RememberedEnd::Exited {
                 exit,
@@ -276,20 +274,14 @@ impl State {
                 ended.by.clone_from(by);
                 child.streak = Streak::resumed(*restarts);
                 child.failure.clone_from(&last.given_up);
-                let late = by.as_ref().is_some_and(|by| by.cause == Cause::NotReady);
-                if late && child.failure.is_none() {
+                let lived = at.mono - started.map_or(at.mono, |time| time.mono);
+                let attempt = Attempt::ended(by.as_ref().map(|by| by.cause), *exit, lived);
+                if attempt == Some(Attempt::NotReady) && child.failure.is_none() {
                     child.failure = Some(format!("run {} was not ready in time", last.run));
                 }
-                if (by.is_none() || late) && start == StartKind::Continued && !last.settled {
-                    over = Some(*exit);
-                }
-                if (by.is_none() || late) && start == StartKind::Continued && !is_closed(last) {
-                    let lived = at.mono - started.map_or(at.mono, |time| time.mono);
-                    judged = Some(match late {
-                        true => Attempt::NotReady,
-                        false => Attempt::Ran(*exit, lived),
-                    });
-                }
+                let goes_on = attempt.filter(|_| start == StartKind::Continued);
+                over = goes_on.filter(|_| !last.settled).map(|_| *exit);
+                judged = goes_on.filter(|_| !is_closed(last));
             }
             Some(RememberedEnd::NotStarted { why, at }) => {
                 ended.at = *at;

@@ -158,16 +158,12 @@ impl State {
     }
 
     pub(super) fn on_exited(&mut self, turn: &mut Turn, name: &ChildName, id: RunId, exit: Exit) {
-        if self.is_current(name, id) {
-            self.look_away(turn, name);
-        }
+        self.look_away_from(turn, name, id);
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
-        let Some(run) = child
-            .run
-            .take_if(|run| run.id == id || planted(Bug::RunIdUnchecked))
-        else {
+        let mine = |run: &mut Run| run.id == id || planted(Bug::RunIdUnchecked);
+        let Some(run) = child.run.take_if(mine) else {
             return;
         };
         let job = child.job.and_then(|id| self.jobs.get(&id));
@@ -176,9 +172,6 @@ impl State {
         let awaited = run.phase == Phase::Spawning;
         let scope = run.spec.stop.scope;
         self.timers.cancel(&Timer::Ladder(name.clone()));
-        if let Some(job) = run.stopper {
-            turn.emit(Effect::EndProbe { job });
-        }
         if planted(Bug::ReapBeforeRecord) {
             turn.emit(Effect::Reap {
                 child: name.clone(),
@@ -213,8 +206,7 @@ impl State {
             at: turn.now,
         };
         let lived = turn.now.mono - run.started.mono;
-        let by_itself = by.is_none();
-        let late = by.as_ref().is_some_and(|by| by.cause == Cause::NotReady);
+        let attempt = Attempt::ended(by.as_ref().map(|by| by.cause), exit, lived);
         child.last = Some(Last {
             id,
             spec: Arc::clone(&run.spec),
@@ -224,20 +216,21 @@ impl State {
             by,
             pid: run.pid,
         });
-        self.note_end(name, (by_itself || late).then_some(exit));
-        if by_itself && !awaited {
-            self.after_attempt(turn, name, &run.spec, Attempt::Ran(exit, lived));
-        } else if late {
-            self.after_attempt(turn, name, &run.spec, Attempt::NotReady);
+        self.note_end(name, attempt.map(|_| exit));
+        if let Some(attempt) = attempt.filter(|_| !awaited) {
+            self.after_attempt(turn, name, &run.spec, attempt);
         }
         turn.unsettle(name);
         self.job_saw_end(turn, name, ended);
     }
 
-    /// Whether this is the child's live run.
-    fn is_current(&self, name: &ChildName, id: RunId) -> bool {
+    /// Nothing is to be learned from this run any more, nor is it to be told anything.
+    fn look_away_from(&mut self, turn: &mut Turn, name: &ChildName, id: RunId) {
         let run = self.children.get(name).and_then(|child| child.run.as_ref());
-        run.is_some_and(|run| run.id == id)
+        if run.is_some_and(|run| run.id == id) {
+            self.look_away(turn, name);
+            self.end_stopper(turn, name);
+        }
     }
 
     /// Lets the restart policy decide what follows an attempt that nobody ordered to end.

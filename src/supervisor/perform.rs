@@ -36,6 +36,31 @@ impl Supervisor {
         match effect {
             Effect::Record { ticket, records } => self.record(ticket, records),
             Effect::Reread { job, names } => self.reread(job, names),
+            Effect::Preflight { .. }
+            | Effect::Spawn { .. }
+            | Effect::Signal { .. }
+            | Effect::Reap { .. }
+            | Effect::RunHook { .. }
+            | Effect::KillHook { .. }
+            | Effect::Probe { .. }
+            | Effect::EndProbe { .. } => self.perform_on_processes(effect),
+            Effect::Reply { id, answer } => self.answer(id, answer),
+            Effect::Recount {
+                id,
+                child,
+                latest,
+                checked,
+            } => self.recount(id, &child, latest, checked),
+            Effect::Inform { id, survey } => self.inform(id, *survey),
+            Effect::Log(line) => telemetry::log(&line),
+            Effect::Upgrade { asked } => self.begin_upgrade(asked),
+            Effect::Exit { words, with } => self.ended = Some(End { words, with }),
+        }
+    }
+
+    /// What concerns processes, and whether they do their work.
+    fn perform_on_processes(&mut self, effect: Effect) {
+        match effect {
             Effect::Preflight { job, spec } => {
                 self.keep_log_dir();
                 let result = self.processes.preflight(&spec);
@@ -77,15 +102,7 @@ impl Supervisor {
                 hook,
                 program,
                 spec,
-            } => {
-                if let Err(why) = self.run_hook(&child, hook, program, &spec) {
-                    self.inbox.push_back(Event::HookFinished {
-                        child,
-                        hook,
-                        result: Err(HookFailure::NotRun(why)),
-                    });
-                }
-            }
+            } => self.begin_hook(child, hook, program, &spec),
             Effect::KillHook { child, hook } => self.processes.kill_hook(&child, hook),
             Effect::Probe {
                 job,
@@ -99,17 +116,30 @@ impl Supervisor {
                 self.probes.give_up(job);
                 self.processes.end_probe(job);
             }
-            Effect::Reply { id, answer } => self.answer(id, answer),
-            Effect::Recount {
-                id,
+            Effect::Record { .. }
+            | Effect::Reread { .. }
+            | Effect::Reply { .. }
+            | Effect::Recount { .. }
+            | Effect::Inform { .. }
+            | Effect::Log(_)
+            | Effect::Upgrade { .. }
+            | Effect::Exit { .. } => {}
+        }
+    }
+
+    fn begin_hook(
+        &mut self,
+        child: ChildName,
+        hook: HookId,
+        program: Arc<HookProgram>,
+        spec: &Spec,
+    ) {
+        if let Err(why) = self.run_hook(&child, hook, program, spec) {
+            self.inbox.push_back(Event::HookFinished {
                 child,
-                latest,
-                checked,
-            } => self.recount(id, &child, latest, checked),
-            Effect::Inform { id, survey } => self.inform(id, *survey),
-            Effect::Log(line) => telemetry::log(&line),
-            Effect::Upgrade { asked } => self.begin_upgrade(asked),
-            Effect::Exit { words, with } => self.ended = Some(End { words, with }),
+                hook,
+                result: Err(HookFailure::NotRun(why)),
+            });
         }
     }
 

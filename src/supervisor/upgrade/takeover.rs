@@ -215,8 +215,7 @@ pub(super) fn go_on(
     // It takes descriptors meanwhile, of which there may be few until here.
     let known: Vec<_> = handed.core.known_specs().map(Arc::clone).collect();
     let (watch, seen) = Watch::resume_apart(config.clone(), BEING_WRITTEN, &known);
-    let mut probes = Probes::default();
-    probes.take_over(handed.probes);
+    let probes = Probes::taken_over(handed.probes);
     let mut supervisor = Supervisor {
         core: handed.core,
         processes,
