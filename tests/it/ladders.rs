@@ -6,7 +6,7 @@ use serde_json::json;
 use supervisor_rs::clock;
 
 use crate::sandbox::{
-    PATIENCE, SLEEPER, Sandbox, cgroups_of, lives, processes_marked, script, skip, wait_for,
+    PATIENCE, SLEEPER, Sandbox, cgroups_of, lives, pass_over, processes_marked, script, wait_for,
     wait_lines,
 };
 
@@ -101,7 +101,7 @@ fn nothing_of_a_tree_escapes_a_cgroup() {
     let mut sandbox = Sandbox::new("mode: quiet");
     sandbox.start_server();
     if sandbox.json(&["info"])["capabilities"]["cgroups"] != json!("v2") {
-        skip("no cgroup can be made here");
+        pass_over("no cgroup can be made here");
         return;
     }
     sandbox.write("web.yml", &with_daemon(&sandbox, "exec sleep 300", "tree"));
@@ -122,7 +122,7 @@ fn nothing_of_a_tree_escapes_a_cgroup() {
 fn what_a_run_has_left_in_its_cgroup_is_gone_before_the_next_begins() {
     let sandbox = Sandbox::start("mode: quiet");
     if sandbox.json(&["info"])["capabilities"]["cgroups"] != json!("v2") {
-        skip("no cgroup can be made here");
+        pass_over("no cgroup can be made here");
         return;
     }
     sandbox.write("web.yml", &with_daemon(&sandbox, "exit 0", "tree"));
