@@ -120,6 +120,12 @@ impl Reply {
         self.address
     }
 
+    /// Whether the client is gone.
+    #[must_use]
+    pub fn is_unheard(&self) -> bool {
+        self.to.as_ref().is_none_or(mpsc::Sender::is_closed)
+    }
+
     /// Answers; if the client is gone, nobody hears it. Never waits.
     pub fn send(mut self, answer: Result<Answer, Failure>) {
         self.deliver(answer);

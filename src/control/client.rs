@@ -32,6 +32,7 @@ use tracing::debug;
 
 use self::{conversation::Conversation, proof::Proof, ssh::Ssh, stream::Stream};
 use super::{
+    alive::keep_alive,
     host::{Host, PORT, TcpHost, known_as_address},
     protocol::{Fields, Refusal},
 };
@@ -291,22 +292,6 @@ fn connect_to(address: SocketAddr, time: Duration) -> io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     keep_alive(&stream);
     Ok(stream)
-}
-
-/// Lets the system find out that a host died while its answer is waited for. Without it the wait
-/// is longer, no more, so faults are passed over.
-fn keep_alive(stream: &TcpStream) {
-    use rustix::net::sockopt;
-    let _ = sockopt::set_socket_keepalive(stream, true);
-    #[cfg(target_os = "linux")]
-    {
-        const QUIET: Duration = Duration::from_secs(15);
-        const BETWEEN: Duration = Duration::from_secs(5);
-        const PROBES: u32 = 3;
-        let _ = sockopt::set_tcp_keepidle(stream, QUIET);
-        let _ = sockopt::set_tcp_keepintvl(stream, BETWEEN);
-        let _ = sockopt::set_tcp_keepcnt(stream, PROBES);
-    }
 }
 
 fn resolve(host: &TcpHost, time: Duration) -> Result<Vec<SocketAddr>, Refusal> {

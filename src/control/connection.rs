@@ -21,7 +21,7 @@ use std::{io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncReadExt, AsyncWriteExt, Interest},
     net::TcpStream,
     sync::{mpsc, watch},
     time::{Instant, sleep_until, timeout},
@@ -29,6 +29,7 @@ use tokio::{
 use tracing::debug;
 
 use super::{
+    alive::keep_alive,
     asked::{Answered, Asked, Refused},
     authority::{Authorised, Authority, Denial, Refusal, Refusals, Tokens},
     failures::Patience,
@@ -254,9 +255,23 @@ impl Connection {
     }
 }
 
+/// What the peer sends next, until it says that it will send no more; from then on, that it is gone.
+/// Who has closed only his half hears the rest of his answers, and is not told apart by anything
+/// else from one that has died.
+async fn hear(stream: &mut TcpStream, inbox: &mut Vec<u8>, stage: Stage) -> io::Result<usize> {
+    if stage == Stage::Reading {
+        return stream.read_buf(inbox).await;
+    }
+    stream.ready(Interest::ERROR).await?;
+    Err(stream
+        .take_error()?
+        .unwrap_or_else(|| io::ErrorKind::ConnectionReset.into()))
+}
+
 impl Life {
     async fn converse(&mut self) -> io::Result<()> {
         self.stream.set_nodelay(true)?;
+        keep_alive(&self.stream);
         let mut alarm = pin!(sleep_until(self.deadline));
         loop {
             self.flush().await?;
@@ -277,8 +292,8 @@ impl Life {
             tokio::select! {
                 biased;
                 _ = self.answers.recv_many(&mut self.batch, BATCH_MAX) => self.take_answers(),
-                read = self.stream.read_buf(&mut self.inbox),
-                    if self.is_reading() => match read?
+                read = hear(&mut self.stream, &mut self.inbox, self.stage),
+                    if self.is_reading() || self.stage == Stage::Ended => match read?
                 {
                     0 => self.stage = Stage::Ended,
                     _ => self.take_lines(),

@@ -11,6 +11,7 @@
 //!
 //! Absent on purpose: what a command does (`reconcile`).
 
+mod alive;
 pub mod asked;
 mod authority;
 pub mod client;

@@ -16,6 +16,7 @@ use tokio::{
 
 mod dropped_keys;
 mod floods;
+mod gone;
 mod keyring;
 mod local_users;
 mod looks;
