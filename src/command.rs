@@ -14,6 +14,9 @@ use std::{
 
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 
+mod goal;
+
+pub use self::goal::{Goal, WAIT_TIME, WAIT_TIME_MAX};
 use crate::spec::{ChildName, Digest, Exit, Mode, RunId, Verb, Wall, signal_name};
 
 /// A checked command, as the core carries it out. What `serde` writes of it is for the next program
@@ -33,6 +36,17 @@ pub enum Command {
     StartAll,
     /// `check NAME`.
     CheckOne(ChildName),
+    /// `wait NAME --for …`.
+    Wait {
+        /// For which child.
+        child: ChildName,
+        /// What is waited for.
+        goal: Goal,
+        /// For which of its runs; without, for whichever comes.
+        run: Option<RunId>,
+        /// For how long.
+        time: Duration,
+    },
     /// `check`, or with `all: true` `check --all`.
     Check {
         /// Whether children without a live process are listed too.
@@ -68,6 +82,7 @@ impl Command {
             }
             | Self::StopAll => Op::Stop,
             Self::CheckOne(_) | Self::Check { .. } => Op::Check,
+            Self::Wait { .. } => Op::Wait,
             Self::Info => Op::Info,
             Self::Kill(_) => Op::Kill,
             Self::Upgrade => Op::Upgrade,
@@ -138,6 +153,7 @@ pub enum Op {
     Trystart,
     Stop,
     Check,
+    Wait,
     Info,
     Kill,
     Upgrade,
@@ -145,12 +161,13 @@ pub enum Op {
 
 impl Op {
     /// Every command.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Start,
         Self::Restart,
         Self::Trystart,
         Self::Stop,
         Self::Check,
+        Self::Wait,
         Self::Info,
         Self::Kill,
         Self::Upgrade,
@@ -165,6 +182,7 @@ impl Op {
             Self::Trystart => "trystart",
             Self::Stop => "stop",
             Self::Check => "check",
+            Self::Wait => "wait",
             Self::Info => "info",
             Self::Kill => "kill",
             Self::Upgrade => "upgrade",
@@ -195,6 +213,7 @@ pub enum ErrorCode {
     NotRunning,
     HookFailed,
     SpawnFailed,
+    NotReady,
     Superseded,
     TooLarge,
     ShuttingDown,
@@ -215,11 +234,12 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, in the order of their exit codes.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::AlreadyRunning,
         Self::NotRunning,
         Self::HookFailed,
         Self::SpawnFailed,
+        Self::NotReady,
         Self::Superseded,
         Self::TooLarge,
         Self::ShuttingDown,
@@ -246,6 +266,7 @@ impl ErrorCode {
             Self::NotRunning => "not_running",
             Self::HookFailed => "hook_failed",
             Self::SpawnFailed => "spawn_failed",
+            Self::NotReady => "not_ready",
             Self::Superseded => "superseded",
             Self::TooLarge => "too_large",
             Self::ShuttingDown => "shutting_down",
@@ -273,6 +294,7 @@ impl ErrorCode {
             | Self::NotRunning
             | Self::HookFailed
             | Self::SpawnFailed
+            | Self::NotReady
             | Self::Superseded
             | Self::TooLarge
             | Self::ShuttingDown
@@ -321,7 +343,7 @@ impl fmt::Display for Failure {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// To a command for one child.
+    /// To a command for one child, and to `wait`.
     Done(Done),
     /// To `stop --all` and `start --all`.
     Each(Each),
@@ -350,20 +372,20 @@ pub struct Upgraded {
     pub message: String,
 }
 
-/// What was done with one child.
+/// What was done with one child, or what was waited for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Done {
     /// The command.
     pub op: Op,
     /// The child.
     pub child: ChildName,
-    /// The new run's process, or the one that was stopped.
+    /// The new run's process, or the one that was stopped, or is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i32>,
-    /// The new run, or the one that was stopped.
+    /// The new run, or the one that was stopped, or is waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run: Option<RunId>,
-    /// How the stopped run ended.
+    /// How the run ended that was stopped, or waited for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<ExitAt>,
     /// One or more lines for a person.
@@ -837,6 +859,13 @@ impl Command {
         });
         let scopes = [CheckScope::Live, CheckScope::All];
         let kills = [KillChildren::AsConfigured, KillChildren::Stop];
+        let wait = |goal| Self::Wait {
+            child: child.clone(),
+            goal,
+            run: Some(RunId(4)),
+            time: WAIT_TIME,
+        };
+        let waits = Goal::ALL.map(wait);
         let others = [
             Self::CheckOne(child),
             Self::StartAll,
@@ -846,6 +875,7 @@ impl Command {
         ];
         let mut every = of_child.to_vec();
         every.extend(others);
+        every.extend(waits);
         every.extend(scopes.map(|scope| Self::Check { scope }));
         every.extend(kills.map(Self::Kill));
         every

@@ -60,7 +60,9 @@ fn is_plain(request: &Request, plain: &Value) {
             let written = &plain["command"];
             assert_eq!(written["op"], json!(command.op().as_str()));
             let child = match command {
-                Command::Child { child, .. } | Command::CheckOne(child) => Some(json!(child)),
+                Command::Child { child, .. }
+                | Command::CheckOne(child)
+                | Command::Wait { child, .. } => Some(json!(child)),
                 Command::StartAll
                 | Command::StopAll
                 | Command::Check { .. }

@@ -337,7 +337,9 @@ struct Words<'a> {
 
 fn words<S: Serializer>(command: &Command, serializer: S) -> Result<S::Ok, S::Error> {
     let (child, all, stop_children) = match command {
-        Command::Child { child, .. } | Command::CheckOne(child) => (Some(child), None, None),
+        Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. } => {
+            (Some(child), None, None)
+        }
         Command::StopAll | Command::StartAll => (None, Some(true), None),
         Command::Check { .. } | Command::Info | Command::Upgrade => (None, None, None),
         Command::Kill(KillChildren::AsConfigured) => (None, None, Some(false)),

@@ -11,12 +11,13 @@ mod usage;
 use std::{
     ffi::{OsStr, OsString},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::Parser;
 
 use self::{
-    command::resolve_command,
+    command::{resolve_command, resolve_ready_within},
     keygen::resolve_keygen,
     sentence::{read_words, split_hosts},
     usage::KEYGEN,
@@ -92,6 +93,8 @@ pub struct Forget {
 pub struct Ask {
     /// What is asked.
     pub command: Command,
+    /// How long is waited until the run that it starts is ready; `None` is not at all.
+    pub ready_within: Option<Duration>,
     /// Whom, in the order given; never empty, none twice.
     pub hosts: Vec<Host>,
     /// How the answers are printed.
@@ -121,6 +124,7 @@ Commands (in any case):
   stop all        stop every child
   check           the children with a live process; `check --all` shows the others too
   check NAME      everything known about one child
+  wait NAME       until it is as `--for` says: running, ready or exited
   info            the server itself
   kill            end the server; its children run on unless it is told otherwise
   upgrade         have the server replace itself by the program at its path; all goes on
@@ -148,13 +152,14 @@ Examples:
   supervisor-rs-client stop all on \"host1 host2\" --json
   supervisor-rs-client check web on [::1]:4000 || echo 'not running'
   supervisor-rs-client keygen deploy
-  supervisor-rs-client trystart web on host1,host2 with ~/.keys/deploy.pem
+  supervisor-rs-client trystart web --wait on host1,host2 with ~/.keys/deploy.pem
+  supervisor-rs-client wait migrate --for exited --timeout 5m
   supervisor-rs-client check on ssh://ops@host1
 
 Exit codes (of several hosts, the largest):
   0  done
-  1  not done: already_running not_running hook_failed spawn_failed superseded too_large
-     shutting_down internal
+  1  not done: already_running not_running hook_failed spawn_failed not_ready superseded
+     too_large shutting_down internal
   2  wrong command line, bad_request
   3  check NAME: known, but without a live process
   4  unauthorized forbidden protected_mode server_changed
@@ -220,6 +225,18 @@ struct Flags {
     #[arg(long)]
     stop_children: bool,
 
+    /// With `start`, `restart` and `trystart`: until the new run is ready, or has failed
+    #[arg(long)]
+    wait: bool,
+
+    /// With `wait`: `running`, `ready` or `exited`
+    #[arg(long = "for", value_name = "STATE")]
+    goal: Option<String>,
+
+    /// With `wait` and `--wait`: for how long, such as `90s`; `60s` unless given
+    #[arg(long, value_name = "TIME")]
+    timeout: Option<String>,
+
     /// With `keygen`: 2048, 3072 or 4096 (the default)
     #[arg(long, value_name = "BITS")]
     bits: Option<String>,
@@ -279,6 +296,7 @@ fn resolve(flags: Flags, environment: &Environment) -> Result<ClientTask, UsageE
         return resolve_keygen(&sentence, flags).map(ClientTask::Keygen);
     }
     let command = resolve_command(&sentence, &flags)?;
+    let ready_within = resolve_ready_within(&command, &flags)?;
     let mut words = sentence.hosts;
     if let (true, Some(default)) = (words.is_empty(), environment.on.as_deref()) {
         let text = default
@@ -298,6 +316,7 @@ fn resolve(flags: Flags, environment: &Environment) -> Result<ClientTask, UsageE
     )?;
     let ask = Ask {
         command,
+        ready_within,
         hosts,
         output: flags.output(),
         log: flags.into_log(),
@@ -316,6 +335,9 @@ impl Flags {
             ("--strict", self.strict),
             ("--all", self.all || self.all_rows),
             ("--stop-children", self.stop_children),
+            ("--wait", self.wait),
+            ("--for", self.goal.is_some()),
+            ("--timeout", self.timeout.is_some()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
         given.map(|(flag, _)| flag).collect()

@@ -113,6 +113,7 @@ fn manner(args: &ProofArgs, surroundings: Surroundings) -> Result<Manner, Privat
             server_id: args.server_id.clone(),
         },
         ssh: surroundings.ssh,
+        ready_within: None,
     })
 }
 
@@ -135,6 +136,10 @@ pub fn carry_out(
     };
     let mut code = 0;
     let mut warned = BTreeSet::new();
+    let manner = Manner {
+        ready_within: ask.ready_within,
+        ..manner.into()
+    };
     client::ask_all(&ask.hosts, &ask.command, manner, |answer, warnings| {
         code = code.max(render::exit_code(&ask.command, &answer));
         // What is wrong for all hosts is said once.

@@ -144,6 +144,7 @@ fn fake(answer: &'static str) -> Host {
 
 fn ask(hosts: Vec<Host>, output: Output) -> Ask {
     Ask {
+        ready_within: None,
         command: Command::Check {
             scope: CheckScope::Live,
         },

@@ -62,7 +62,7 @@ pub const SSH_HELLO_TIME_MAX: Duration = Duration::from_secs(30);
 /// The same where ssh may ask somebody for a password.
 pub const SSH_PROMPT_TIME_MAX: Duration = Duration::from_secs(120);
 
-/// How long `check` and `info` may take.
+/// How long `check` and `info` may take, and how much longer than its own time a `wait`.
 pub const LOOK_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// How long any other command may take: it waits for hooks and for processes to end.
@@ -119,6 +119,9 @@ pub struct Manner {
     pub proof: Proof,
     /// Those behind ssh.
     pub ssh: Ssh,
+    /// How long is waited, after a command that has started a run, until that is ready; `None` is
+    /// not at all.
+    pub ready_within: Option<Duration>,
 }
 
 /// Unsigned, and with the system's ssh.

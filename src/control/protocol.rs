@@ -57,6 +57,20 @@ impl Serialize for WireCommand<'_> {
             Command::Child { child, .. } | Command::CheckOne(child) => {
                 map.serialize_entry("child", child)?;
             }
+            Command::Wait {
+                child,
+                goal,
+                run,
+                time,
+            } => {
+                map.serialize_entry("child", child)?;
+                map.serialize_entry("for", goal.as_str())?;
+                if let Some(run) = run {
+                    map.serialize_entry("run", run)?;
+                }
+                let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+                map.serialize_entry("timeout_ms", &millis)?;
+            }
             Command::StopAll
             | Command::StartAll
             | Command::Check {

@@ -82,6 +82,7 @@ pub fn exit_code(command: &Command, answer: &HostAnswer) -> u8 {
                 .unwrap_or(DONE)
         }),
         Command::Child { .. }
+        | Command::Wait { .. }
         | Command::Check { .. }
         | Command::Info
         | Command::Kill(_)
@@ -151,7 +152,9 @@ fn but_for_ours<S: serde::Serializer>(fields: &Fields, serializer: S) -> Result<
 
 fn child_of(command: &Command) -> Option<&str> {
     match command {
-        Command::Child { child, .. } | Command::CheckOne(child) => Some(child.as_str()),
+        Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. } => {
+            Some(child.as_str())
+        }
         Command::StopAll
         | Command::StartAll
         | Command::Check { .. }
@@ -179,7 +182,9 @@ pub fn text(command: &Command, answer: &HostAnswer, heading: Heading, style: Sty
 
 fn done_text(command: &Command, fields: &Fields, paint: Paint) -> String {
     let shown = match command {
-        Command::Child { .. } => typed::<Done>(fields).map(|done| clean_lines(&done.message)),
+        Command::Child { .. } | Command::Wait { .. } => {
+            typed::<Done>(fields).map(|done| clean_lines(&done.message))
+        }
         Command::StopAll | Command::StartAll => typed(fields).map(|each| each_text(&each, paint)),
         Command::CheckOne(_) => check::one(fields, paint),
         Command::Check { .. } => check::many(fields, paint),

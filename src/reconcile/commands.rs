@@ -15,6 +15,7 @@ use super::{
     jobs::server_ends,
     orders::note_answered,
     record::{OrderId, Record, Wanted},
+    waits::Wait,
 };
 use crate::{
     command::{
@@ -87,6 +88,22 @@ impl State {
                     answer: Err(failure),
                 }),
             },
+            Command::Wait {
+                child,
+                goal,
+                run,
+                time,
+            } => {
+                let wait = Wait {
+                    child,
+                    goal,
+                    run,
+                    time,
+                    asker,
+                    why: None,
+                };
+                self.begin_wait(turn, id, wait);
+            }
             Command::Check { scope } => {
                 let answer = Ok(Answer::Checked(self.check(scope, turn.now)));
                 turn.emit(Effect::Reply { id, answer });

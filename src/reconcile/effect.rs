@@ -141,6 +141,16 @@ pub enum Effect {
         /// The core's part: one row.
         checked: Box<Checked>,
     },
+    /// The one final answer to a wait for a run that has ended: the shell adds to it what that has
+    /// said last.
+    Explain {
+        /// To which request.
+        id: RequestId,
+        /// The core's part.
+        failure: Failure,
+        /// What ran.
+        spec: Arc<Spec>,
+    },
     /// Replace the server by the program that stands at its path; whoever asked is answered by
     /// whichever program runs then.
     Upgrade {

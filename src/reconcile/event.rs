@@ -118,6 +118,11 @@ pub enum Event {
         /// When it began: field 22 of `/proc/PID/stat`.
         start_ticks: u64,
     },
+    /// Nobody hears the answer to this request any more.
+    Forsaken {
+        /// Which.
+        id: RequestId,
+    },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,
     /// USR2: the server is to replace itself.

@@ -76,6 +76,7 @@ pub mod survey;
 pub mod suspects;
 mod timers;
 mod view;
+mod waits;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -91,7 +92,7 @@ use self::{
     child::Child,
     commands::Batch,
     effect::{Effect, Level, Line},
-    event::{BatchId, Event, JobId, Settings, Ticket},
+    event::{BatchId, Event, JobId, RequestId, Settings, Ticket},
     forget::{Missing, Removed},
     job::{Job, Posthooks},
     listing::Loadpath,
@@ -101,12 +102,14 @@ use self::{
     shutdown::{Ending, Mainstay},
     suspects::Suspects,
     timers::{Timer, Timers},
+    waits::Wait,
 };
 use crate::spec::{ChildName, Mono, Spec, Time, Verb};
 
 pub use self::{
     boot::{faults, refusal},
     probes::READY_PROBE_TIME_MAX,
+    waits::{WAITS_MAX, WAITS_PER_ASKER_MAX},
 };
 
 /// How long KILL may take before the one who asked is told that it did not help.
@@ -135,6 +138,9 @@ pub struct State {
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<BatchId, Batch>,
     tickets: BTreeMap<Ticket, Awaited>,
+    /// Who waits for what a child is to be.
+    #[serde(default)]
+    waits: BTreeMap<RequestId, Wait>,
     #[serde(skip_serializing_if = "are_left_behind")]
     timers: Timers,
     /// The loadpaths as last listed.
@@ -245,6 +251,7 @@ impl State {
             jobs: BTreeMap::new(),
             batches: BTreeMap::new(),
             tickets: BTreeMap::new(),
+            waits: BTreeMap::new(),
             timers: Timers::default(),
             loadpaths: Vec::new(),
             seen: BTreeMap::new(),
@@ -298,12 +305,14 @@ impl State {
             Event::SuspectGone { pid, start_ticks } => {
                 self.on_suspect_gone(&mut turn, pid, start_ticks);
             }
+            Event::Forsaken { id } => self.forsake(&mut turn, id),
             Event::Shutdown => self.on_shutdown(&mut turn, None, None),
             Event::Upgrade => self.on_upgrade(&mut turn, None),
             Event::Deadline => {}
         }
         self.fire(&mut turn);
         self.settle(&mut turn);
+        self.look_at_waits(&mut turn);
         self.end_with_mainstay(&mut turn);
         self.end_if_done(&mut turn);
         turn.effects
@@ -326,6 +335,7 @@ impl State {
                 Timer::Repeat(child) => self.on_repeat_due(turn, &child),
                 Timer::Quiet(home) => self.on_quiet(turn, &home),
                 Timer::Confirm => self.confirm_removals(turn),
+                Timer::Wait(id) => self.on_wait_due(turn, id),
             }
         }
     }
@@ -396,7 +406,7 @@ impl State {
     }
 
     /// The server is to replace itself, which an end that is under way does not wait for.
-    fn on_upgrade(&self, turn: &mut Turn, asked: Option<event::RequestId>) {
+    fn on_upgrade(&self, turn: &mut Turn, asked: Option<RequestId>) {
         match (self.ending.is_some(), asked) {
             (false, asked) => turn.emit(Effect::Upgrade { asked }),
             (true, Some(id)) => self.refuse_while_ending(turn, id),

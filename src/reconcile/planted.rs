@@ -90,6 +90,10 @@ pub(super) enum Bug {
     MainstayMissed,
     /// The server ends with that child although it will be started again.
     MainstayTooSoon,
+    /// A run that is starting is told to be ready.
+    StartingIsReady,
+    /// A wait has no end.
+    WaitWithoutEnd,
     /// An upgrade leaves the deadlines behind.
     TimersNotHandedOver,
 }
@@ -152,6 +156,8 @@ mod switch {
         Bug::LiveHookForgotten,
         Bug::MainstayMissed,
         Bug::MainstayTooSoon,
+        Bug::StartingIsReady,
+        Bug::WaitWithoutEnd,
         Bug::TimersNotHandedOver,
     ];
 

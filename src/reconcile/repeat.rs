@@ -122,6 +122,7 @@ impl State {
             ErrorCode::AlreadyRunning
             | ErrorCode::HookFailed
             | ErrorCode::SpawnFailed
+            | ErrorCode::NotReady
             | ErrorCode::TooLarge
             | ErrorCode::Internal
             | ErrorCode::BadRequest

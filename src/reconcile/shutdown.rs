@@ -99,6 +99,7 @@ impl State {
         patience: Patience,
         asker: Option<Arc<Asker>>,
     ) {
+        self.end_waits(turn);
         let stop = children == KillChildren::Stop || self.settings.on_exit == OnExit::Stop;
         for job in self.jobs.values_mut() {
             job.posthooks = Posthooks::StartingNothing;

@@ -7,6 +7,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::event::RequestId;
 use crate::spec::{ChildName, Mono};
 
 /// What a deadline is for.
@@ -26,6 +27,8 @@ pub(super) enum Timer {
     Quiet(PathBuf),
     /// Stands in for the rescan that confirms removals where rescans are off.
     Confirm,
+    /// The end of a wait's time.
+    Wait(RequestId),
 }
 
 /// All deadlines, each at most once per [`Timer`].

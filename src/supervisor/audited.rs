@@ -76,10 +76,23 @@ impl Supervisor {
                 }
             },
         };
+        if let Command::Wait { .. } = command {
+            self.forsake();
+        }
         self.next_request += 1;
         let id = RequestId(self.next_request);
         self.waiting.insert(id, Waiting { reply, audited });
         self.inbox.push_back(Event::Request { id, command, asker });
+    }
+
+    /// Tells the core whose answers nobody will hear: before another waits, so that those who are
+    /// gone do not count.
+    fn forsake(&mut self) {
+        for (id, waiting) in &self.waiting {
+            if waiting.reply.is_unheard() {
+                self.inbox.push_back(Event::Forsaken { id: *id });
+            }
+        }
     }
 
     /// Gives the one answer to a request, once its line is written if it has one.
@@ -127,7 +140,9 @@ fn changes_something(command: &Command) -> bool {
         | Command::StartAll
         | Command::Kill(_)
         | Command::Upgrade => true,
-        Command::CheckOne(_) | Command::Check { .. } | Command::Info => false,
+        Command::CheckOne(_) | Command::Wait { .. } | Command::Check { .. } | Command::Info => {
+            false
+        }
     }
 }
 
@@ -190,7 +205,7 @@ pub fn verify_audit(path: &Path, noted: Option<Hash>) -> Result<Verdict, ServeEr
 mod tests {
     use super::*;
     use crate::{
-        command::{CheckScope, KillChildren},
+        command::{CheckScope, Goal, KillChildren, WAIT_TIME},
         control::keys::Fingerprint,
         spec::Verb,
     };
@@ -213,6 +228,12 @@ mod tests {
         assert!(!changes_something(&Command::Check { scope }));
         assert!(!changes_something(&Command::CheckOne(child())));
         assert!(!changes_something(&Command::Info));
+        assert!(!changes_something(&Command::Wait {
+            child: child(),
+            goal: Goal::Ready,
+            run: None,
+            time: WAIT_TIME,
+        }));
     }
 
     #[test]

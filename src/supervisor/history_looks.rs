@@ -1,73 +1,16 @@
-//! Histories of children, read for those who ask, off the loop.
-//!
-//! One file is read at a time, so that however many ask about a disk that does not answer, they take
-//! one thread; whoever waits for longer than [`LOOK_TIME_MAX`] is answered without the history.
+//! Histories of children, for those who ask.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use std::collections::BTreeMap;
 
 use super::Supervisor;
 use crate::{
     command::{Answer, Checked, HistoryRun},
-    journal::Histories,
     reconcile::{
         event::RequestId,
         past::{HISTORY_LEN_MAX, PastEnd, PastRun},
     },
     spec::{ChildName, RunId},
 };
-
-/// How long who asks waits for the file.
-const LOOK_TIME_MAX: Duration = Duration::from_secs(5);
-
-/// Looks at files, one after the other.
-pub(super) struct HistoryLooks {
-    turn: Arc<Semaphore>,
-    /// Each who is not answered yet has a share of it.
-    unanswered: Arc<()>,
-}
-
-impl HistoryLooks {
-    pub(super) fn new() -> Self {
-        Self {
-            turn: Arc::new(Semaphore::new(1)),
-            unanswered: Arc::new(()),
-        }
-    }
-
-    /// Whether no thread looks, and all who asked are answered.
-    pub(super) fn is_idle(&self) -> bool {
-        self.turn.available_permits() == 1 && Arc::strong_count(&self.unanswered) == 1
-    }
-
-    /// Reads a history; says for a person why that could not be done.
-    fn read(
-        &self,
-        histories: Histories,
-        child: ChildName,
-    ) -> impl Future<Output = Result<Vec<PastRun>, String>> + use<> {
-        let turn = Arc::clone(&self.turn);
-        let look = async move {
-            let turn = turn.acquire_owned().await.map_err(|it| it.to_string())?;
-            let read = spawn_blocking(move || {
-                let read = histories.read(&child);
-                drop(turn);
-                read
-            });
-            match read.await {
-                Ok(read) => read.map_err(|error| error.to_string()),
-                Err(_) => Err("reading it has panicked".to_owned()),
-            }
-        };
-        async move {
-            let slow = || Err(format!("its disk does not answer within {LOOK_TIME_MAX:?}"));
-            timeout(LOOK_TIME_MAX, look)
-                .await
-                .unwrap_or_else(|_| slow())
-        }
-    }
-}
 
 impl Supervisor {
     /// Adds to the core's part of `check NAME` what stands in the child's history.
@@ -83,10 +26,10 @@ impl Supervisor {
         };
         // Before the file is read: what is noted meanwhile is told once.
         let unnoted = self.journal.unnoted(child);
-        let read = self
-            .history_looks
-            .read(self.journal.histories(), child.clone());
-        let unanswered = Arc::clone(&self.history_looks.unanswered);
+        let (histories, child) = (self.journal.histories(), child.clone());
+        let read = move || histories.read(&child).map_err(|error| error.to_string());
+        let read = self.looks.histories.look(read);
+        let unanswered = self.looks.histories.unanswered();
         tokio::spawn(async move {
             let read = read.await.unwrap_or_else(|why| {
                 let note = format!("the history cannot be read: {why}");

@@ -11,6 +11,8 @@ mod authority;
 mod history_looks;
 mod inbox;
 mod key_looks;
+mod log_looks;
+mod looks;
 mod moved;
 mod notify;
 mod perform;
@@ -42,9 +44,9 @@ pub use self::{
 };
 use self::{
     audited::{Waiting, note_refusal},
-    history_looks::HistoryLooks,
     inbox::Inbox,
     key_looks::KeyLooks,
+    looks::FileLooks,
     notify::Notify,
     server_file::{BEING_WRITTEN, ServerFile},
     upgrade::{Caught, Leaving, Upgrade},
@@ -95,7 +97,7 @@ struct Supervisor {
     /// The public keys; each look at them is off this thread.
     ring: Arc<Ring>,
     key_looks: KeyLooks,
-    history_looks: HistoryLooks,
+    looks: FileLooks,
     control: Control,
     asked: mpsc::Receiver<Asked>,
     /// Who waits for a look at server.yml before a key is used.

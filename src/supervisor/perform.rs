@@ -51,6 +51,7 @@ impl Supervisor {
                 latest,
                 checked,
             } => self.recount(id, &child, latest, checked),
+            Effect::Explain { id, failure, spec } => self.explain(id, failure, &spec),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
             Effect::Upgrade { asked } => self.begin_upgrade(asked),
@@ -120,6 +121,7 @@ impl Supervisor {
             | Effect::Reread { .. }
             | Effect::Reply { .. }
             | Effect::Recount { .. }
+            | Effect::Explain { .. }
             | Effect::Inform { .. }
             | Effect::Log(_)
             | Effect::Upgrade { .. }

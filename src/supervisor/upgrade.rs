@@ -305,7 +305,8 @@ impl Supervisor {
             (self.journal.is_quiet(), "the writing of the state"),
             (self.audit.is_quiet(), "the writing of the audit trail"),
             (self.key_looks.is_idle(), "a look at the keys"),
-            (self.history_looks.is_idle(), "a look at a history"),
+            (self.looks.histories.is_idle(), "a look at a history"),
+            (self.looks.logs.is_idle(), "a look at a log"),
             (self.control.is_quiet(), "the check of a signature"),
         ]
         .into_iter()

@@ -38,7 +38,7 @@ pub(crate) enum Exits {
 
 /// How long after the start of a process its pin is there for certain, and how exact that start is
 /// known, in microseconds.
-const PINNED_AFTER: u64 = 300_000;
+const PINNED_AFTER: u64 = 150_000;
 
 /// A clock tick of `/proc/PID/stat`, in microseconds.
 const TICK: u64 = 10_000;

@@ -56,5 +56,6 @@ mod stranger;
 mod tokens;
 mod unit_file;
 mod upgrade;
+mod waits;
 mod watching;
 mod wire;

@@ -587,6 +587,11 @@ fn world(transcript: &Transcript) -> Sandbox {
             assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
             sandbox
         }
+        ("wait", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 4);
+            sandbox
+        }
         ("start and stop of all", 1) => {
             let sandbox = Sandbox::start("mode: sync");
             sandbox.write("db.yml", web);

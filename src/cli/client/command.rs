@@ -1,8 +1,10 @@
 //! Which command the words and options mean, or why they mean none.
 
+use std::time::Duration;
+
 use super::{Flags, UsageError, sentence::Sentence, usage::nearest_command};
 use crate::{
-    command::{CheckScope, Command, KillChildren, Op},
+    command::{CheckScope, Command, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
     spec::Verb,
 };
 
@@ -22,14 +24,12 @@ pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Comm
             name: name.clone(),
         });
     }
-    let of_child = |verb| match name {
-        Some(name) => Ok(Command::Child {
-            verb,
-            child: name.parse()?,
-        }),
-        None if all => Err(UsageError::NoAll(verb)),
-        None => Err(UsageError::NameMissing(verb)),
+    let one = || match name {
+        Some(name) => Ok(name.parse()?),
+        None if all => Err(UsageError::NoAll(op)),
+        None => Err(UsageError::NameMissing(op)),
     };
+    let of_child = |verb| one().map(|child| Command::Child { verb, child });
     let of_server = |command| match &sentence.name {
         None => Ok(command),
         Some(name) => Err(UsageError::NameUnwanted {
@@ -53,10 +53,49 @@ pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Comm
                 scope: CheckScope::Live,
             },
         }),
+        Op::Wait => Ok(Command::Wait {
+            child: one()?,
+            goal: goal(flags)?,
+            run: None,
+            time: timeout(flags)?,
+        }),
         Op::Info => of_server(Command::Info),
         Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
         Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
         Op::Upgrade => of_server(Command::Upgrade),
+    }
+}
+
+/// How long is waited for the run that a command starts, with `--wait`.
+pub(super) fn resolve_ready_within(
+    command: &Command,
+    flags: &Flags,
+) -> Result<Option<Duration>, UsageError> {
+    match (command, flags.wait) {
+        (Command::StartAll, true) => Err(UsageError::WaitForAll),
+        (_, true) => timeout(flags).map(Some),
+        (Command::Wait { .. }, false) => Ok(None),
+        (_, false) if flags.timeout.is_some() => Err(UsageError::TimeoutAlone),
+        (_, false) => Ok(None),
+    }
+}
+
+fn goal(flags: &Flags) -> Result<Goal, UsageError> {
+    let word = flags.goal.as_deref().ok_or(UsageError::GoalMissing)?;
+    let is_it = |goal: &Goal| goal.as_str().eq_ignore_ascii_case(word);
+    let found = Goal::ALL.into_iter().find(is_it);
+    found.ok_or_else(|| UsageError::Goal(word.to_owned()))
+}
+
+fn timeout(flags: &Flags) -> Result<Duration, UsageError> {
+    let Some(text) = &flags.timeout else {
+        return Ok(WAIT_TIME);
+    };
+    let time = humantime::parse_duration(text);
+    let time = time.map_err(|_| UsageError::Timeout(text.clone()))?;
+    match time > WAIT_TIME_MAX {
+        true => Err(UsageError::TimeoutTooLong),
+        false => Ok(time),
     }
 }
 
@@ -89,16 +128,24 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
     if flags.bits.is_some() {
         return wrong("--bits", None);
     }
+    if flags.goal.is_some() && op != Op::Wait {
+        return wrong("--for", None);
+    }
     if flags.stop_children && op != Op::Kill {
         return wrong("--stop-children", None);
     }
     match op {
+        Op::Stop | Op::Check | Op::Wait | Op::Info | Op::Kill | Op::Upgrade if flags.wait => {
+            wrong("--wait", None)
+        }
         Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
         Op::Start | Op::Stop | Op::Check => Ok(()),
         Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
-        Op::Restart | Op::Trystart | Op::Info | Op::Upgrade if flags.all || flags.all_rows => {
+        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Upgrade
+            if flags.all || flags.all_rows =>
+        {
             wrong("--all", None)
         }
-        Op::Restart | Op::Trystart | Op::Info | Op::Kill | Op::Upgrade => Ok(()),
+        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    command::{CheckScope, KillChildren},
+    command::{CheckScope, Goal, KillChildren},
     control::{host::PORT, keys::Bits},
     spec::Verb,
 };
@@ -103,6 +103,69 @@ fn every_command_is_understood_in_any_case() {
     }
     let upper = ask("start WEB").command;
     assert_ne!(upper, child(Verb::Start), "names are as they are");
+}
+
+#[test]
+fn what_is_waited_for_and_for_how_long_is_chosen_by_options() {
+    let wait = |goal, seconds| Command::Wait {
+        child: "web".parse().unwrap(),
+        goal,
+        run: None,
+        time: Duration::from_secs(seconds),
+    };
+    for (line, command) in [
+        ("wait web --for ready", wait(Goal::Ready, 60)),
+        ("WAIT web --for=Running", wait(Goal::Running, 60)),
+        (
+            "wait --for exited web --timeout 2m",
+            wait(Goal::Exited, 120),
+        ),
+        ("wait web --for ready --timeout 0s", wait(Goal::Ready, 0)),
+        (
+            "wait web --for ready --timeout 24h",
+            wait(Goal::Ready, 86_400),
+        ),
+    ] {
+        assert_eq!(ask(line).command, command, "{line}");
+        assert_eq!(ask(line).ready_within, None, "{line}");
+    }
+    for (line, seconds) in [
+        ("start web --wait", 60),
+        ("start --wait web", 60),
+        ("restart web --wait --timeout 90s", 90),
+        ("--timeout=1h trystart web on a --wait", 3_600),
+    ] {
+        let within = Some(Duration::from_secs(seconds));
+        assert_eq!(ask(line).ready_within, within, "{line}");
+    }
+    assert_eq!(ask("start web").ready_within, None);
+    for (line, says) in [
+        ("wait", "`wait` needs the name of a child: `wait NAME`"),
+        ("wait all --for ready", "there is no `wait all`"),
+        ("wait --all --for ready", "`--all` does not go with `wait`"),
+        ("wait web", "`wait NAME --for running|ready|exited`"),
+        ("wait web --for up", "running|ready|exited, not `up`"),
+        (
+            "wait web --for ready --wait",
+            "`--wait` does not go with `wait`",
+        ),
+        ("start web --for ready", "`--for` does not go with `start`"),
+        ("start web --timeout 5s", "`--timeout` is for `wait NAME`"),
+        ("check --timeout 5s", "`--timeout` is for `wait NAME`"),
+        ("start web --wait --timeout soon", "`soon` is no time"),
+        ("start web --wait --timeout 5", "write it as `90s`"),
+        ("start web --wait --timeout 25h", "at most 1day"),
+        ("start --all --wait", "`start NAME --wait`"),
+        ("restart all --wait", "there is no `restart all`"),
+        ("stop web --wait", "`--wait` does not go with `stop`"),
+        ("check web --wait", "`--wait` does not go with `check`"),
+        ("info --wait", "`--wait` does not go with `info`"),
+        ("kill --wait", "`--wait` does not go with `kill`"),
+        ("keygen a --wait", "`--wait` does not go with `keygen`"),
+        ("--forget a --timeout 5s", "`--forget` stands alone"),
+    ] {
+        assert!(wrong(line).contains(says), "{line}: {}", wrong(line));
+    }
 }
 
 #[test]

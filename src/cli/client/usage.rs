@@ -1,13 +1,13 @@
 //! What can be wrong with the client's command line, and what was probably meant.
 
 use crate::{
-    command::Op,
+    command::{Goal, Op, WAIT_TIME_MAX},
     control::{
         client::{HOSTS_MAX, known_servers::NotAServerId},
         host::HostError,
         keys::{BitsError, KeyName, KeyNameError},
     },
-    spec::{NameError, Verb},
+    spec::NameError,
 };
 
 /// What is wrong with a command line.
@@ -34,16 +34,35 @@ pub enum UsageError {
     },
     /// A command for one child without one.
     #[error(
-        "`{0}` needs the name of a child: `{0} NAME`{all}",
-        all = if takes_all(*.0) { format!(", or `{0} --all`", .0) } else { String::new() }
+        "`{word}` needs the name of a child: `{word} NAME`{all}",
+        word = .0.as_str(),
+        all = if takes_all(*.0) { format!(", or `{} --all`", .0.as_str()) } else { String::new() }
     )]
-    NameMissing(Verb),
+    NameMissing(Op),
     /// A name that no child has.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// `restart all` and `trystart all`.
-    #[error("`{0}` takes one child, there is no `{0} all`")]
-    NoAll(Verb),
+    /// `restart all`, `trystart all` and `wait all`.
+    #[error("`{word}` takes one child, there is no `{word} all`", word = .0.as_str())]
+    NoAll(Op),
+    /// `wait` without what for.
+    #[error("`wait` needs to know what for: `wait NAME --for {}`", goals())]
+    GoalMissing,
+    /// `--for` something else.
+    #[error("`--for` is one of {}, not `{}`", goals(), .0.escape_debug())]
+    Goal(String),
+    /// `start --all --wait`.
+    #[error("`--wait` waits for one child: `start NAME --wait`")]
+    WaitForAll,
+    /// `--timeout` with nothing that it is for.
+    #[error("`--timeout` is for `wait NAME` and for `--wait`, and neither is there")]
+    TimeoutAlone,
+    /// `--timeout` that is no span.
+    #[error("`--timeout`: `{}` is no time; write it as `90s` or `5m`", .0.escape_debug())]
+    Timeout(String),
+    /// `--timeout` of more than a day.
+    #[error("`--timeout`: at most {}", humantime::format_duration(WAIT_TIME_MAX))]
+    TimeoutTooLong,
     /// A command that concerns the server, with a name.
     #[error("`{}` takes no name{}", .command.as_str(), instead_of_name(*.command, .name))]
     NameUnwanted {
@@ -149,17 +168,21 @@ fn instead_of_name(command: Op, name: &str) -> String {
     match command {
         Op::Kill => format!(": it ends the server; did you mean `stop {name}`?"),
         Op::Upgrade => format!(": it replaces the server; did you mean `restart {name}`?"),
-        Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check => {
+        Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check | Op::Wait => {
             format!("; did you mean `check {name}`?")
         }
     }
 }
 
-fn takes_all(verb: Verb) -> bool {
-    match verb {
-        Verb::Start | Verb::Stop => true,
-        Verb::Restart | Verb::Trystart => false,
+fn takes_all(command: Op) -> bool {
+    match command {
+        Op::Start | Op::Stop | Op::Check => true,
+        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => false,
     }
+}
+
+fn goals() -> String {
+    Goal::ALL.map(Goal::as_str).join("|")
 }
 
 /// The command that asks no server.

@@ -2,6 +2,8 @@
 
 use std::{io, time::Duration};
 
+use serde_json::value::to_raw_value;
+
 use super::{
     super::protocol::{self, Fields, Hello, LINE_BYTES_MAX, PROTOCOL, Refusal, ServerLine},
     ANSWER_BYTES_MAX, Manner, failure,
@@ -10,18 +12,24 @@ use super::{
 };
 use crate::{
     clock,
-    command::{Command, ErrorCode},
-    spec::Mono,
+    command::{Command, ErrorCode, Goal},
+    spec::{Mono, RunId},
 };
 
 /// How much is read at once.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The one request of a connection.
-const REQUEST_ID: u64 = 1;
+/// The request that gives the command.
+const COMMAND_ID: u64 = 1;
+
+/// The request that waits for what the command has started.
+const WAIT_ID: u64 = 2;
 
 /// What is added to a failure after the command was sent.
 const UNSURE: &str = "\nhint: the command may have been carried out, `check` tells";
+
+/// What is added to a failure after the command was answered.
+const STARTED: &str = "\nhint: the command itself was carried out, `check` tells what became of it";
 
 /// Why there is no line.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +55,8 @@ pub(super) struct Conversation<'a> {
     place: &'a str,
     manner: &'a Manner,
     inbox: Vec<u8>,
+    /// What is known of the command when the connection fails.
+    hint: &'static str,
 }
 
 impl<'a> Conversation<'a> {
@@ -57,6 +67,7 @@ impl<'a> Conversation<'a> {
             place,
             manner,
             inbox: Vec::new(),
+            hint: UNSURE,
         }
     }
 
@@ -72,26 +83,68 @@ impl<'a> Conversation<'a> {
             Stream::Tcp(_) => waits.hello,
             Stream::Ssh(_) => self.manner.ssh.hello_wait(waits),
         };
-        let hello = self.meet(hello_wait)?;
+        let mut hello = self.meet(hello_wait)?;
+        let met_at = clock::mono();
+        let done = self.ask(&hello, COMMAND_ID, command, warnings)?;
+        let (Some(time), Command::Child { child, .. }) = (self.manner.ready_within, command) else {
+            return Ok(done);
+        };
+        self.hint = STARTED;
+        // By the server's clock, as it is by now: the first answer may have taken its time.
+        let took = i64::try_from((clock::mono() - met_at).as_secs()).unwrap_or(i64::MAX);
+        hello.time = hello.time.saturating_add(took);
+        let wait = Command::Wait {
+            child: child.clone(),
+            goal: Goal::Ready,
+            run: Some(self.run_of(&done)?),
+            time,
+        };
+        let ready = self.ask(&hello, WAIT_ID, &wait, warnings);
+        ready
+            .map(|ready| joined(done, &ready))
+            .map_err(about_the_wait)
+    }
+
+    /// Makes a request and hears its answer.
+    fn ask(
+        &mut self,
+        hello: &Hello,
+        id: u64,
+        command: &Command,
+        warnings: &mut Vec<String>,
+    ) -> Result<Fields, Refusal> {
+        let waits = self.manner.waits;
         let met = Met {
             host: self.host,
             place: self.place,
-            hello: &hello,
+            hello,
         };
         let proof = &self.manner.proof;
-        let (request, signed) = proof.request(met, REQUEST_ID, command, warnings)?;
+        let (request, signed) = proof.request(met, id, command, warnings)?;
         self.stream
             .send(&request, waits.hello)
             .map_err(|fault| self.cut_off(&format!("cannot send to `{}`: {fault}", self.host)))?;
         let time = match command {
             Command::Check { .. } | Command::CheckOne(_) | Command::Info => waits.look,
+            Command::Wait { time, .. } => time.saturating_add(waits.look),
             Command::Child { .. }
             | Command::StopAll
             | Command::StartAll
             | Command::Kill(_)
             | Command::Upgrade => waits.act,
         };
-        self.hear(time, signed)
+        self.hear(id, time, signed)
+    }
+
+    /// The run that a command has started, by the answer to it.
+    fn run_of(&self, done: &Fields) -> Result<RunId, Refusal> {
+        let run = done.0.iter().find(|(key, _)| key == "run");
+        let run = run.and_then(|(_, value)| serde_json::from_str(value.get()).ok());
+        run.ok_or_else(|| {
+            let (host, hint) = (self.host, self.hint);
+            let message = format!("the answer of `{host}` names no run to wait for{hint}");
+            failure(ErrorCode::Unreachable, message)
+        })
     }
 
     /// Reads the hello and sees whether this client can go on.
@@ -155,7 +208,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// Reads until the answer.
-    fn hear(&mut self, time: Duration, signed: Signed) -> Result<Fields, Refusal> {
+    fn hear(&mut self, asked: u64, time: Duration, signed: Signed) -> Result<Fields, Refusal> {
         let deadline = clock::mono() + time;
         loop {
             let line = match self.line(deadline, time, ANSWER_BYTES_MAX) {
@@ -163,15 +216,11 @@ impl<'a> Conversation<'a> {
                 Err(no_line) => return Err(self.no_answer(&no_line)),
             };
             match protocol::parse_server_line(&line) {
-                Ok(ServerLine::Ok {
-                    id: REQUEST_ID,
-                    fields,
-                }) => return Ok(fields),
-                Ok(ServerLine::Error {
-                    id: Some(REQUEST_ID) | None,
-                    refusal,
-                }) => return Err(self.manner.proof.explain(refusal, signed)),
-                Ok(ServerLine::Event { id: REQUEST_ID }) => {}
+                Ok(ServerLine::Ok { id, fields }) if id == asked => return Ok(fields),
+                Ok(ServerLine::Error { id, refusal }) if id.is_none_or(|id| id == asked) => {
+                    return Err(self.manner.proof.explain(refusal, signed));
+                }
+                Ok(ServerLine::Event { id }) if id == asked => {}
                 Ok(
                     ServerLine::Hello(_)
                     | ServerLine::Ok { .. }
@@ -179,13 +228,13 @@ impl<'a> Conversation<'a> {
                     | ServerLine::Event { .. },
                 ) => {
                     let message = format!(
-                        "`{}` answers something that was not asked{UNSURE}",
-                        self.host
+                        "`{}` answers something that was not asked{}",
+                        self.host, self.hint
                     );
                     return Err(failure(ErrorCode::Unreachable, message));
                 }
                 Err(fault) => {
-                    let message = format!("no answer from `{}`: {fault}{UNSURE}", self.host);
+                    let message = format!("no answer from `{}`: {fault}{}", self.host, self.hint);
                     return Err(failure(ErrorCode::Unreachable, message));
                 }
             }
@@ -195,8 +244,8 @@ impl<'a> Conversation<'a> {
     fn no_answer(&mut self, no_line: &NoLine) -> Refusal {
         let what = format!("no answer from `{}`: {no_line}", self.host);
         match no_line {
-            NoLine::Timeout(_) => failure(ErrorCode::Timeout, what + UNSURE),
-            NoLine::TooLong(_) => failure(ErrorCode::Unreachable, what + UNSURE),
+            NoLine::Timeout(_) => failure(ErrorCode::Timeout, what + self.hint),
+            NoLine::TooLong(_) => failure(ErrorCode::Unreachable, what + self.hint),
             NoLine::Closed | NoLine::Cut | NoLine::Io(_) => self.cut_off(&what),
         }
     }
@@ -208,7 +257,10 @@ impl<'a> Conversation<'a> {
             Stream::Ssh(tunnel) => tunnel.fault(),
         };
         let words = following(&fault.unwrap_or_default());
-        failure(ErrorCode::Unreachable, format!("{what}{words}{UNSURE}"))
+        failure(
+            ErrorCode::Unreachable,
+            format!("{what}{words}{}", self.hint),
+        )
     }
 
     fn stranger(&self, why: &dyn std::fmt::Display) -> Refusal {
@@ -261,6 +313,33 @@ impl<'a> Conversation<'a> {
                 },
             }
         }
+    }
+}
+
+/// The answer to a command whose run is ready by now: what it said first is said anew, and what else
+/// it had to say stays.
+fn joined(mut done: Fields, ready: &Fields) -> Fields {
+    let text = |fields: &Fields| -> Option<String> {
+        let message = fields.0.iter().find(|(key, _)| key == "message");
+        serde_json::from_str(message?.1.get()).ok()
+    };
+    if let (Some(before), Some(now)) = (text(&done), text(ready)) {
+        let rest = before.split_once('\n').map(|(_, rest)| rest);
+        let message = rest.map_or_else(|| now.clone(), |rest| format!("{now}\n{rest}"));
+        let message = to_raw_value(&message).expect("a string is JSON");
+        let there = done.0.iter_mut().find(|(key, _)| key == "message");
+        if let Some((_, value)) = there {
+            *value = message;
+        }
+    }
+    done
+}
+
+/// A refusal of a wait that says nothing of the run: that the command was carried out is added.
+fn about_the_wait(refusal: Refusal) -> Refusal {
+    match refusal.known_code() {
+        None | Some(ErrorCode::NotReady | ErrorCode::Timeout | ErrorCode::Unreachable) => refusal,
+        Some(code) => failure(code, refusal.message + STARTED),
     }
 }
 

@@ -326,3 +326,77 @@ fn a_host_that_hangs_delays_no_answer_before_it() {
     good_thread.join().unwrap();
     hanging_thread.join().unwrap();
 }
+
+/// What comes of `start web --wait` when a server answers the start so, and then the wait so.
+fn start_and_wait(start: &'static str, wait: &'static str) -> Result<Fields, Refusal> {
+    let (host, thread) = serve(move |mut stream| {
+        let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+        writeln!(stream, "{HELLO}").unwrap();
+        let asked = lines.next().unwrap().unwrap();
+        assert_eq!(asked, r#"{"id":1,"command":{"op":"start","child":"web"}}"#);
+        writeln!(stream, "{start}").unwrap();
+        if wait.is_empty() {
+            return;
+        }
+        let asked = lines.next().unwrap().unwrap();
+        assert_eq!(
+            asked,
+            r#"{"id":2,"command":{"op":"wait","child":"web","for":"ready","run":4,"timeout_ms":7000}}"#
+        );
+        writeln!(stream, "{wait}").unwrap();
+    });
+    let command = Command::Child {
+        verb: crate::spec::Verb::Start,
+        child: "web".parse().unwrap(),
+    };
+    let manner = Manner {
+        ready_within: Some(Duration::from_secs(7)),
+        ..Manner::from(LONG)
+    };
+    let mut outcome = None;
+    ask_all(&[host], &command, manner, |answer, _| {
+        outcome = Some(answer.outcome);
+    });
+    thread.join().unwrap();
+    outcome.unwrap()
+}
+
+#[test]
+fn a_run_is_waited_for_on_the_connection_on_which_it_was_started() {
+    const STARTED: &str = r#"{"id":1,"ok":{"op":"start","child":"web","pid":7,"run":4,"message":"`web` started\na note","new":1}}"#;
+    let ready =
+        r#"{"id":2,"ok":{"op":"wait","child":"web","pid":7,"run":4,"message":"`web` is ready"}}"#;
+    let done = start_and_wait(STARTED, ready).unwrap().object();
+    assert_eq!(
+        done,
+        r#"{"op":"start","child":"web","pid":7,"run":4,"message":"`web` is ready\na note","new":1}"#
+    );
+    let failed = r#"{"id":2,"error":{"code":"not_ready","message":"no"}}"#;
+    let refusal = start_and_wait(STARTED, failed).unwrap_err();
+    assert_eq!(
+        (refusal.code.as_str(), refusal.message.as_str()),
+        ("not_ready", "no")
+    );
+    // A server that does not know `wait`, and one that is gone.
+    let unknown = r#"{"id":2,"error":{"code":"bad_request","message":"unknown op `wait`"}}"#;
+    for (start, wait, code) in [
+        (STARTED, unknown, "bad_request"),
+        (STARTED, "", "unreachable"),
+        (
+            r#"{"id":1,"ok":{"op":"start","message":"done"}}"#,
+            "",
+            "unreachable",
+        ),
+    ] {
+        let refusal = start_and_wait(start, wait).unwrap_err();
+        assert_eq!(refusal.code, code);
+        let message = refusal.message;
+        assert!(
+            message.contains("the command itself was carried out"),
+            "{message}"
+        );
+    }
+    let refused = r#"{"id":1,"error":{"code":"already_running","message":"it runs"}}"#;
+    let refusal = start_and_wait(refused, "").unwrap_err();
+    assert_eq!(refusal.message, "it runs");
+}

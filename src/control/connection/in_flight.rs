@@ -58,7 +58,10 @@ impl AnswerSize {
             Command::StartAll => Self::Large(Kind::StartAll),
             Command::StopAll => Self::Large(Kind::StopAll),
             Command::Kill(_) => Self::Large(Kind::Kill),
-            Command::CheckOne(_) | Command::Child { .. } | Command::Upgrade => Self::Small,
+            Command::CheckOne(_)
+            | Command::Wait { .. }
+            | Command::Child { .. }
+            | Command::Upgrade => Self::Small,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! - With `children`, a command that concerns all children is forbidden, whatever the patterns
 //!   are: `start --all`, `stop --all`, `check` without a name (it tells of every child), and
 //!   `kill`. `info` concerns no child, and is governed by `allow` alone.
+//! - Who may `check`, `start`, `restart` or `trystart` a child may also `wait` for it.
 //! - A command for one child may start others through its hooks: that is what the child's file
 //!   says, and not what the key says.
 //! - `from` is about the peer's address as the server sees it, IPv4 addresses as such however the
@@ -134,7 +135,7 @@ impl Limited {
             return Err(Forbidden::From { key: key(), from });
         }
         if let Some(allow) = &self.limits.allow
-            && !allow.contains(&op)
+            && !allow.iter().any(|allowed| implies(*allowed, op))
         {
             let allow = allow.clone();
             return Err(Forbidden::Op {
@@ -164,6 +165,16 @@ impl Limited {
     }
 }
 
+/// Whether who may give one command may give another with it: a command that starts something is of
+/// little use to who may not wait until it runs, and `wait` tells less than `check`.
+fn implies(allowed: Op, op: Op) -> bool {
+    let waits = match allowed {
+        Op::Start | Op::Restart | Op::Trystart | Op::Check => op == Op::Wait,
+        Op::Stop | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => false,
+    };
+    allowed == op || waits
+}
+
 /// Which children a command concerns.
 enum Concerns<'a> {
     None,
@@ -179,7 +190,8 @@ impl<'a> Concerns<'a> {
                 verb: Verb::Start | Verb::Restart | Verb::Trystart | Verb::Stop,
                 child,
             }
-            | Command::CheckOne(child) => Self::One(child),
+            | Command::CheckOne(child)
+            | Command::Wait { child, .. } => Self::One(child),
             Command::StartAll => Self::All("start --all"),
             Command::StopAll => Self::All("stop --all"),
             Command::Check {
@@ -282,10 +294,28 @@ mod tests {
         for op in Op::ALL {
             let scope = scope(&format!("allow: [{}]", op.as_str()));
             for command in Command::every("db") {
-                let expected = command.op() == op;
+                let starts = matches!(op, Op::Start | Op::Restart | Op::Trystart);
+                let waits = command.op() == Op::Wait && (starts || op == Op::Check);
+                let expected = command.op() == op || waits;
                 assert_eq!(permitted(&scope, &command, HERE), expected, "{command:?}");
             }
         }
+    }
+
+    #[test]
+    fn who_may_start_a_child_may_wait_for_that_and_for_no_other() {
+        let scope = scope("allow: [trystart]\nchildren: [web]");
+        let wait = |child: &str| Command::Wait {
+            child: child.parse().unwrap(),
+            goal: crate::command::Goal::Ready,
+            run: None,
+            time: crate::command::WAIT_TIME,
+        };
+        assert!(permitted(&scope, &wait("web"), HERE));
+        assert_eq!(
+            told(&scope, &wait("db"), HERE),
+            "key `deploy` may not `wait db`: its scope holds the children `web`"
+        );
     }
 
     #[test]
@@ -324,7 +354,10 @@ mod tests {
         let scope = scope("children: ['*']");
         for command in Command::every("web") {
             let concerns_all = match &command {
-                Command::Child { .. } | Command::CheckOne(_) | Command::Info => false,
+                Command::Child { .. }
+                | Command::CheckOne(_)
+                | Command::Wait { .. }
+                | Command::Info => false,
                 Command::StartAll
                 | Command::StopAll
                 | Command::Check { .. }

@@ -4,7 +4,7 @@
 //! deeper than the two levels of a request is refused at the first bracket, so that depth costs
 //! nothing, and what a message repeats of a peer's text is short and escaped.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -12,8 +12,8 @@ use serde::{
 };
 
 use crate::{
-    command::{CheckScope, Command, KillChildren, Op},
-    spec::{ChildName, Verb},
+    command::{CheckScope, Command, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
+    spec::{ChildName, RunId, Verb},
 };
 
 /// A line from a client that is a request.
@@ -266,6 +266,18 @@ impl<'de> Visitor<'de> for CommandSeed {
                     once(&fields.stop_children, "stop_children")?;
                     fields.stop_children = Some(map.next_value()?);
                 }
+                "for" => {
+                    once(&fields.goal, "for")?;
+                    fields.goal = Some(parse_goal(&map.next_value::<Word<'_>>()?.0)?);
+                }
+                "run" => {
+                    once(&fields.run, "run")?;
+                    fields.run = Some(map.next_value()?);
+                }
+                "timeout_ms" => {
+                    once(&fields.timeout_ms, "timeout_ms")?;
+                    fields.timeout_ms = Some(map.next_value()?);
+                }
                 other => {
                     return Err(A::Error::custom(format_args!(
                         "unknown field `{}` in the command",
@@ -284,11 +296,21 @@ fn parse_op<E: serde::de::Error>(word: &str) -> Result<Op, E> {
         .find(|op| op.as_str() == word)
         .ok_or_else(|| {
             E::custom(format_args!(
-                "unknown op `{}`, expected one of start, restart, trystart, stop, check, info, kill, \
-                 upgrade",
+                "unknown op `{}`, expected one of start, restart, trystart, stop, check, wait, info, \
+                 kill, upgrade",
                 echo(word)
             ))
         })
+}
+
+fn parse_goal<E: serde::de::Error>(word: &str) -> Result<Goal, E> {
+    let found = Goal::ALL.into_iter().find(|goal| goal.as_str() == word);
+    found.ok_or_else(|| {
+        E::custom(format_args!(
+            "nobody waits for `{}`, expected one of running, ready, exited",
+            echo(word)
+        ))
+    })
 }
 
 /// The fields of a command object before they are understood together.
@@ -298,6 +320,9 @@ struct CommandFields {
     child: Option<ChildName>,
     all: Option<bool>,
     stop_children: Option<bool>,
+    goal: Option<Goal>,
+    run: Option<RunId>,
+    timeout_ms: Option<u64>,
 }
 
 impl CommandFields {
@@ -305,6 +330,16 @@ impl CommandFields {
         let op = self.op.ok_or("`op` is missing")?;
         if self.stop_children.is_some() && op != Op::Kill {
             return Err(format!("`{}` has no field `stop_children`", op.as_str()));
+        }
+        let of_wait = [
+            ("for", self.goal.is_some()),
+            ("run", self.run.is_some()),
+            ("timeout_ms", self.timeout_ms.is_some()),
+        ];
+        if let Some((field, _)) = of_wait.into_iter().find(|(_, given)| *given)
+            && op != Op::Wait
+        {
+            return Err(format!("`{}` has no field `{field}`", op.as_str()));
         }
         match op {
             Op::Start => self.child_or_all(Verb::Start, Command::StartAll),
@@ -320,6 +355,7 @@ impl CommandFields {
                     scope: CheckScope::Live,
                 },
             }),
+            Op::Wait => self.wait(),
             Op::Info => self.alone(op, Command::Info),
             Op::Kill => {
                 let children = match self.stop_children {
@@ -347,6 +383,28 @@ impl CommandFields {
             (_, Some(_)) => Err(format!("`{verb}` has no field `all`")),
             (None, None) => Err(format!("`{verb}` needs `child`")),
         }
+    }
+
+    fn wait(self) -> Result<Command, String> {
+        if self.all.is_some() {
+            return Err("`wait` has no field `all`".to_owned());
+        }
+        let child = self.child.ok_or("`wait` needs `child`")?;
+        if self.run == Some(RunId(0)) {
+            return Err("`run` is a whole number from 1".to_owned());
+        }
+        let goal = self.goal.ok_or("`wait` needs `for`")?;
+        let time = self.timeout_ms.map_or(WAIT_TIME, Duration::from_millis);
+        if time > WAIT_TIME_MAX {
+            let most = WAIT_TIME_MAX.as_millis();
+            return Err(format!("`timeout_ms` is at most {most}, a day"));
+        }
+        Ok(Command::Wait {
+            child,
+            goal,
+            run: self.run,
+            time,
+        })
     }
 
     fn alone(self, op: Op, command: Command) -> Result<Command, String> {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    command::{ErrorCode, Op},
+    command::{ErrorCode, Goal, Op, WAIT_TIME},
     spec::{RunId, Verb},
 };
 
@@ -31,6 +31,15 @@ fn child(verb: Verb) -> Command {
     }
 }
 
+fn wait(goal: Goal, run: Option<RunId>) -> Command {
+    Command::Wait {
+        child: "web".parse().unwrap(),
+        goal,
+        run,
+        time: WAIT_TIME,
+    }
+}
+
 fn every_command() -> Vec<(Command, &'static str)> {
     vec![
         (child(Verb::Start), r#"{"op":"start","child":"web"}"#),
@@ -54,6 +63,14 @@ fn every_command() -> Vec<(Command, &'static str)> {
                 scope: CheckScope::All,
             },
             r#"{"op":"check","all":true}"#,
+        ),
+        (
+            wait(Goal::Exited, None),
+            r#"{"op":"wait","child":"web","for":"exited","timeout_ms":60000}"#,
+        ),
+        (
+            wait(Goal::Ready, Some(RunId(4))),
+            r#"{"op":"wait","child":"web","for":"ready","run":4,"timeout_ms":60000}"#,
         ),
         (Command::Info, r#"{"op":"info"}"#),
         (Command::Upgrade, r#"{"op":"upgrade"}"#),
@@ -106,6 +123,10 @@ fn optional_fields_may_be_given_their_default() {
     assert_eq!(
         command(r#"{"op":"kill","stop_children":false}"#),
         Command::Kill(KillChildren::AsConfigured)
+    );
+    assert_eq!(
+        command(r#"{"op":"wait","child":"web","for":"ready"}"#),
+        wait(Goal::Ready, None)
     );
     assert_eq!(
         command(r#"{"op":"check","child":"web","all":true}"#),
@@ -196,6 +217,39 @@ fn what_is_wrong_with_a_command_is_said() {
         (
             r#"{"op":"start","child":"web","force":true}"#,
             "unknown field `force`",
+        ),
+        (r#"{"op":"wait","for":"ready"}"#, "needs `child`"),
+        (r#"{"op":"wait","child":"web"}"#, "needs `for`"),
+        (r#"{"op":"wait","child":"web","for":"READY"}"#, "`READY`"),
+        (r#"{"op":"wait","child":"web","for":null}"#, "a string"),
+        (
+            r#"{"op":"wait","child":"web","for":"ready","all":true}"#,
+            "has no field `all`",
+        ),
+        (
+            r#"{"op":"wait","child":"web","for":"ready","run":0}"#,
+            "from 1",
+        ),
+        (
+            r#"{"op":"wait","child":"web","for":"ready","run":null}"#,
+            "invalid type: null",
+        ),
+        (
+            r#"{"op":"wait","child":"web","for":"ready","timeout_ms":1.5}"#,
+            "floating point",
+        ),
+        (
+            r#"{"op":"wait","child":"web","for":"ready","timeout_ms":86400001}"#,
+            "at most 86400000",
+        ),
+        (
+            r#"{"op":"start","child":"web","for":"ready"}"#,
+            "`start` has no field `for`",
+        ),
+        (r#"{"op":"info","run":1}"#, "`info` has no field `run`"),
+        (
+            r#"{"op":"check","child":"web","timeout_ms":1}"#,
+            "has no field `timeout_ms`",
         ),
     ] {
         let bad = bad(&format!(r#"{{"id":9,"command":{object}}}"#));

@@ -227,6 +227,7 @@ fn acts(effects: &[Effect]) -> bool {
         | Effect::Probe { .. }
         | Effect::EndProbe { .. }
         | Effect::Reply { .. }
+        | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }

@@ -310,6 +310,7 @@ impl World {
             ),
         };
         self.request(command);
+        self.sometimes_wait();
     }
 
     /// More commands for one child than may wait.

@@ -13,6 +13,9 @@ use crate::{
 
 impl World {
     pub(super) fn check_answer(&mut self, asked: &Asked, answer: &Result<Answer, Failure>) {
+        if let Command::Wait { .. } = asked.command {
+            return self.check_waited(asked, answer);
+        }
         match answer {
             Ok(Answer::Done(done)) => self.check_done(asked, done),
             Ok(Answer::Each(each)) => {
@@ -151,6 +154,7 @@ impl World {
             | ErrorCode::Internal
             | ErrorCode::HookCycle => false,
             ErrorCode::TooLarge
+            | ErrorCode::NotReady
             | ErrorCode::BadRequest
             | ErrorCode::Unauthorized
             | ErrorCode::Forbidden

@@ -40,6 +40,7 @@ const STALE_KEPT_MAX: usize = 12;
 
 #[derive(Debug, Clone)]
 pub(super) struct Asked {
+    pub(super) id: RequestId,
     pub(super) command: Command,
     pub(super) at: Mono,
 }
@@ -74,6 +75,8 @@ pub(super) struct Checks {
     pub(super) fault: Option<String>,
     pub(super) open: BTreeMap<RequestId, Asked>,
     answered: BTreeSet<RequestId>,
+    /// Whose answers nobody hears.
+    pub(super) forsaken: BTreeSet<RequestId>,
     /// The runs that are over: each is to be told.
     pub(super) over: BTreeSet<RunKey>,
     /// The orders that are to be carried out, whatever becomes of the server.
@@ -267,6 +270,7 @@ impl World {
             Event::Settings(settings) => self.checks.settings = settings.clone(),
             Event::Request { id, command, .. } => {
                 let asked = Asked {
+                    id: *id,
                     command: command.clone(),
                     at: now,
                 };
@@ -276,6 +280,9 @@ impl World {
                     let stop = *children == KillChildren::Stop;
                     self.note_end_order(stop);
                 }
+            }
+            Event::Forsaken { id } => {
+                self.checks.forsaken.insert(*id);
             }
             Event::Shutdown => {
                 self.checks.shutdowns += 1;
@@ -433,6 +440,7 @@ impl World {
                 | Effect::Probe { .. }
                 | Effect::EndProbe { .. }
                 | Effect::Reply { .. }
+                | Effect::Explain { .. }
                 | Effect::Log(_)
                 | Effect::Inform { .. }
                 | Effect::Recount { .. }
@@ -497,6 +505,14 @@ impl World {
                 self.checks.answered.insert(*id);
                 self.check_answer(&asked, answer);
             }
+            Effect::Explain { id, failure, .. } => {
+                let Some(asked) = self.checks.open.remove(id) else {
+                    self.blame(|_| format!("I5: request {} answered twice", id.0));
+                    return;
+                };
+                self.checks.answered.insert(*id);
+                self.check_waited(&asked, &Err(failure.clone()));
+            }
             Effect::Inform { id, .. } | Effect::Upgrade { asked: Some(id) } => {
                 if self.checks.open.remove(id).is_none() {
                     self.blame(|_| format!("I5: request {} answered twice", id.0));
@@ -549,6 +565,7 @@ impl World {
                     Command::StartAll => true,
                     Command::StopAll
                     | Command::CheckOne(_)
+                    | Command::Wait { .. }
                     | Command::Check { .. }
                     | Command::Info
                     | Command::Kill(_)
@@ -638,6 +655,7 @@ impl World {
             Command::StopAll
             | Command::StartAll
             | Command::CheckOne(_)
+            | Command::Wait { .. }
             | Command::Check { .. }
             | Command::Info
             | Command::Kill(_)
@@ -710,6 +728,7 @@ impl World {
                     Command::StopAll => true,
                     Command::StartAll
                     | Command::CheckOne(_)
+                    | Command::Wait { .. }
                     | Command::Check { .. }
                     | Command::Info
                     | Command::Kill(_)
@@ -825,6 +844,7 @@ impl World {
             child: child.clone(),
         };
         let asked = Asked {
+            id: RequestId(0),
             command,
             at: taken.at,
         };
@@ -917,6 +937,7 @@ impl World {
         self.check_readiness();
         self.after_core();
         self.after_requests();
+        self.after_waits();
     }
 
     fn after_processes(&mut self) {
@@ -1291,6 +1312,7 @@ impl World {
             | Event::Unwatched
             | Event::Settings(_)
             | Event::Request { .. }
+            | Event::Forsaken { .. }
             | Event::Shutdown
             | Event::Upgrade
             | Event::Deadline => true,
@@ -1429,6 +1451,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::Probe { .. }
         | Effect::EndProbe { .. }
         | Effect::Reply { .. }
+        | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }

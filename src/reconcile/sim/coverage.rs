@@ -41,7 +41,7 @@ pub(super) const STATES: [&str; 22] = [
 ];
 
 /// What may happen to it.
-pub(super) const KINDS: [&str; 22] = [
+pub(super) const KINDS: [&str; 23] = [
     "boot",
     "listing",
     "whole listing",
@@ -61,6 +61,7 @@ pub(super) const KINDS: [&str; 22] = [
     "stop all",
     "start all",
     "check",
+    "wait",
     "kill",
     "shutdown",
     "deadline",
@@ -118,7 +119,8 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::SpawnFailed { child, .. }
         | Event::Exited { child, .. }
         | Event::Request {
-            command: Command::Child { child, .. } | Command::CheckOne(child),
+            command:
+                Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. },
             ..
         } => Some(child.clone()),
         // With no order under way it concerns nobody.
@@ -146,6 +148,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::Settings(_)
         | Event::SuspectGone { .. }
         | Event::Request { .. }
+        | Event::Forsaken { .. }
         | Event::Shutdown
         | Event::Upgrade
         | Event::Deadline => None,
@@ -190,12 +193,15 @@ fn kind(event: &Event) -> usize {
             Command::CheckOne(_) | Command::Check { .. } | Command::Info | Command::Upgrade => {
                 "check"
             }
+            Command::Wait { .. } => "wait",
             Command::Kill(_) => "kill",
         },
         Event::Shutdown => "shutdown",
-        Event::Unwatched | Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {
-            "deadline"
-        }
+        Event::Unwatched
+        | Event::SuspectGone { .. }
+        | Event::Forsaken { .. }
+        | Event::Upgrade
+        | Event::Deadline => "deadline",
     };
     place(&KINDS, text)
 }

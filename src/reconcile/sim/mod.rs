@@ -23,6 +23,7 @@ mod quiet;
 mod random;
 mod script;
 mod suspects;
+mod waiting;
 mod world;
 
 use std::{

@@ -137,6 +137,7 @@ impl World {
                     let run = child.and_then(|child| child.run.as_ref());
                     run.is_some_and(|run| run.is_starting() || run.spec.health.is_some())
                 }
+                Timer::Wait(id) => self.core.waits.contains_key(id),
                 Timer::Quiet(home) => self.core.restless.contains_key(home),
                 Timer::Confirm => self.core.children.values().any(|child| {
                     child

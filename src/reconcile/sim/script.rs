@@ -15,6 +15,7 @@
 //! | `unwatched` | nobody watches until the watcher reports everything |
 //! | `loadpath ready`, `missing`, `swapped` | the directory is there, away, another one |
 //! | `request N COMMAND` | a client asks, in the words of the command line |
+//! | `forsaken N` | nobody hears the answer any more |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
@@ -41,7 +42,7 @@ use std::{
 
 use super::files::name;
 use crate::{
-    command::{Answer, Asker, CheckScope, Command, ErrorCode, KillChildren},
+    command::{Answer, Asker, CheckScope, Command, ErrorCode, Goal, KillChildren},
     reconcile::{
         State,
         effect::{Effect, Leftovers, Level, Line, Signal},
@@ -294,6 +295,10 @@ impl Stage {
             ["refuse", "quick", "look"] => self.refused = "look".to_owned(),
             ["refuse", what, ..] => self.refused = (*what).to_owned(),
             ["advance", text] => self.advance(span(text)),
+            ["forsaken", id] => {
+                let id = RequestId(id.parse().expect("a request has a number"));
+                self.tell(Event::Forsaken { id });
+            }
             ["term"] => self.tell(Event::Shutdown),
             ["crash"] => {
                 self.core = State::new();
@@ -549,6 +554,7 @@ impl Stage {
             Effect::EndProbe { job } => self.probes.retain(|_, other| *other != job),
             Effect::Signal { .. }
             | Effect::Reply { .. }
+            | Effect::Explain { .. }
             | Effect::Log(_)
             | Effect::Inform { .. }
             | Effect::Recount { .. }
@@ -662,6 +668,17 @@ fn command_of(words: &[&str]) -> Command {
             scope: CheckScope::All,
         },
         ["check", child] => Command::CheckOne(name(child)),
+        ["wait", child, goal, time, run @ ..] => Command::Wait {
+            child: name(child),
+            goal: Goal::ALL
+                .into_iter()
+                .find(|it| it.as_str() == *goal)
+                .expect("running, ready or exited"),
+            run: run
+                .first()
+                .map(|run| RunId(run.parse().expect("a run has a number"))),
+            time: span(time),
+        },
         ["kill"] => Command::Kill(KillChildren::AsConfigured),
         ["kill", "--stop-children"] => Command::Kill(KillChildren::Stop),
         [word, child] => Command::Child {
@@ -846,6 +863,9 @@ fn text_of(effect: &Effect) -> Option<String> {
         }
         Effect::EndProbe { .. } => "give the probe up".to_owned(),
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
+        Effect::Explain { id, failure, .. } => {
+            format!("answer {} with its last words: {failure}", id.0)
+        }
         Effect::Log(line) => log_text(line),
         Effect::Inform { id, .. } => format!("answer {} with a survey", id.0),
         Effect::Recount { id, checked, .. } => {

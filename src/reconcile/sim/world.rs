@@ -463,6 +463,7 @@ impl World {
                 self.probes.remove(&job);
             }
             Effect::Reply { .. }
+            | Effect::Explain { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
             | Effect::Log(_) => {}
@@ -1028,6 +1029,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::SuspectGone { .. }
         | Event::Probed { .. }
         | Event::Request { .. }
+        | Event::Forsaken { .. }
         | Event::Shutdown
         | Event::Upgrade
         | Event::Deadline => format!("{event:?}"),
@@ -1078,6 +1080,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::KillHook { .. }
         | Effect::EndProbe { .. }
         | Effect::Reply { .. }
+        | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
         | Effect::Upgrade { .. }
