@@ -5,7 +5,11 @@
 //!
 //! Absent on purpose: where the fault is. A `Fault` and a span make a `Diagnostic`.
 
+mod life;
+
 use std::time::Duration;
+
+pub(super) use self::life::LifeFault;
 
 use super::{node::Kind, suggest::nearest};
 use crate::spec::NameError;
@@ -182,29 +186,10 @@ pub(super) enum Fault {
     RestartCount { found: Quoted, max: u32 },
     #[error("`restart.max_delay` is shorter than `restart.delay`")]
     MaxDelayBelowDelay,
-    #[error("`{field}` has exactly one probe")]
-    OneProbe {
-        field: &'static str,
-        help: &'static str,
-    },
-    #[error("`{field}` takes a port or \"ADDRESS:PORT\", not {found}")]
-    Endpoint { field: &'static str, found: Quoted },
-    #[error("`{field}` takes a URL of an address that begins with `http://`, not {found}")]
-    Url { field: &'static str, found: Quoted },
-    #[error("`{field}` takes the name of a signal, not {found}")]
-    Signal { field: &'static str, found: Quoted },
-    #[error("{found} in `{field}` tells no program to end")]
-    SignalTellsNothing { field: &'static str, found: Quoted },
-    #[error("`stop` has a `ladder` and a step beside it")]
-    StopBoth,
-    #[error("the ladder of `stop` does not end with `KILL`")]
-    LadderWithoutKill { help: &'static str },
-    #[error("`KILL` in the ladder of `stop` has something after it")]
-    LadderAfterKill,
-    #[error("a step of `stop` has either a `signal` or a `command`")]
-    LadderStep,
-    #[error("the ladder of `stop` has more than {max} steps before `KILL`")]
-    LadderTooLong { max: usize },
+
+    // Of how a child is stopped and looked at.
+    #[error(transparent)]
+    Life(#[from] LifeFault),
 
     // Of the server's fields.
     #[error("{found} is listed twice in `{field}`")]
@@ -267,36 +252,6 @@ fn listed(words: &[&str]) -> String {
 }
 
 impl Fault {
-    /// The way out of a fault of a child's own fields.
-    fn help_with_child(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::OutputNoStream => "write `- stdout: FILE` or `- stderr: FILE`",
-            Self::OutputBothStreams => "write two entries, each with a `-` and its own `mode`",
-            Self::OutputClimbs { .. } => "write a file outside of `log_dir` as an absolute path",
-            Self::OutputDirectory { .. } => "add the name of a file",
-            Self::OutputServers { .. } => {
-                "to share the server's own streams write `output: inherit`"
-            }
-            Self::HookForm { .. } => {
-                "such as `start db`; the commands are start, restart, trystart, stop"
-            }
-            Self::RestartMax { .. } => "such as `max: 10 in 5m`",
-            Self::RestartCount { .. } => "write a smaller count and a shorter span",
-            Self::MaxDelayBelowDelay => "raise `max_delay` or lower `delay`",
-            Self::Endpoint { .. } => "such as `8080`, `127.0.0.1:8080` or `[::1]:8080`",
-            Self::Url { .. } => {
-                "such as `http://127.0.0.1:8080/healthz`; for TLS write `exec:` and a program"
-            }
-            Self::Signal { .. } => "such as `TERM`, `INT`, `QUIT`, `USR1` or `RTMIN+3`",
-            Self::SignalTellsNothing { .. } => "such as `TERM`, `INT` or `QUIT`",
-            Self::StopBoth => "write all steps into `ladder`, and `scope` beside it",
-            Self::LadderAfterKill => "nothing survives it: remove what follows",
-            Self::LadderStep => "write one of them, and `wait` for its time",
-            Self::LadderTooLong { .. } => "give fewer steps a longer `wait`",
-            _ => return None,
-        })
-    }
-
     /// The way out, when we know it.
     pub(super) fn help(&self) -> Option<String> {
         let fixed = match self {
@@ -318,8 +273,6 @@ impl Fault {
             | Self::Second { help, .. }
             | Self::Address { help, .. }
             | Self::Pattern { help, .. }
-            | Self::LadderWithoutKill { help }
-            | Self::OneProbe { help, .. }
             | Self::Network { help, .. } => help,
             Self::TooLarge { .. } => "is this the file you meant?",
             Self::PathNotUtf8 => "answers and records are text: rename the file or its folder",
@@ -335,6 +288,20 @@ impl Fault {
             Self::Quotes { .. } => {
                 "close the quote; one that stands for itself is written `\\'` or `\\\"`"
             }
+            Self::OutputNoStream => "write `- stdout: FILE` or `- stderr: FILE`",
+            Self::OutputBothStreams => "write two entries, each with a `-` and its own `mode`",
+            Self::OutputClimbs { .. } => "write a file outside of `log_dir` as an absolute path",
+            Self::OutputDirectory { .. } => "add the name of a file",
+            Self::OutputServers { .. } => {
+                "to share the server's own streams write `output: inherit`"
+            }
+            Self::HookForm { .. } => {
+                "such as `start db`; the commands are start, restart, trystart, stop"
+            }
+            Self::RestartMax { .. } => "such as `max: 10 in 5m`",
+            Self::RestartCount { .. } => "write a smaller count and a shorter span",
+            Self::MaxDelayBelowDelay => "raise `max_delay` or lower `delay`",
+            Self::Life(fault) => fault.help(),
             Self::Uuid { .. } => "`uuidgen` makes one, or remove the line: one is made and kept",
             Self::UserName { .. } => "write names as they stand in /etc/passwd",
             Self::NoKeys => "add `pub_keys_path`: without a key nobody could command this server",
@@ -342,7 +309,17 @@ impl Fault {
             Self::SameDirectory { .. } => "give each a directory of its own",
             Self::NoHome => "set `state_dir`",
             Self::TooManyEntries { .. } => "use fewer, wider ones",
-            _ => return self.help_with_child().map(str::to_owned),
+            Self::TooDeep { .. }
+            | Self::NotAMapping { .. }
+            | Self::AliasInItself
+            | Self::Decimal { .. }
+            | Self::DurationRange { .. }
+            | Self::Control { .. }
+            | Self::EmptyText { .. }
+            | Self::LongText { .. }
+            | Self::NoProgram { .. }
+            | Self::ChildName { .. }
+            | Self::More { .. } => return None,
         };
         Some(fixed.to_owned())
     }

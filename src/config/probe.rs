@@ -6,7 +6,7 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 
 use super::{
     command,
-    fault::Fault,
+    fault::LifeFault,
     rules::{Checker, Field, Rule, Shape, rule},
     values::DURATION_MAX,
 };
@@ -114,7 +114,7 @@ impl Draft {
         let probe = written.next();
         if probe.is_none() || written.next().is_some() {
             let name = field.name;
-            let fault = Fault::OneProbe {
+            let fault = LifeFault::OneProbe {
                 field: name,
                 help: PROBE_HELP,
             };
@@ -132,7 +132,7 @@ fn tcp(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
         let endpoint = endpoint(text);
         if endpoint.is_none() {
             let (name, found) = (field.name, text.into());
-            checker.fault(field.span(), Fault::Endpoint { field: name, found });
+            checker.fault(field.span(), LifeFault::Endpoint { field: name, found });
         }
         return endpoint.map(Probe::Tcp);
     }
@@ -160,7 +160,7 @@ fn http(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
     });
     if parsed.is_none() {
         let (name, found) = (field.name, text.into());
-        checker.fault(field.span(), Fault::Url { field: name, found });
+        checker.fault(field.span(), LifeFault::Url { field: name, found });
     }
     parsed
 }

@@ -155,9 +155,9 @@ impl<'a> Checker<'a> {
         self.source.path.parent().unwrap_or(Path::new("/"))
     }
 
-    pub(super) fn fault(&mut self, span: Span, fault: Fault) {
+    pub(super) fn fault(&mut self, span: Span, fault: impl Into<Fault>) {
         if self.faults.len() < FAULTS_MAX {
-            self.faults.push((span, fault));
+            self.faults.push((span, fault.into()));
         } else {
             self.untold += 1;
         }

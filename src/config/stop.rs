@@ -9,7 +9,7 @@ use std::{ops::RangeInclusive, time::Duration};
 
 use super::{
     command,
-    fault::{Fault, Words},
+    fault::{LifeFault, Words},
     node::{Node, Value},
     rules::{Checker, Field, Rule, Shape, rule},
 };
@@ -63,7 +63,7 @@ pub(super) fn policy(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Stop
             checker.mapping(entries, FIELDS, &Shape::of("stop"), &mut draft);
             let both = ONE_STEP.into_iter().find_map(|key| field.span_of(key));
             if let (Some(_), Some(at)) = (field.span_of("ladder"), both) {
-                checker.fault(at, Fault::StopBoth);
+                checker.fault(at, LifeFault::StopBoth);
             }
         }
     }
@@ -102,9 +102,11 @@ fn signal(checker: &mut Checker<'_>, field: Field<'_>) -> Option<SignalNumber> {
     let found = text.into();
     let name = field.name;
     let fault = match text.parse::<SignalNumber>() {
-        Ok(signal) if signal.is_job_control() => Fault::SignalTellsNothing { field: name, found },
+        Ok(signal) if signal.is_job_control() => {
+            LifeFault::SignalTellsNothing { field: name, found }
+        }
         Ok(signal) => return Some(signal),
-        Err(_) => Fault::Signal { field: name, found },
+        Err(_) => LifeFault::Signal { field: name, found },
     };
     checker.fault(field.span(), fault);
     None
@@ -135,13 +137,13 @@ fn ladder(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Vec<StopStep>> 
         let at = items
             .last()
             .map_or(field.span(), |item| field.item(item).head());
-        checker.fault(at, Fault::LadderWithoutKill { help: LADDER_HELP });
+        checker.fault(at, LifeFault::LadderWithoutKill { help: LADDER_HELP });
         return None;
     };
     if before.len() > StopPolicy::STEPS_MAX {
         let at = field.item(last).span();
         let max = StopPolicy::STEPS_MAX;
-        checker.fault(at, Fault::LadderTooLong { max });
+        checker.fault(at, LifeFault::LadderTooLong { max });
     }
     let steps: Vec<StopStep> = before
         .iter()
@@ -165,7 +167,7 @@ fn is_kill(item: &Node) -> bool {
 
 fn step(checker: &mut Checker<'_>, item: Field<'_>) -> Option<StopStep> {
     if is_kill(item.node) {
-        checker.fault(item.head(), Fault::LadderAfterKill);
+        checker.fault(item.head(), LifeFault::LadderAfterKill);
         return None;
     }
     let (act, wait) = match &item.node.value {
@@ -181,7 +183,7 @@ fn step(checker: &mut Checker<'_>, item: Field<'_>) -> Option<StopStep> {
                 (Some(signal), None) => StopAct::Signal(signal?),
                 (None, Some(command)) => StopAct::Run(command?),
                 (None, None) | (Some(_), Some(_)) => {
-                    checker.fault(item.head(), Fault::LadderStep);
+                    checker.fault(item.head(), LifeFault::LadderStep);
                     return None;
                 }
             };
@@ -189,7 +191,7 @@ fn step(checker: &mut Checker<'_>, item: Field<'_>) -> Option<StopStep> {
         }
     };
     if act == StopAct::Signal(SignalNumber::KILL) {
-        checker.fault(item.head(), Fault::LadderAfterKill);
+        checker.fault(item.head(), LifeFault::LadderAfterKill);
         return None;
     }
     let wait = wait.unwrap_or(StopPolicy::WAIT);
