@@ -2,8 +2,9 @@
 //! it has forked, renamed or disowned, and one write kills all of it.
 //!
 //! - They lie below the cgroup that the server was started in (it may sit in a leaf of that:
-//!   [`own`]), in a folder that carries the server's id: `supervisor-rs-ID/CHILD.RUN`. A run joins its own between clone and exec, before it can have
-//!   children. One that cannot runs without: then its tree is looked for ([`super::tree`]).
+//!   [`own`]), in a folder that carries the server's id: `supervisor-rs-ID/CHILD.RUN`. A run joins its
+//!   own between clone and exec, before it can have children. One that cannot runs without: then its
+//!   tree is looked for ([`super::tree`]).
 //! - No controller is switched on, so that nothing is limited and any cgroup may hold processes.
 //! - They outlive the server, as runs do; the next one finds those of its runs by their processes,
 //!   and all others by their names. One that is empty is removed when its run was let go.
@@ -27,7 +28,7 @@ use rustix::{
     process::{PidfdFlags, pidfd_open},
 };
 
-use self::place::{mount, path_of};
+use self::place::{Mount, mount, path_of};
 use super::{group::signal_process, identity};
 use crate::spec::{ChildName, RunId};
 
@@ -45,6 +46,8 @@ const PASSES_MAX: usize = 64;
 pub(super) struct Cgroups {
     /// Where new ones are made, or why none are.
     home: Result<PathBuf, String>,
+    /// Where the hierarchy stands.
+    mount: Option<Mount>,
     /// Those that there are.
     places: BTreeMap<(ChildName, RunId), PathBuf>,
 }
@@ -54,13 +57,15 @@ impl Cgroups {
     pub(super) fn none(why: &str) -> Self {
         Self {
             home: Err(why.to_owned()),
+            mount: None,
             places: BTreeMap::new(),
         }
     }
 
     /// As the machine lets us; finds those of this server's earlier runs.
     pub(super) fn of_server(server_id: &str) -> Self {
-        let home = own::settle()
+        let mount = mount();
+        let home = own::settle(mount.as_ref())
             .map(|base| base.join(format!("{HOME_PREFIX}{server_id}")))
             .and_then(|home| match fs::create_dir(&home) {
                 Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
@@ -76,7 +81,11 @@ impl Cgroups {
                 }
             }
         }
-        Self { home, places }
+        Self {
+            home,
+            mount,
+            places,
+        }
     }
 
     /// As `info` shows it.
@@ -120,14 +129,13 @@ impl Cgroups {
     /// Finds the one of a run that an earlier server has started, wherever that was.
     pub(super) fn find(&mut self, server_id: &str, child: &ChildName, run: RunId, pid: i32) {
         let named = format!("/{HOME_PREFIX}{server_id}/{child}.{run}");
-        let Some((mount, path)) = mount().zip(path_of(pid)) else {
-            return;
-        };
-        if let Some(at) = path.find(&named) {
-            let own = &path[..at + named.len()];
-            if let Some(place) = mount.place(own) {
-                self.places.insert((child.clone(), run), place);
-            }
+        let Some(mount) = &self.mount else { return };
+        let place = path_of(pid).and_then(|path| {
+            let end = path.find(&named)? + named.len();
+            mount.place(path.get(..end)?)
+        });
+        if let Some(place) = place {
+            self.places.insert((child.clone(), run), place);
         }
     }
 
@@ -142,7 +150,10 @@ impl Cgroups {
                 tracing::debug!(%child, %run, %error, "its cgroup is gone");
                 true
             }
-            Err(_) => kill_one_by_one(place),
+            Err(_) => {
+                kill_one_by_one(place);
+                true
+            }
         }
     }
 
@@ -154,12 +165,15 @@ impl Cgroups {
 
     /// Forgets the one of a run that could not join it.
     pub(super) fn confirm(&mut self, child: &ChildName, run: RunId, pid: i32) {
+        let key = (child.clone(), run);
+        let Some(place) = self.places.get(&key) else {
+            return;
+        };
         let named = format!("/{child}.{run}");
-        if !path_of(pid).is_none_or(|path| path.ends_with(&named))
-            && let Some(place) = self.places.remove(&(child.clone(), run))
-        {
+        if path_of(pid).is_some_and(|path| !path.ends_with(&named)) {
             tracing::warn!(%child, %run, "a run could not join its cgroup: it goes without");
-            remove(&place);
+            remove(place);
+            self.places.remove(&key);
         }
     }
 
@@ -237,17 +251,16 @@ fn with_nested(place: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn kill_one_by_one(place: &Path) -> bool {
+fn kill_one_by_one(place: &Path) {
     for _ in 0..PASSES_MAX {
         let members = members(place);
         if members.is_empty() {
-            break;
+            return;
         }
         for member in members {
             let _may_be_gone = signal_process(&member.pidfd, libc::SIGKILL);
         }
     }
-    true
 }
 
 fn is_populated(place: &Path) -> bool {

@@ -20,7 +20,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::place::{mount, path_of};
+use super::place::{Mount, path_of};
 
 /// What the leaf is called. No server's id is like that.
 const LEAF: &str = "supervisor-rs-server";
@@ -29,8 +29,8 @@ const LEAF: &str = "supervisor-rs-server";
 const MARKS: [&str; 2] = ["user.delegate", "trusted.delegate"];
 
 /// Moves the server into its leaf, if it may; gives the cgroup that it was started in.
-pub(super) fn settle() -> Result<PathBuf, String> {
-    let mount = mount().ok_or("no cgroup2 is mounted")?;
+pub(super) fn settle(mount: Option<&Mount>) -> Result<PathBuf, String> {
+    let mount = mount.ok_or("no cgroup2 is mounted")?;
     let path = path_of(std::process::id().cast_signed());
     let path = path.ok_or("the server is in none of version 2")?;
     let base = base_of(&path);
