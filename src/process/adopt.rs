@@ -23,7 +23,7 @@ use rustix::{
 use super::{
     Owner, Parent, Phase, PinName, Process, Processes, Started, identity,
     stop::{Fate, Left},
-    strays, wait,
+    wait,
 };
 use crate::spec::{ChildName, Exit, RunId};
 
@@ -113,9 +113,6 @@ impl Processes {
                 Phase::Live
             }
         };
-        if parent == Parent::Us {
-            strays::started().insert(pid);
-        }
         let process = Process {
             pid,
             start_ticks,

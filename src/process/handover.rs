@@ -21,7 +21,6 @@ use super::{
     pins::PinName,
     probing::ProbeProgram,
     stop::{Fate, Left},
-    strays,
 };
 use crate::{
     passed::{Claim, Passed},
@@ -186,9 +185,6 @@ impl Processes {
                 return lost(owner, phase);
             }
         };
-        if parent == Parent::Us {
-            strays::started().insert(pid);
-        }
         let process = Process {
             pid,
             start_ticks,

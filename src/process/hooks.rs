@@ -14,7 +14,6 @@ use super::{
     identity,
     output::Outputs,
     start::{Launch, Lifetime, StartError},
-    strays,
 };
 use crate::{
     clock,
@@ -179,9 +178,6 @@ impl Processes {
         };
         let token = self.next_token();
         self.exits.watch(&pidfd, token)?;
-        if parent == Parent::Us {
-            strays::started().insert(pid);
-        }
         let process = Process {
             pid,
             start_ticks,

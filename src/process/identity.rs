@@ -159,51 +159,35 @@ pub(super) fn pids() -> impl Iterator<Item = i32> {
 /// the right ones, and both were read while its pidfd was open: neither a number that was used
 /// again nor a forged environment alone makes anybody a victim. (Whoever forges both is a
 /// process of that group that asks to be killed.)
-pub(super) fn kill_members(group: i32, mark: &str) {
+pub(super) fn kill_members(group: i32, run: &str) {
+    kill_those(|pid| stat(pid).is_ok_and(|stat| stat.group == group) && belongs(pid, run));
+}
+
+/// Kills every process that is one of those, however often they fork meanwhile. Each is looked at
+/// again while its pidfd holds its number.
+fn kill_those(is_one: impl Fn(i32) -> bool) {
+    let kill = |pid: i32| {
+        let pidfd = number(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let pidfd = pidfd.filter(|_| is_one(pid));
+        pidfd.is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok())
+    };
     for _ in 0..PASSES_MAX {
-        let mut found = false;
-        for pid in pids() {
-            found |= kill_member(pid, group, mark);
-        }
-        if !found {
+        let found = pids().filter(|pid| is_one(*pid)).filter(|pid| kill(*pid));
+        if found.count() == 0 {
             return;
         }
     }
-}
-
-fn kill_member(pid: i32, group: i32, mark: &str) -> bool {
-    if !stat(pid).is_ok_and(|stat| stat.group == group) {
-        return false;
-    }
-    let Some(pidfd) = number(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-        return false;
-    };
-    stat(pid).is_ok_and(|stat| stat.group == group)
-        && belongs(pid, mark)
-        && pidfd_send_signal(pidfd, Signal::KILL).is_ok()
 }
 
 /// Kills whatever was started with this in its environment, by whomever of our user: nothing that
 /// has it is to live.
 pub(super) fn kill_marked(name: &str, value: &str) {
     let begins = format!("{name}={value}");
-    let marked = |pid: i32| {
+    kill_those(|pid| {
         let all = environment(pid).unwrap_or_default();
         let mut variables = all.split(|byte| *byte == 0);
         is_own(pid) && variables.any(|variable| variable.starts_with(begins.as_bytes()))
-    };
-    for _ in 0..PASSES_MAX {
-        let mut found = false;
-        for pid in pids().filter(|pid| marked(*pid)) {
-            let pidfd = number(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-            // Looked at again while its number is held.
-            let pidfd = pidfd.filter(|_| marked(pid));
-            found |= pidfd.is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::KILL).is_ok());
-        }
-        if !found {
-            return;
-        }
-    }
+    });
 }
 
 /// Whether a process was started with this mark in its environment, as `NAME=value`. A zombie

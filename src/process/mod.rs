@@ -420,8 +420,11 @@ impl Processes {
         identity::hook_mark(&self.server_id, child)
     }
 
-    /// Enters a process that is being watched.
+    /// Enters a process that is being watched; one of ours is no stray.
     fn enter(&mut self, owner: Owner, process: Process) {
+        if process.parent == Parent::Us {
+            strays::started().insert(process.pid);
+        }
         self.owners.insert(process.token, owner.clone());
         self.processes.insert(owner, process);
     }
