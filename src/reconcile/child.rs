@@ -34,6 +34,9 @@ pub(super) struct Child {
     pub(super) hold: Option<Wall>,
     /// It is new, or the server is: where the mode starts what is new, a run is due.
     pub(super) fresh: bool,
+    /// It is that for its file alone: the file went, and came back with something else.
+    #[serde(default)]
+    pub(super) fresh_by_file: bool,
     /// The digest that was tried by itself without success: not again until the file changes.
     pub(super) tried: Option<Digest>,
     /// The names whose listing must change before another try makes sense.

@@ -185,9 +185,14 @@ impl State {
                     child.tried = None;
                     child.note = None;
                 }
-                if is_new && child.run.is_none() && child.ran_digest() != Some(spec.digest) {
+                let ran = child.ran_digest() == Some(spec.digest);
+                if is_new && child.run.is_none() && !ran {
+                    child.fresh_by_file |= !child.fresh;
                     child.fresh = true;
                     child.tried = None;
+                } else if ran && std::mem::take(&mut child.fresh_by_file) {
+                    // What was new did not come to a run, and is again what ran last.
+                    child.fresh = false;
                 }
                 None
             }

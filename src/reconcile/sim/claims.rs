@@ -259,6 +259,19 @@ mod modes {
     }
 
     #[test]
+    fn a_new_content_that_never_ran_is_forgotten_once_the_file_is_what_last_ran() {
+        for mode in ["sync", "full"] {
+            let mut stage = Stage::after(&format!("file web v1\nboot {mode}\nexited web 0"));
+            stage.then("gone web\nseen web\nadvance 10s");
+            stage.then("file web v2 prehook 'start nobody'\nseen web");
+            expect(&stage.then("file web v1\nseen web"), &[], &["    start"]);
+            // Another content is as new as it was.
+            let out = stage.then("gone web\nseen web\nadvance 10s\nfile web v3\nseen web");
+            expect(&out, &["start web run 2"], &[]);
+        }
+    }
+
+    #[test]
     fn a_name_that_was_away_for_longer_than_the_quiet_second_is_new() {
         let away = |span: &str| {
             let mut stage =
