@@ -48,6 +48,14 @@ pub(super) enum Fate {
     Killed,
 }
 
+impl Process {
+    /// Its number, while that is its own: until somebody has reaped it.
+    fn held(&self) -> Option<i32> {
+        let held = signal_process(&self.pidfd, 0).is_ok();
+        held.then_some(self.pid)
+    }
+}
+
 impl Processes {
     /// Sends a signal to the whole group of a run, or to its whole tree. One that asks is followed
     /// by CONT, since a stopped process would not hear of it. A run that is not there is passed
@@ -66,7 +74,7 @@ impl Processes {
         let beyond = match (scope, self.cgroups.members(child, run)) {
             (StopScope::Group, _) => Beyond::none(),
             (StopScope::Tree, Some(members)) => Beyond::group(process.pid, members),
-            (StopScope::Tree, None) => Beyond::of(process.pid, &mark),
+            (StopScope::Tree, None) => Beyond::of(process.held(), &mark),
         };
         for number in numbers {
             if let Err(error) = self.send(process, *number) {
@@ -80,7 +88,7 @@ impl Processes {
         match signal {
             Signal::Ask(_) => {}
             // What began meanwhile.
-            Signal::Kill => self.kill_tree(scope, child, run, process.pid),
+            Signal::Kill => self.kill_tree(scope, child, run, process.held()),
         }
     }
 
@@ -126,7 +134,7 @@ impl Processes {
         let fate = match leftovers {
             Leftovers::Kill(scope) => {
                 self.kill_rest(&process, &self.run_mark(child, run));
-                self.kill_tree(scope, child, run, process.pid);
+                self.kill_tree(scope, child, run, process.held());
                 Fate::Killed
             }
             Leftovers::Leave => Fate::Spared,
@@ -149,7 +157,7 @@ impl Processes {
     /// Kills the rest of a group whose leader was let go, if it was spared until now.
     fn kill_left(&mut self, child: &ChildName, run: RunId, scope: StopScope) {
         let mark = self.run_mark(child, run);
-        self.kill_tree(scope, child, run, 0);
+        self.kill_tree(scope, child, run, None);
         let Some(left) = self.left.get_mut(&(child.clone(), run)) else {
             return;
         };
@@ -183,8 +191,9 @@ impl Processes {
         }
     }
 
-    /// Kills what a run has started beyond its group, if its scope says so.
-    fn kill_tree(&self, scope: StopScope, child: &ChildName, run: RunId, main: i32) {
+    /// Kills what a run has started beyond its group, if its scope says so; `main` is its main
+    /// process, if that is still there.
+    fn kill_tree(&self, scope: StopScope, child: &ChildName, run: RunId, main: Option<i32>) {
         match scope {
             StopScope::Group => {}
             StopScope::Tree if self.cgroups.kill(child, run) => {}

@@ -35,19 +35,21 @@ impl Beyond {
         Self(Vec::new())
     }
 
-    /// Those of the run with this mark whose main process this is, or was.
-    pub(super) fn of(main: i32, mark: &str) -> Self {
+    /// Those of the run with this mark; `main` is its main process while its number is held, and
+    /// `None` later: whoever was below it is then below another, and is known by the mark alone.
+    pub(super) fn of(main: Option<i32>, mark: &str) -> Self {
         let all: BTreeMap<i32, Stat> = identity::pids()
             .filter_map(|pid| Some((pid, identity::stat(pid).ok()?)))
             .collect();
-        let below = below(main, &all);
         let own = std::process::id().cast_signed();
-        let found = all.iter().filter(|(pid, stat)| {
-            let pid = **pid;
-            let outside = pid != main && pid != own && stat.group != main;
-            outside && (below.contains(&pid) || identity::belongs(pid, mark))
-        });
-        Self(found.filter_map(|(pid, stat)| open(*pid, *stat)).collect())
+        let found = beyond(main, own, &all, |pid| identity::belongs(pid, mark));
+        let open = |(pid, stat): (&i32, &Stat)| open(*pid, *stat);
+        Self(
+            all.iter()
+                .filter(|(pid, _)| found.contains(pid))
+                .filter_map(open)
+                .collect(),
+        )
     }
 
     /// Those of a run's cgroup.
@@ -71,7 +73,7 @@ impl Beyond {
 }
 
 /// Kills what a run has left that has ended or is being killed.
-pub(super) fn kill(main: i32, mark: &str) {
+pub(super) fn kill(main: Option<i32>, mark: &str) {
     for _ in 0..PASSES_MAX {
         let beyond = Beyond::of(main, mark);
         if beyond.0.is_empty() {
@@ -79,6 +81,26 @@ pub(super) fn kill(main: i32, mark: &str) {
         }
         beyond.signal(libc::SIGKILL);
     }
+}
+
+/// Those of all processes that are of a run: below its main process or marked, and outside of its
+/// group; `own`, this server, never is.
+///
+/// A number that no child of ours can have has nobody below it. Below 0 and 1, which a damaged record
+/// may name, is everybody.
+fn beyond(
+    main: Option<i32>,
+    own: i32,
+    all: &BTreeMap<i32, Stat>,
+    is_marked: impl Fn(i32) -> bool,
+) -> BTreeSet<i32> {
+    let main = main.filter(|main| identity::number(*main).is_some());
+    let below = main.map(|main| below(main, all)).unwrap_or_default();
+    let found = all.iter().filter(|(pid, stat)| {
+        let outside = **pid != own && Some(**pid) != main && Some(stat.group) != main;
+        outside && (below.contains(*pid) || is_marked(**pid))
+    });
+    found.map(|(pid, _)| *pid).collect()
 }
 
 /// All processes below one.
@@ -107,15 +129,42 @@ fn open(pid: i32, seen: Stat) -> Option<OwnedFd> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn who_is_below_whom_is_told_by_parents_alone() {
-        let stat = |parent| Stat {
+    fn stat(parent: i32, group: i32) -> Stat {
+        Stat {
             parent,
-            group: 1,
+            group,
             session: 1,
             start_ticks: 1,
             status: 0,
-        };
+        }
+    }
+
+    #[test]
+    fn a_run_whose_main_process_is_gone_has_those_with_its_mark_and_nobody_else() {
+        // A host: PID 1, a kernel thread, our server 10 with two runs, and somebody's shell.
+        let all = [
+            (1, 0),
+            (2, 0),
+            (10, 1),
+            (20, 10),
+            (21, 20),
+            (30, 10),
+            (31, 1),
+            (40, 1),
+        ];
+        let all = all.map(|(pid, parent)| (pid, stat(parent, pid))).into();
+        let is_marked = |pid| pid == 31;
+        let found = |main| beyond(main, 10, &all, is_marked);
+        assert_eq!(found(None), [31].into());
+        assert_eq!(found(Some(20)), [21, 31].into());
+        for nobody in [-1, 0, 1] {
+            assert_eq!(found(Some(nobody)), [31].into(), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn who_is_below_whom_is_told_by_parents_alone() {
+        let stat = |parent| stat(parent, 1);
         let all = [(10, 1), (11, 10), (12, 11), (13, 1), (14, 13), (15, 12)];
         let all = all.map(|(pid, parent)| (pid, stat(parent))).into();
         assert_eq!(below(10, &all), [11, 12, 15].into());

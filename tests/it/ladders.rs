@@ -1,13 +1,13 @@
 //! How a child says that it is to be stopped: other signals, ladders, commands, the whole tree.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use serde_json::json;
 use supervisor_rs::clock;
 
 use crate::sandbox::{
-    PATIENCE, SLEEPER, Sandbox, cgroups_of, lives, pass_over, processes_marked, script, wait_for,
-    wait_lines,
+    PATIENCE, SLEEPER, Sandbox, cgroups_of, lives, pass_over, processes_marked, script, skip,
+    wait_for, wait_lines,
 };
 
 /// A child that writes down the signals it gets and obeys none of these.
@@ -133,6 +133,44 @@ fn what_a_run_has_left_in_its_cgroup_is_gone_before_the_next_begins() {
     sandbox.write("web.yml", SLEEPER);
     sandbox.done(&["start", "web"]);
     wait_for("the daemon's end", PATIENCE, || !lives(daemon));
+}
+
+/// In a PID namespace, whatever is killed by mistake is of that namespace.
+#[test]
+fn what_begins_after_a_tree_has_ended_costs_nobody_else_his_life() {
+    let outer = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"];
+    let mut trial = Command::new(outer[0]);
+    trial.args(&outer[1..]).arg("true");
+    if !trial.output().is_ok_and(|output| output.status.success()) {
+        return skip("`unshare --pid` is not there or not permitted");
+    }
+    for hide in ["", "mount -t tmpfs none /sys/fs/cgroup; "] {
+        let text = format!("{hide}exec \"$0\" \"$@\"");
+        let within = [&outer[..], &["sh", "-c", &text]].concat();
+        let mut sandbox = Sandbox::new("mode: quiet").within(&within);
+        sandbox.write("db.yml", SLEEPER);
+        let tree = "stop: {scope: tree}\n";
+        sandbox.write("web.yml", &format!("{}{tree}", script("sleep 300 & wait")));
+        sandbox.write("done.yml", &format!("{}{tree}", script("exit 0")));
+        sandbox.start_server();
+        let db = sandbox.done(&["start", "db"])["pid"].clone();
+        sandbox.done(&["start", "web"]);
+        sandbox.done(&["start", "done"]);
+        sandbox.wait_state("done", "exited");
+        for verb in ["restart", "stop", "start", "trystart"] {
+            sandbox.done(&[verb, "web"]);
+        }
+        sandbox.done(&["start", "done"]);
+        let row = sandbox.row("db").unwrap();
+        assert_eq!(
+            (&row["state"], &row["pid"]),
+            (&json!("running"), &db),
+            "{row}"
+        );
+        sandbox.expect_leftovers();
+        sandbox.done(&["kill", "--stop-children"]);
+        sandbox.wait_server();
+    }
 }
 
 #[test]
