@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
+    mem,
     path::PathBuf,
     sync::Arc,
 };
@@ -227,6 +228,26 @@ impl Child {
     pub(super) fn posthook_spec(&self) -> Option<&Arc<Spec>> {
         let last = || self.last.as_ref().map(|last| &last.spec);
         self.listed().or_else(last).or(self.good.as_ref())
+    }
+
+    /// Takes a good file in, which may be new; says whether it is as the last good one was.
+    pub(super) fn take_good(&mut self, spec: &Arc<Spec>, is_new: bool) -> bool {
+        let before = self.good.replace(Arc::clone(spec)).map(|spec| spec.digest);
+        let as_it_was = before == Some(spec.digest);
+        if !as_it_was {
+            self.tried = None;
+            self.note = None;
+        }
+        let ran = self.ran_digest() == Some(spec.digest);
+        if is_new && self.run.is_none() && !ran {
+            self.fresh_by_file |= !self.fresh;
+            self.fresh = true;
+            self.tried = None;
+        } else if ran && mem::take(&mut self.fresh_by_file) {
+            // What was new did not come to a run, and is again what ran last.
+            self.fresh = false;
+        }
+        as_it_was
     }
 
     /// The digest of what runs, else of what ran last.

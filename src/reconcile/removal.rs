@@ -8,7 +8,6 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use super::{
@@ -179,21 +178,7 @@ impl State {
         let mut as_it_was = false;
         let detail = match &entry.content {
             Content::Good(spec) => {
-                let before = child.good.replace(Arc::clone(spec)).map(|spec| spec.digest);
-                as_it_was = before == Some(spec.digest);
-                if !as_it_was {
-                    child.tried = None;
-                    child.note = None;
-                }
-                let ran = child.ran_digest() == Some(spec.digest);
-                if is_new && child.run.is_none() && !ran {
-                    child.fresh_by_file |= !child.fresh;
-                    child.fresh = true;
-                    child.tried = None;
-                } else if ran && std::mem::take(&mut child.fresh_by_file) {
-                    // What was new did not come to a run, and is again what ran last.
-                    child.fresh = false;
-                }
+                as_it_was = child.take_good(spec, is_new);
                 None
             }
             Content::Bad(faults) => {
