@@ -53,6 +53,7 @@ mod sshd;
 mod states_table;
 mod stopping;
 mod stranger;
+mod systemd;
 mod tokens;
 mod unit_file;
 mod upgrade;

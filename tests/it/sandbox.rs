@@ -38,7 +38,7 @@ pub(crate) const SERVER: &str = env!("CARGO_BIN_EXE_supervisor-rs-server");
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How often a condition is looked at.
-const LOOK: Duration = Duration::from_millis(10);
+pub(crate) const LOOK: Duration = Duration::from_millis(10);
 
 /// How often another port is tried when somebody took ours between choosing and listening.
 const PORT_TRIES_MAX: u32 = 5;
