@@ -39,6 +39,7 @@ mod probes;
 mod protected;
 mod queue;
 mod readme;
+mod recipes;
 mod records_lost;
 mod removal;
 mod repeat;

@@ -7,7 +7,7 @@ use supervisor_rs::{
     config::{child_keys, server_keys},
 };
 
-use crate::sandbox::{Output, PATIENCE, Sandbox, run, skip, wait_for};
+use crate::sandbox::{Output, PATIENCE, Sandbox, skip, wait_for};
 
 fn readme() -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
@@ -161,18 +161,7 @@ fn first_session(sandbox: &Sandbox) -> Vec<String> {
 
 /// Types lines in the sandbox, as a person who has just installed both programs.
 fn type_in(sandbox: &Sandbox, lines: &[String]) -> Output {
-    let server = Path::new(env!("CARGO_BIN_EXE_supervisor-rs-server"));
-    let programs = server.parent().expect("a folder").display();
-    let path = std::env::var("PATH").unwrap_or_default();
-    let mut bash = Command::new("bash");
-    bash.args(["-c", &script(lines)])
-        .current_dir(sandbox.root())
-        .env("HOME", sandbox.root())
-        .env("PATH", format!("{programs}:{path}"))
-        .env("SUPERVISOR_RS_ON", sandbox.address().to_string())
-        .env_remove("SUPERVISOR_RS_KEY")
-        .env_remove("XDG_STATE_HOME");
-    let said = run(bash);
+    let said = sandbox.shell(&script(lines));
     assert_eq!(said.code, 0, "{said:?}");
     said
 }

@@ -308,6 +308,24 @@ impl Sandbox {
         command
     }
 
+    /// Runs lines in a shell, as a person who has just installed both programs, with this server as
+    /// the one that the client asks.
+    pub(crate) fn shell(&self, lines: &str) -> Output {
+        let programs = Path::new(SERVER).parent().expect("a folder").display();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut bash = program("bash", self.root());
+        bash.args(["-c", lines])
+            .env("PATH", format!("{programs}:{path}:/usr/sbin:/sbin"))
+            .env("SUPERVISOR_RS_ON", self.address().to_string());
+        for variable in ["GIT_AUTHOR", "GIT_COMMITTER"] {
+            bash.env(format!("{variable}_NAME"), "somebody")
+                .env(format!("{variable}_EMAIL"), "somebody@localhost");
+        }
+        bash.env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null");
+        run(bash)
+    }
+
     /// A connection to this server.
     pub(crate) fn wire(&self) -> Wire {
         Wire::connect(self.address())
