@@ -74,7 +74,7 @@ fn redis_is_not_ready_while_it_still_reads_its_data() {
     }
     let page = Page::read("redis");
     let mut host = Host::of(&page);
-    // A millisecond for each key: a second and a half in all.
+    // Three milliseconds for each key: more than four seconds in all.
     let conf = page.file("/srv/cache/redis.conf");
     let child = page.file("/etc/supervisor-rs/children/cache.yml");
     host.put("/srv/cache/redis.conf", conf);
@@ -84,7 +84,7 @@ fn redis_is_not_ready_while_it_still_reads_its_data() {
     for key in 0..1_500 {
         assert_eq!(client.ask(&format!("SET key{key} value")), "+OK");
     }
-    let slow = format!("{conf}key-load-delay 1000\nloading-process-events-interval-bytes 1024\n");
+    let slow = format!("{conf}key-load-delay 3000\nloading-process-events-interval-bytes 1024\n");
     host.put("/srv/cache/redis.conf", &slow);
     let begun = clock::mono();
     host.done(&["restart", "cache"]);

@@ -91,7 +91,9 @@ pub(super) fn nginx(page: &Page) {
     // A fault keeps the old one serving, and is told.
     host.put("/srv/web/nginx.conf", "daemon off;\nnonsense;\n");
     let refused = host.refused(&["restart", "web"], "hook_failed", 1);
-    assert!(refused.contains("nginx"), "{refused}");
+    assert!(refused.contains("nginx -t"), "{refused}");
+    let said = fs::read_to_string(host.log_dir().join("web.err")).unwrap();
+    assert!(said.contains("unknown directive \"nonsense\""), "{said}");
     assert_eq!(host.row("web").unwrap()["pid"], master);
     assert_eq!(get(&host, "/"), "<h1>Still</h1>\n");
 
