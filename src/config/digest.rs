@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::spec::{
     Digest, Health, Hook, OpenMode, Probe, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen,
-    Sink, Spec, StopAct, StopPolicy, StopStep,
+    Sign, Sink, Spec, StopAct, StopPolicy, StopStep,
 };
 
 /// What stands in a spec whose digest is not reckoned yet.
@@ -41,12 +41,15 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
     form.restart(&spec.restart);
     form.stop(&spec.stop);
     if let Some(Ready {
-        probe,
+        sign,
         timeout,
         interval,
     }) = &spec.ready
     {
-        form.probe("ready", probe);
+        match sign {
+            Sign::Probe(probe) => form.probe("ready", probe),
+            Sign::Notify => form.field("ready", [&b"notify"[..]]),
+        }
         form.field("ready.times", [&nanos(*timeout)[..], &nanos(*interval)[..]]);
     }
     if let Some(Health {
@@ -329,6 +332,9 @@ mod tests {
             "command: sleep 10\nready: {http: 'http://localhost:80/x'}",
             "command: sleep 10\nready: {exec: x}",
             "command: sleep 10\nready: {exec: x, timeout: 1s}",
+            "command: sleep 10\nready: notify",
+            "command: sleep 10\nready: {notify: true, timeout: 1s}",
+            "command: sleep 10\nready: {exec: notify}",
             "command: sleep 10\nready: {exec: x, interval: 1s}",
             "command: sleep 10\nhealth: {exec: x}",
             "command: sleep 10\nhealth: {exec: x, failures: 2}",

@@ -1,4 +1,4 @@
-//! `ready` and `health`: a probe, and how often and how long it is tried.
+//! `ready` and `health`: what shows it, and how often and how long that is tried or waited for.
 //!
 //! Absent on purpose: whether anything listens there; only a run shows.
 
@@ -7,10 +7,11 @@ use std::{net::IpAddr, ops::RangeInclusive, time::Duration};
 use super::{
     command,
     fault::LifeFault,
+    node::Value,
     rules::{Checker, Field, Rule, Shape, rule},
     values::DURATION_MAX,
 };
-use crate::spec::{Endpoint, Health, Probe, Ready, THIS_HOST};
+use crate::spec::{Endpoint, Health, Probe, Ready, Sign, THIS_HOST};
 
 /// Shorter pauses and times would only use up the host.
 const SPANS: RangeInclusive<Duration> = Duration::from_millis(10)..=DURATION_MAX;
@@ -25,23 +26,51 @@ const HTTP: &str = "http://";
 
 const HTTP_PORT: u16 = 80;
 
-const PROBE_HELP: &str = "write one of `tcp: PORT`, `http: URL` and `exec: COMMAND`";
+const READY_HELP: &str =
+    "write `notify`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND` and `notify: true`";
+
+const HEALTH_HELP: &str = "write one of `tcp: PORT`, `http: URL` and `exec: COMMAND`";
+
+/// What is said once, when a run is ready.
+const SAID_ONCE: [(&[&str], &str); 1] = [(
+    &["notify"],
+    "`ready`: it is said once, and no sign of health",
+)];
+
+/// `ready` as one word.
+const NOTIFY: &str = "notify";
 
 /// What one of the two fields says so far.
-#[derive(Default)]
-struct Draft {
-    tcp: Option<Option<Probe>>,
-    http: Option<Option<Probe>>,
-    exec: Option<Option<Probe>>,
+struct Draft<S> {
+    /// Each sign that was written; `None` is one with a fault, which is told.
+    signs: Vec<Option<S>>,
     timeout: Option<Duration>,
     interval: Option<Duration>,
     failures: Option<u64>,
 }
 
-const READY: &[Rule<Draft>] = &[
-    rule("ready.tcp", |c, f, draft| draft.tcp = Some(tcp(c, f))),
-    rule("ready.http", |c, f, draft| draft.http = Some(http(c, f))),
-    rule("ready.exec", |c, f, draft| draft.exec = Some(exec(c, f))),
+impl<S> Default for Draft<S> {
+    fn default() -> Self {
+        Self {
+            signs: Vec::new(),
+            timeout: None,
+            interval: None,
+            failures: None,
+        }
+    }
+}
+
+const READY: &[Rule<Draft<Sign>>] = &[
+    rule("ready.notify", |c, f, draft| draft.signs.push(notify(c, f))),
+    rule("ready.tcp", |c, f, draft| {
+        draft.signs.push(tcp(c, f).map(Sign::Probe))
+    }),
+    rule("ready.http", |c, f, draft| {
+        draft.signs.push(http(c, f).map(Sign::Probe))
+    }),
+    rule("ready.exec", |c, f, draft| {
+        draft.signs.push(exec(c, f).map(Sign::Probe))
+    }),
     rule("ready.timeout", |c, f, draft| {
         draft.timeout = c.duration(f, SPANS)
     }),
@@ -50,10 +79,10 @@ const READY: &[Rule<Draft>] = &[
     }),
 ];
 
-const HEALTH: &[Rule<Draft>] = &[
-    rule("health.tcp", |c, f, draft| draft.tcp = Some(tcp(c, f))),
-    rule("health.http", |c, f, draft| draft.http = Some(http(c, f))),
-    rule("health.exec", |c, f, draft| draft.exec = Some(exec(c, f))),
+const HEALTH: &[Rule<Draft<Probe>>] = &[
+    rule("health.tcp", |c, f, draft| draft.signs.push(tcp(c, f))),
+    rule("health.http", |c, f, draft| draft.signs.push(http(c, f))),
+    rule("health.exec", |c, f, draft| draft.signs.push(exec(c, f))),
     rule("health.interval", |c, f, draft| {
         draft.interval = c.duration(f, SPANS)
     }),
@@ -67,10 +96,28 @@ const HEALTH: &[Rule<Draft>] = &[
 
 /// `ready`; with nothing in it, none.
 pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Ready>> {
-    let draft = draft(checker, field, READY)?;
+    if let Value::Scalar { text, .. } = &field.node.value
+        && !field.is_nothing()
+    {
+        if text != NOTIFY {
+            checker.form(field, "`notify` or a mapping", Some(READY_HELP));
+            return None;
+        }
+        return Some(Some(Ready {
+            sign: Sign::Notify,
+            timeout: Ready::TIMEOUT,
+            interval: Ready::INTERVAL,
+        }));
+    }
+    let draft = draft(checker, field, READY, READY_HELP, &[])?;
     Some(draft.and_then(|mut draft| {
+        let sign = draft.one(checker, field, READY_HELP)?;
+        match (&sign, field.span_of("interval")) {
+            (Sign::Notify, Some(at)) => checker.fault(at, LifeFault::NothingTried),
+            (Sign::Probe(_) | Sign::Notify, _) => {}
+        }
         Some(Ready {
-            probe: draft.probe(checker, field)?,
+            sign,
             timeout: draft.timeout.unwrap_or(Ready::TIMEOUT),
             interval: draft.interval.unwrap_or(Ready::INTERVAL),
         })
@@ -79,11 +126,11 @@ pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Optio
 
 /// `health`; with nothing in it, none.
 pub(super) fn health(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Health>> {
-    let draft = draft(checker, field, HEALTH)?;
+    let draft = draft(checker, field, HEALTH, HEALTH_HELP, &SAID_ONCE)?;
     Some(draft.and_then(|mut draft| {
         let failures = draft.failures.and_then(|count| u32::try_from(count).ok());
         Some(Health {
-            probe: draft.probe(checker, field)?,
+            probe: draft.one(checker, field, HEALTH_HELP)?,
             interval: draft.interval.unwrap_or(Health::INTERVAL),
             timeout: draft.timeout.unwrap_or(Health::TIMEOUT),
             failures: failures.unwrap_or(Health::FAILURES),
@@ -92,37 +139,54 @@ pub(super) fn health(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Opti
 }
 
 /// What the field says; the inner `None` is a field with nothing in it.
-fn draft(
+fn draft<S>(
     checker: &mut Checker<'_>,
     field: Field<'_>,
-    rules: &[Rule<Draft>],
-) -> Option<Option<Draft>> {
-    let entries = checker.entries(field, Some(PROBE_HELP))?;
+    rules: &[Rule<Draft<S>>],
+    help: &'static str,
+    elsewhere: &[(&[&'static str], &'static str)],
+) -> Option<Option<Draft<S>>> {
+    let entries = checker.entries(field, Some(help))?;
     if entries.is_empty() {
         return Some(None);
     }
     let mut draft = Draft::default();
-    checker.mapping(entries, rules, &Shape::of(field.name), &mut draft);
+    let shape = Shape {
+        inside: Some(field.name),
+        elsewhere,
+    };
+    checker.mapping(entries, rules, &shape, &mut draft);
     Some(Some(draft))
 }
 
-impl Draft {
-    /// The one probe that was written; `None` when there is a fault, which is told.
-    fn probe(&mut self, checker: &mut Checker<'_>, field: Field<'_>) -> Option<Probe> {
-        let written = [self.tcp.take(), self.http.take(), self.exec.take()];
-        let mut written = written.into_iter().flatten();
-        let probe = written.next();
-        if probe.is_none() || written.next().is_some() {
+impl<S> Draft<S> {
+    /// The one sign that was written; `None` when there is a fault, which is told.
+    fn one(
+        &mut self,
+        checker: &mut Checker<'_>,
+        field: Field<'_>,
+        help: &'static str,
+    ) -> Option<S> {
+        let mut written = std::mem::take(&mut self.signs).into_iter();
+        let sign = written.next();
+        if sign.is_none() || written.next().is_some() {
             let name = field.name;
-            let fault = LifeFault::OneProbe {
-                field: name,
-                help: PROBE_HELP,
-            };
+            let fault = LifeFault::OneProbe { field: name, help };
             checker.fault(field.head(), fault);
             return None;
         }
-        probe.flatten()
+        sign.flatten()
     }
+}
+
+/// `notify: true`.
+fn notify(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Sign> {
+    if checker.boolean(field)? {
+        return Some(Sign::Notify);
+    }
+    let name = field.name;
+    checker.fault(field.span(), LifeFault::OnlyTrue { field: name });
+    None
 }
 
 /// A port, or `HOST:PORT`.
@@ -193,7 +257,7 @@ mod tests {
     }
 
     fn probe(text: &str) -> String {
-        ready(text).expect("a probe").probe.to_string()
+        ready(text).expect("a probe").sign.to_string()
     }
 
     #[test]
@@ -212,6 +276,8 @@ mod tests {
             ("{http: 'http://[::1]:8080?y'}", "http://[::1]:8080/?y"),
             ("{exec: ./probe 'a b'}", "exec ./probe 'a b'"),
             ("{exec: [sh, -c, exit 0]}", "exec sh -c 'exit 0'"),
+            ("notify", "`READY=1`"),
+            ("{notify: true}", "`READY=1`"),
         ] {
             assert_eq!(probe(text), shown, "{text}");
         }

@@ -18,6 +18,7 @@ use super::{
     adopt::{Found, find},
     hooks::{Hook, HookKey, NOT_KNOWN},
     inherit,
+    notify::HandedEar,
     pins::PinName,
     probing::ProbeProgram,
     stop::{Fate, Left},
@@ -41,6 +42,8 @@ pub struct HandedProcesses {
     pinned: Vec<((ChildName, RunId), PinName)>,
     #[serde(default)]
     pins_kept: Vec<PinName>,
+    #[serde(default)]
+    ears: Vec<HandedEar>,
 }
 
 /// The limit of open files that the server was started with; `None` is no limit.
@@ -77,6 +80,7 @@ impl HandedProcesses {
             .iter()
             .map(|process| &process.pidfd)
             .chain(left)
+            .chain(self.ears.iter().map(HandedEar::passed))
     }
 
     /// The limit of open files that children get.
@@ -119,6 +123,7 @@ impl Processes {
             left: self.left.into_iter().map(left).collect(),
             pinned: self.pinned.into_iter().collect(),
             pins_kept: self.pins_kept.into_iter().collect(),
+            ears: Self::hand_over_ears(self.ears),
         }
     }
 
@@ -136,6 +141,9 @@ impl Processes {
         self.pins_kept.extend(handed.pins_kept);
         for process in handed.processes {
             facts.extend(self.take_over_one(process, claim));
+        }
+        for ear in handed.ears {
+            self.take_over_ear(ear, claim);
         }
         for left in handed.left {
             let pidfd = left.pidfd.map(|pidfd| pidfd.take(claim));

@@ -114,7 +114,7 @@ impl Processes {
             birth,
             cgroup: None,
             lifetime: Lifetime::Own,
-            more: None,
+            more: Vec::new(),
         };
         self.launch(&launch, Owner::Hook(child.clone(), *hook))
     }

@@ -19,7 +19,7 @@
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
 //! `found` (runs by their marks), `suspects` (processes without), `cgroup` and `tree` (what a run has
 //! started), `info` and `pins` (exits), `strays` (orphans),
-//! [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
+//! `notify` (what runs say), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
 //! [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
@@ -44,7 +44,7 @@ use crate::{
         event::{HookFailure, JobId},
         program::HookId,
     },
-    spec::{ChildName, Exit, Mono, RunId},
+    spec::{ChildName, Exit, Mono, RunId, Word},
 };
 
 mod adopt;
@@ -59,6 +59,7 @@ mod identity;
 mod info;
 mod inherit;
 mod lease;
+mod notify;
 mod output;
 mod pins;
 mod probe;
@@ -98,6 +99,7 @@ use group::GroupSignals;
 use hooks::{Hook, HookKey};
 use info::ExitSource;
 use inherit::Inheritance;
+use notify::Ears;
 use pins::{PinName, Pins};
 use probing::ProbeProgram;
 use spawn::Spawner;
@@ -144,6 +146,8 @@ pub struct Processes {
     suspects: BTreeMap<Token, (Started, OwnedFd)>,
     /// Runs whose leader is gone while others of its group are not.
     left: BTreeMap<(ChildName, RunId), Left>,
+    /// Where runs say what they do.
+    ears: Ears,
     tokens_given: u64,
 }
 
@@ -174,6 +178,15 @@ pub enum Fact {
         job: JobId,
         /// `Err` says for a person how it failed.
         result: Result<(), String>,
+    },
+    /// A run has said something of itself.
+    Notified {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What, in the order in which it was said; never empty.
+        words: Vec<Word>,
     },
     /// A hook's program ended and was reaped, or was killed and does not end.
     HookFinished {
@@ -349,6 +362,7 @@ impl Processes {
             hook_time: Duration::from_secs(HOOK_SECONDS_MAX),
             suspects: BTreeMap::new(),
             left: BTreeMap::new(),
+            ears: Ears::default(),
             tokens_given: 0,
         })
     }

@@ -86,7 +86,10 @@ impl Processes {
                 birth: None,
                 cgroup: None,
                 lifetime: Lifetime::Ours,
-                more: main.map(|pid| format!("{MAIN_VARIABLE}={pid}")),
+                more: main
+                    .map(|pid| format!("{MAIN_VARIABLE}={pid}"))
+                    .into_iter()
+                    .collect(),
             };
             processes.launch(&launch, Owner::Probe(job)).map(drop)
         };

@@ -20,6 +20,7 @@ use super::{
     Descriptors, Owner, Parent, Phase, Process, Processes, Standard, Started,
     birth::{self, Birth, Entry},
     inherit::FIRST_OTHER,
+    notify::NotHeard,
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
     spawn::{SpawnError, Spawned},
@@ -79,6 +80,9 @@ pub(super) enum StartError {
     /// It did not write itself down, and so was not executed.
     #[error("its start cannot be recorded: {0}")]
     NotEntered(io::Error),
+    /// It has something to say.
+    #[error(transparent)]
+    NotHeard(#[from] NotHeard),
     /// One program a child.
     #[error("another hook of it still lives")]
     HookStillLives,
@@ -94,8 +98,8 @@ pub(super) struct Launch<'a> {
     pub(super) outputs: Outputs,
     /// `NAME=value`: the variable that says whose process this is.
     pub(super) mark: String,
-    /// `NAME=value`: one more, if there is any.
-    pub(super) more: Option<String>,
+    /// `NAME=value`: further ones.
+    pub(super) more: Vec<String>,
     /// How it writes itself down; `None`: it does not.
     pub(super) birth: Option<&'a Birth<'a>>,
     /// The list of processes of the cgroup that it joins.
@@ -155,6 +159,7 @@ impl Processes {
                 | StartError::TooManyFiles(_)
                 | StartError::NoProcess(_)
                 | StartError::Prepare { .. }
+                | StartError::NotHeard(_)
                 | StartError::HookStillLives
                 | StartError::NotWatched(_) => NotStarted::Refused(why),
             }
@@ -174,12 +179,12 @@ impl Processes {
         self.await_killed(child);
         let outputs = Outputs::open(&spec.stdout, &spec.stderr)?;
         let launch = Launch {
+            more: self.hear(child, run, spec)?,
             argv: &spec.command,
             workdir: &spec.workdir,
             outputs,
             cgroup: self.cgroups.make(child, run),
             lifetime: Lifetime::Own,
-            more: None,
             mark: self.run_mark(child, run),
             birth,
         };
@@ -189,7 +194,10 @@ impl Processes {
                 self.cgroups.confirm(child, run, started.pid);
                 self.pin(child, run, started);
             }
-            Err(_) => self.prune_cgroups(child),
+            Err(_) => {
+                self.ears.close(child, run);
+                self.prune_cgroups(child);
+            }
         }
         started
     }
@@ -209,6 +217,7 @@ impl Processes {
     fn try_preflight(&self, spec: &Spec) -> Result<(), StartError> {
         output::check(&spec.stdout)?;
         output::check(&spec.stderr)?;
+        self.ears.check(spec)?;
         check_workdir(&spec.workdir)?;
         for argument in &spec.command {
             c_string(argument, &spec.command)?;

@@ -122,6 +122,7 @@ impl Processes {
     /// its group is killed before, or left until [`Processes::clear`].
     pub fn reap(&mut self, child: &ChildName, run: RunId, leftovers: Leftovers) {
         self.unpin(child, run);
+        self.ears.close(child, run);
         let owner = Owner::Run(child.clone(), run);
         let Some(process) = self.take_ended(&owner) else {
             match leftovers {

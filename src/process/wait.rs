@@ -67,6 +67,18 @@ impl Exits {
         Ok(())
     }
 
+    /// Told whenever there is something new to read. Closing it ends it.
+    pub(super) fn watch_always(&self, fd: &OwnedFd, token: Token) -> io::Result<()> {
+        let data = epoll::EventData::new_u64(token.0);
+        epoll::add(
+            &self.epoll,
+            fd,
+            data,
+            epoll::EventFlags::IN | epoll::EventFlags::ET,
+        )?;
+        Ok(())
+    }
+
     /// Once more, when it is reaped: that is told whatever is asked for.
     fn watch_for_reaping(&self, pidfd: &OwnedFd, token: Token) -> io::Result<()> {
         let data = epoll::EventData::new_u64(token.0);
@@ -143,11 +155,14 @@ impl Processes {
 
     /// Everything that can be told now.
     fn collect(&mut self) -> Vec<Fact> {
+        // Whoever asks has handled what was told before.
+        self.ears.release_barriers();
         let mut tokens = self.exits.take();
         let now = clock::mono();
         let due = self.unreaped.iter().filter(|(_, until)| **until <= now);
         tokens.extend(due.map(|(token, _)| *token));
         tokens.extend(std::mem::take(&mut self.unsettled));
+        tokens.extend(self.ears.due());
         let mut facts: Vec<Fact> = tokens
             .into_iter()
             .filter_map(|token| self.look_at(token))
@@ -157,6 +172,9 @@ impl Processes {
         }
         facts.append(&mut self.expire_hooks());
         facts.append(&mut self.expire_probes());
+        if facts.is_empty() {
+            self.ears.release_barriers();
+        }
         facts
     }
 
@@ -168,13 +186,17 @@ impl Processes {
         };
         let unreaped = self.unreaped.values().min();
         let unreaped = unreaped.map(|until| *until - clock::mono());
-        [self.until_hook(), self.until_probe(), strays, unreaped]
-            .into_iter()
+        let due = [self.until_hook(), self.until_probe(), strays, unreaped];
+        due.into_iter()
+            .chain([self.ears.until_due()])
             .flatten()
             .min()
     }
 
     fn look_at(&mut self, token: Token) -> Option<Fact> {
+        if let Some(told) = self.ears.listen(token) {
+            return told;
+        }
         // If it is no suspect, it is not there any more: reaped since.
         let Some(owner) = self.owners.get(&token).cloned() else {
             return self.suspect_gone(token);

@@ -22,6 +22,7 @@ use super::{
     runs::Then,
     shutdown::Mainstay,
     timers::Timer,
+    words::Said,
 };
 use crate::{
     command::Stamp,
@@ -422,7 +423,7 @@ impl State {
         } else if run_is_ready {
             self.look_at_health(turn, name);
         } else {
-            self.look_for_ready(turn, name);
+            self.await_ready_again(turn, name);
         }
     }
 
@@ -509,5 +510,6 @@ fn revived(last: &RememberedRun, now: Time, by: Origin) -> Run {
         stop_asker: by.asker,
         stopper: None,
         probed: Probed::unless(last.ready, &last.spec),
+        said: Said::default(),
     }
 }

@@ -18,6 +18,7 @@ use super::{
     probes::Probed,
     program::LiveHook,
     suspects::Suspicion,
+    words::Said,
 };
 use crate::{
     command::{Asker, StateName},
@@ -100,6 +101,9 @@ pub(super) struct Run {
     /// What probes have shown of it.
     #[serde(default)]
     pub(super) probed: Probed,
+    /// What it has said of itself.
+    #[serde(default)]
+    pub(super) said: Said,
 }
 
 /// How far a live run is.

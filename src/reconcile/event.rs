@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{listing::Update, memory::Memory, program::HookId};
 use crate::{
     command::{Asker, Command},
-    spec::{ChildName, Exit, Mode, OnExit, RunId},
+    spec::{ChildName, Exit, Mode, OnExit, RunId, Word},
 };
 
 /// A client's request; the shell knows which connection waits for its answer.
@@ -94,6 +94,15 @@ pub enum Event {
         job: JobId,
         /// `Err` says for a person how it failed.
         result: Result<(), String>,
+    },
+    /// A run has said something of itself.
+    Notified {
+        /// Whose.
+        child: ChildName,
+        /// Which.
+        run: RunId,
+        /// What, in the order in which it was said.
+        words: Vec<Word>,
     },
     /// The answer to `Effect::Record` with a ticket.
     Recorded {

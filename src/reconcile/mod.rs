@@ -77,6 +77,7 @@ pub mod suspects;
 mod timers;
 mod view;
 mod waits;
+mod words;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,6 +111,7 @@ pub use self::{
     boot::{faults, refusal},
     probes::READY_PROBE_TIME_MAX,
     waits::{WAITS_MAX, WAITS_PER_ASKER_MAX},
+    words::STOP_EXTENDED_MAX,
 };
 
 /// How long KILL may take before the one who asked is told that it did not help.
@@ -298,6 +300,9 @@ impl State {
                 result,
             } => self.on_hook_finished(&mut turn, &child, hook, result),
             Event::Probed { job, result } => self.on_probed(&mut turn, job, result),
+            Event::Notified { child, run, words } => {
+                self.on_notified(&mut turn, &child, run, words);
+            }
             Event::Recorded { ticket, result } => self.on_recorded(&mut turn, ticket, result),
             Event::Request { id, command, asker } => {
                 self.on_request(&mut turn, id, command, asker);

@@ -94,6 +94,12 @@ pub(super) enum Bug {
     StartingIsReady,
     /// A wait has no end.
     WaitWithoutEnd,
+    /// What a run says is believed of whatever run lives.
+    WordOfAnyRun,
+    /// A run fails for a word that no server has heard.
+    UnheardFails,
+    /// A run that is stopped may put its end off as often as it likes.
+    StopPutOffForEver,
     /// An upgrade leaves the deadlines behind.
     TimersNotHandedOver,
 }
@@ -158,6 +164,9 @@ mod switch {
         Bug::MainstayTooSoon,
         Bug::StartingIsReady,
         Bug::WaitWithoutEnd,
+        Bug::WordOfAnyRun,
+        Bug::UnheardFails,
+        Bug::StopPutOffForEver,
         Bug::TimersNotHandedOver,
     ];
 

@@ -1,6 +1,6 @@
-//! Whether a run can do its work: probes until it is ready, then for its health.
+//! Whether a run can do its work: probes until it is ready, or its own word; then for its health.
 //!
-//! - A run whose spec says when it is ready is `starting` until a probe succeeds. When its time is
+//! - A run whose spec says when it is ready is `starting` until a probe succeeds, or it says so. When its time is
 //!   up first it has failed: it is stopped, and its restart policy decides what follows.
 //! - Then its health is looked at. When so many probes in a row have failed it is replaced, as by
 //!   `restart`; what it cannot be replaced by leaves it as it is.
@@ -24,7 +24,7 @@ use super::{
     runs::Then,
     timers::Timer,
 };
-use crate::spec::{ChildName, Health, Mono, Probe, Ready, Spec, Time, Verb};
+use crate::spec::{ChildName, Health, Mono, Probe, Ready, Sign, Spec, Time, Verb};
 
 /// How long a run that is not ready in time stays while an order for its child is under way, before
 /// it is looked at again.
@@ -44,6 +44,12 @@ pub(super) struct Probed {
     pub(super) failures: u32,
     /// What the last one said that failed.
     pub(super) why: Option<String>,
+    /// It may have said that it is ready when no server heard it: no time is up for it.
+    #[serde(default)]
+    pub(super) unheard: bool,
+    /// The time that it has asked for last, when it had not enough.
+    #[serde(default)]
+    pub(super) asked_for: Option<Duration>,
 }
 
 impl Probed {
@@ -79,12 +85,15 @@ fn due(spec: &Spec, probed: &Probed) -> Option<(Probe, Duration, Duration)> {
     match (probed.awaited, &spec.ready, &spec.health) {
         (Some(_), Some(ready), _) => {
             let Ready {
-                probe,
+                sign,
                 timeout,
                 interval,
             } = ready;
             let time = READY_PROBE_TIME_MAX.min(*timeout);
-            Some((probe.clone(), time, *interval))
+            match sign {
+                Sign::Probe(probe) => Some((probe.clone(), time, *interval)),
+                Sign::Notify => None,
+            }
         }
         (None, _, Some(health)) => {
             let Health {
@@ -189,7 +198,7 @@ impl State {
     }
 
     /// A run can do its work now.
-    fn is_ready(&mut self, turn: &mut Turn, name: &ChildName) {
+    pub(super) fn is_ready(&mut self, turn: &mut Turn, name: &ChildName) {
         self.timers.cancel(&Timer::Ready(name.clone()));
         self.timers.cancel(&Timer::Probe(name.clone()));
         let Some(run) = self.live_run(name) else {
@@ -289,7 +298,7 @@ impl State {
     }
 
     /// The live run of a child that nobody has told to end.
-    fn live_run(&mut self, name: &ChildName) -> Option<&mut Run> {
+    pub(super) fn live_run(&mut self, name: &ChildName) -> Option<&mut Run> {
         let run = self.children.get_mut(name)?.run.as_mut()?;
         (run.phase == Phase::Running).then_some(run)
     }
@@ -305,16 +314,16 @@ fn run_is_starting(state: &State, name: &ChildName) -> bool {
 
 /// Why a run has failed that was not ready in time.
 fn not_ready(run: &Run) -> String {
-    let time = run
-        .spec
-        .ready
-        .as_ref()
-        .map_or(Duration::ZERO, |it| it.timeout);
-    let time = humantime::format_duration(time);
-    match (&run.spec.ready, &run.probed.why) {
-        (Some(ready), Some(why)) => {
-            format!("not ready within {time}: {}: {why}", ready.probe)
-        }
-        (Some(_) | None, _) => format!("not ready within {time}"),
+    let Some(Ready { sign, timeout, .. }) = &run.spec.ready else {
+        return "not ready".to_owned();
+    };
+    let time = match run.probed.asked_for {
+        Some(time) => format!("the {} that it asked for", humantime::format_duration(time)),
+        None => humantime::format_duration(*timeout).to_string(),
+    };
+    match (sign, &run.probed.why) {
+        (Sign::Probe(probe), Some(why)) => format!("not ready within {time}: {probe}: {why}"),
+        (Sign::Probe(_), None) => format!("not ready within {time}"),
+        (Sign::Notify, _) => format!("not ready within {time}: it has not said {sign}"),
     }
 }

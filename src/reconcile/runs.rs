@@ -14,6 +14,7 @@ use super::{
     probes::Probed,
     record::{OrderId, Record},
     timers::Timer,
+    words::Said,
 };
 use crate::{
     command::{ErrorCode, Failure},
@@ -63,6 +64,7 @@ impl State {
             stop_asker: None,
             stopper: None,
             probed: Probed::default(),
+            said: Said::default(),
         });
         child.retry = None;
         child.blocked.clear();

@@ -59,6 +59,11 @@ impl Timers {
         self.at.keys()
     }
 
+    /// When it is due, if it is armed.
+    pub(super) fn due(&self, timer: &Timer) -> Option<Mono> {
+        self.at.get(timer).copied()
+    }
+
     /// Whether it is armed.
     pub(super) fn is_armed(&self, timer: &Timer) -> bool {
         self.at.contains_key(timer)

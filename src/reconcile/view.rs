@@ -8,6 +8,7 @@ use super::{
     job::Step,
     listing::{Content, LoadpathState},
     survey::{Survey, Tally},
+    words::Doing,
 };
 use crate::{
     command::{
@@ -81,7 +82,7 @@ impl State {
         }
         if let Some(ready) = &spec.ready {
             let time = humantime::format_duration(ready.timeout);
-            add("ready", format!("{} within {time}", ready.probe));
+            add("ready", format!("{} within {time}", ready.sign));
         }
         if let Some(health) = &spec.health {
             let every = humantime::format_duration(health.interval);
@@ -89,6 +90,10 @@ impl State {
         }
         if !spec.stop.is_built_in() {
             add("stop", spec.stop.to_string());
+        }
+        let said = child.run.as_ref().map(|run| &run.said);
+        if let Some(status) = said.and_then(|said| said.status.as_ref()) {
+            add("status", status.clone());
         }
         let waiting = child.queue.len();
         if waiting > 0 {
@@ -156,8 +161,10 @@ impl State {
                 .suspicion_of(name, child)
                 .or_else(|| child.failure.clone()),
             StateName::Starting | StateName::Running => {
-                let probed = child.run.as_ref().and_then(probed_reason);
-                probed.or_else(|| child.note.clone())
+                let run = child.run.as_ref();
+                let probed = run.and_then(probed_reason);
+                let doing = run.and_then(|run| doing_reason(run.said.doing));
+                probed.or(doing).or_else(|| child.note.clone())
             }
             StateName::Exited | StateName::Stopped => child.note.clone(),
         }
@@ -205,7 +212,11 @@ fn probed_reason(run: &Run) -> Option<String> {
     match (&run.spec.ready, &run.spec.health) {
         (Some(ready), _) if run.is_starting() => {
             let why = why.map_or(String::new(), |why| format!(": {why}"));
-            Some(format!("waits for {}{why}", ready.probe))
+            let unheard = match run.probed.unheard {
+                true => ", which it may have said while no server lived",
+                false => "",
+            };
+            Some(format!("waits for {}{unheard}{why}", ready.sign))
         }
         (_, Some(health)) if run.probed.failures > 0 => {
             let (failures, most) = (run.probed.failures, health.failures);
@@ -217,6 +228,16 @@ fn probed_reason(run: &Run) -> Option<String> {
         }
         (Some(_) | None, Some(_) | None) => None,
     }
+}
+
+/// What a run is at, as it says.
+fn doing_reason(doing: Doing) -> Option<String> {
+    let text = match doing {
+        Doing::Nothing => return None,
+        Doing::Reloading => "reads its configuration again, as it says",
+        Doing::Stopping => "ends by itself, as it says",
+    };
+    Some(text.to_owned())
 }
 
 fn stopping_reason(child: &Child) -> String {

@@ -1,5 +1,5 @@
-//! How it is known that a run can do its work: probes, once until it is ready and then for its
-//! health.
+//! How it is known that a run can do its work: what it says itself, or probes, once until it is
+//! ready and then for its health.
 
 use std::{
     fmt,
@@ -15,12 +15,84 @@ pub const THIS_HOST: &str = "localhost";
 /// When a run counts as running and not as starting.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
-    /// What is tried until it succeeds.
-    pub probe: Probe,
+    /// What shows it.
+    #[serde(rename = "probe")]
+    pub sign: Sign,
     /// How long that may take since the run began; then it has failed.
     pub timeout: Duration,
     /// How long after a probe that failed the next one follows.
     pub interval: Duration,
+}
+
+/// What shows that a run is ready.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Written", into = "Written")]
+pub enum Sign {
+    /// A probe that is tried until it succeeds.
+    Probe(Probe),
+    /// Its own word, `READY=1`, as sd_notify(3) says it.
+    Notify,
+}
+
+/// A sign as it stands in records: those of older servers know probes alone.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Written {
+    Tcp(Endpoint),
+    Http { at: Endpoint, path: String },
+    Exec(Vec<String>),
+    Notify,
+}
+
+impl From<Sign> for Written {
+    fn from(sign: Sign) -> Self {
+        match sign {
+            Sign::Probe(Probe::Tcp(at)) => Self::Tcp(at),
+            Sign::Probe(Probe::Http { at, path }) => Self::Http { at, path },
+            Sign::Probe(Probe::Exec(argv)) => Self::Exec(argv),
+            Sign::Notify => Self::Notify,
+        }
+    }
+}
+
+impl From<Written> for Sign {
+    fn from(written: Written) -> Self {
+        match written {
+            Written::Tcp(at) => Self::Probe(Probe::Tcp(at)),
+            Written::Http { at, path } => Self::Probe(Probe::Http { at, path }),
+            Written::Exec(argv) => Self::Probe(Probe::Exec(argv)),
+            Written::Notify => Self::Notify,
+        }
+    }
+}
+
+impl fmt::Display for Sign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Probe(probe) => probe.fmt(f),
+            Self::Notify => f.write_str("`READY=1`"),
+        }
+    }
+}
+
+/// What a run says of itself, as sd_notify(3) has it. What is not known there is passed over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Word {
+    /// It can do its work: for the first time, or again after `Reloading`.
+    Ready,
+    /// It reads its configuration again.
+    Reloading,
+    /// It is about to end.
+    Stopping,
+    /// What it does, for people: one line of [`Word::STATUS_CHARS_MAX`] at most, nothing but text.
+    Status(String),
+    /// What it is at takes longer: it will say more within this time.
+    Extend(Duration),
+}
+
+impl Word {
+    /// How much of a status is kept.
+    pub const STATUS_CHARS_MAX: usize = 256;
 }
 
 impl Ready {
@@ -95,5 +167,32 @@ impl fmt::Display for Endpoint {
             Some(host) => SocketAddr::from((host, self.port)).fmt(f),
             None => write!(f, "{THIS_HOST}:{}", self.port),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_is_written_as_the_probe_that_it_was_before_there_were_others() {
+        let host = Some("::1".parse().unwrap());
+        let at = Endpoint { host, port: 80 };
+        let path = "/x".to_owned();
+        for probe in [
+            Probe::Tcp(at),
+            Probe::Http { at, path },
+            Probe::Exec(vec!["x".to_owned(), "y".to_owned()]),
+        ] {
+            let text = serde_json::to_string(&probe).unwrap();
+            let sign = Sign::Probe(probe);
+            assert_eq!(serde_json::to_string(&sign).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Sign>(&text).unwrap(), sign);
+            let mut bytes = Vec::new();
+            ciborium::into_writer(&sign, &mut bytes).unwrap();
+            let read: Sign = ciborium::from_reader(bytes.as_slice()).unwrap();
+            assert_eq!(read, sign);
+        }
+        assert_eq!(serde_json::to_string(&Sign::Notify).unwrap(), "\"notify\"");
     }
 }

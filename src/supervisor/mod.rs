@@ -276,6 +276,7 @@ impl Supervisor {
             self.inbox.push_back(match fact {
                 Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
                 Fact::Probed { job, result } => Event::Probed { job, result },
+                Fact::Notified { child, run, words } => Event::Notified { child, run, words },
                 Fact::HookFinished {
                     child,
                     hook,

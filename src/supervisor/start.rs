@@ -495,6 +495,7 @@ fn adopt(
     // First: what was pinned there tells how those ended that are gone.
     processes.keep_pins_in(runtime_dir);
     processes.use_cgroups();
+    processes.listen_in(runtime_dir);
     let (mut ended, mut doubted) = (Vec::new(), Vec::new());
     for (child, remembered) in &memory.children {
         let Some(last) = &remembered.last else {
@@ -517,12 +518,13 @@ fn adopt(
             continue;
         }
         match processes.adopt(child, last.run, pid, start_ticks) {
-            Adoption::Live => {}
+            Adoption::Live => processes.hear_again(child, last.run, &last.spec),
             Adoption::Gone(exit) => ended.push((child.clone(), last.run, exit)),
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }
     }
     processes.keep_only_pins_of(unended(memory));
+    processes.forget_others_ears();
     (ended, doubted)
 }
 

@@ -34,6 +34,7 @@ mod live_edits;
 mod modes;
 mod moved;
 mod network;
+mod notify;
 mod original;
 mod probes;
 mod protected;

@@ -10,6 +10,10 @@ pub(in crate::config) enum LifeFault {
         field: &'static str,
         help: &'static str,
     },
+    #[error("`ready.interval` is how often a probe is tried, and here nothing is tried")]
+    NothingTried,
+    #[error("`{field}` can only be `true`")]
+    OnlyTrue { field: &'static str },
     #[error("`{field}` takes a port or \"ADDRESS:PORT\", not {found}")]
     Endpoint { field: &'static str, found: Quoted },
     #[error("`{field}` takes a URL of an address that begins with `http://`, not {found}")]
@@ -35,6 +39,8 @@ impl LifeFault {
     pub(super) fn help(&self) -> &'static str {
         match self {
             Self::OneProbe { help, .. } | Self::LadderWithoutKill { help } => help,
+            Self::NothingTried => "remove it: what the run says counts at once",
+            Self::OnlyTrue { .. } => "write `true`, or remove the line",
             Self::Endpoint { .. } => "such as `8080`, `127.0.0.1:8080` or `[::1]:8080`",
             Self::Url { .. } => {
                 "such as `http://127.0.0.1:8080/healthz`; for TLS write `exec:` and a program"

@@ -7,7 +7,17 @@ use crate::process::handover::HandedProcesses;
 impl World {
     /// Through what is written down, but for the descriptors.
     fn hand_over(&mut self) -> Vec<Fact> {
-        let fresh = Processes::beside_others("server").unwrap();
+        self.hand_over_to(Processes::beside_others("server").unwrap())
+    }
+
+    /// The next program hears runs where this one did.
+    pub(super) fn hand_over_hearing(&mut self, runtime_dir: &std::path::Path) -> Vec<Fact> {
+        let mut fresh = Processes::beside_others("server").unwrap();
+        fresh.listen_in(runtime_dir);
+        self.hand_over_to(fresh)
+    }
+
+    fn hand_over_to(&mut self, fresh: Processes) -> Vec<Fact> {
         let handed = std::mem::replace(&mut self.processes, fresh).hand_over();
         let mut bytes = Vec::new();
         ciborium::into_writer(&handed, &mut bytes).unwrap();

@@ -27,6 +27,7 @@ mod adopting;
 mod births;
 mod handing_over;
 mod hooking;
+mod notifying;
 mod orphans;
 mod pinning;
 mod starting;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     command::{Command, ErrorCode, Failure, KillChildren},
     reconcile::{
-        QUEUE_LEN_MAX, QUIET,
+        QUEUE_LEN_MAX, QUIET, STOP_EXTENDED_MAX,
         cause::Cause,
         child::{Belief, Child, Phase, Rung},
         effect::{Effect, Line, Signal},
@@ -313,6 +313,7 @@ impl World {
             | Event::SpawnFailed { .. }
             | Event::Probed { .. }
             | Event::Preflight { .. } => self.checks.stock(event),
+            Event::Notified { .. } => self.checks.stock(event),
             Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {}
         }
     }
@@ -955,7 +956,11 @@ impl World {
                 .stop_at
                 .max(Some(self.checks.booted))
                 .filter(|_| process.stop_at.is_some());
-            let patience = process.spec.stop.patience();
+            let put_off = match process.put_off {
+                true => STOP_EXTENDED_MAX,
+                false => std::time::Duration::ZERO,
+            };
+            let patience = process.spec.stop.patience() + put_off;
             let late =
                 since.is_some_and(|at| now - at > patience + std::time::Duration::from_secs(1));
             if late && process.kill_at.is_none() && process.exit.is_none() && process.recorded {
@@ -1066,7 +1071,12 @@ impl World {
             else {
                 continue;
             };
-            if span > STOP_SPAN_MAX {
+            let mut processes = self.processes.iter();
+            let put_off = match processes.any(|((name, _), it)| name == child && it.put_off) {
+                true => STOP_EXTENDED_MAX,
+                false => std::time::Duration::ZERO,
+            };
+            if span > STOP_SPAN_MAX + put_off {
                 let job = self.core.children.get(child).and_then(|it| it.job);
                 let job = job.and_then(|id| self.core.jobs.get(&id));
                 let hooked = job.is_some_and(|job| matches!(job.step, Step::Posthook(_)));
@@ -1285,7 +1295,9 @@ impl World {
         };
         let step = |id: &JobId| self.core.jobs.get(id).map(|job| job.step);
         match event {
-            Event::Exited { child, run, .. } => live(child, run),
+            Event::Exited { child, run, .. } | Event::Notified { child, run, .. } => {
+                live(child, run)
+            }
             // A second word of a start is not news either.
             Event::Spawned { child, run, .. } | Event::SpawnFailed { child, run, .. } => {
                 let current = self.core.children.get(child).and_then(|it| it.run.as_ref());

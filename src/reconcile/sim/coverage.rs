@@ -118,6 +118,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         Event::Spawned { child, .. }
         | Event::SpawnFailed { child, .. }
         | Event::Exited { child, .. }
+        | Event::Notified { child, .. }
         | Event::Request {
             command:
                 Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. },
@@ -173,6 +174,7 @@ fn kind(event: &Event) -> usize {
         Event::Recorded { .. } => "recorded",
         // Another word of a program that somebody waits for.
         Event::Probed { .. } => "hook finished",
+        Event::Notified { .. } => "deadline",
         Event::Request { command, .. } => match command {
             Command::Child {
                 verb: Verb::Start, ..

@@ -15,7 +15,8 @@ use crate::{
     },
     spec::{
         ChildName, Digest, Health, Hook, Probe, Ready, Repeat, RestartLimit, RestartPolicy,
-        RestartWhen, SignalNumber, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep, Verb,
+        RestartWhen, Sign, SignalNumber, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep,
+        Verb,
     },
 };
 
@@ -159,7 +160,7 @@ pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u
         posthook: random.percent(25).then(|| hook(random, "post", name)),
         restart: policy(random),
         stop: stop(random, name),
-        ready: ready(random),
+        ready: ready(random, version),
         health: health(random),
         digest: Digest(digest),
     })
@@ -187,9 +188,17 @@ fn probe() -> Probe {
     Probe::Exec(vec!["probe".to_owned()])
 }
 
-fn ready(random: &mut Random) -> Option<Ready> {
+/// Of the version, so that no number is drawn for it.
+fn sign(version: u64) -> Sign {
+    match version % 2 {
+        0 => Sign::Probe(probe()),
+        _ => Sign::Notify,
+    }
+}
+
+fn ready(random: &mut Random, version: u64) -> Option<Ready> {
     random.percent(30).then(|| Ready {
-        probe: probe(),
+        sign: sign(version),
         timeout: random.millis(1_000, 20_000),
         interval: random.millis(50, 2_000),
     })

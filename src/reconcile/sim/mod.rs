@@ -24,6 +24,7 @@ mod random;
 mod script;
 mod suspects;
 mod waiting;
+mod words;
 mod world;
 
 use std::{

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Occurrence, RunKey, Weather, World};
 use crate::{
     reconcile::{cause::Cause, event::JobId},
-    spec::{Mono, Probe},
+    spec::{Mono, Probe, Sign},
 };
 
 /// What a process shows when it is looked at.
@@ -21,6 +21,10 @@ pub(super) struct Showing {
     pub(super) told_ready: bool,
     /// How many in a row have failed.
     pub(super) failures: u32,
+    /// It may have said that it is ready when no server heard it.
+    pub(super) unheard: bool,
+    /// Until when it has asked for time to become ready.
+    pub(super) asked_until: Option<Mono>,
     /// Whether there were so many once that it is replaced, whatever it shows until then.
     pub(super) given_up: bool,
 }
@@ -108,12 +112,15 @@ impl World {
             process.showing.failures = 0;
             process.showing.told_ready = false;
             process.showing.since = now;
+            process.showing.asked_until = None;
+            let ready = process.spec.ready.as_ref();
+            let says = ready.is_some_and(|ready| ready.sign == Sign::Notify);
+            process.showing.unheard = says && !process.showing.ready;
         }
     }
 
     /// Whether a run may be ended for this reason by now.
     pub(super) fn check_probed(&mut self, key: &RunKey, cause: Cause) {
-        let now = self.now.mono;
         let Some(process) = self.processes.get(key) else {
             return;
         };
@@ -124,7 +131,7 @@ impl World {
             (!counts).then_some("ill after too few failures")
         } else {
             let time = ready.as_ref().map_or(Duration::MAX, |ready| ready.timeout);
-            let early = now - showing.since < time;
+            let early = !self.is_late(key, time);
             (showing.ready || early).then_some("late before its time is up")
         };
         if let Some(wrong) = wrong {

@@ -18,6 +18,7 @@
 //! | `forsaken N` | nobody hears the answer any more |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
+//! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT` or `extend SPAN`; an older one does |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `hook NAME somehow`, `hook NAME gone` | nobody can tell how it ends; it ends while no server runs |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
@@ -57,8 +58,8 @@ use crate::{
     },
     spec::{
         ChildName, Digest, Exit, Health, Hook, Mode, Mono, Probe, Ready, Repeat, RestartLimit,
-        RestartPolicy, RestartWhen, RunId, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep,
-        Time, Verb, Wall, signal_name,
+        RestartPolicy, RestartWhen, RunId, Sign, Sink, Spec, StopAct, StopPolicy, StopScope,
+        StopStep, Time, Verb, Wall, Word, signal_name,
     },
 };
 
@@ -207,6 +208,14 @@ impl Stage {
             }
             ["probe", child, "ok"] => self.probe_ends(child, Ok(())),
             ["probe", child, "failed", why @ ..] => self.probe_ends(child, Err(why.join(" "))),
+            ["says", child, words @ ..] => {
+                let run = *self.live.get(*child).expect("what speaks lives");
+                self.says(child, run, words);
+            }
+            ["said", child, run, words @ ..] => {
+                let run = RunId(run.parse().expect("a run has a number"));
+                self.says(child, run, words);
+            }
             ["hook", child, "gone"] => {
                 self.hooks.remove(*child).expect("a hook's program runs");
             }
@@ -437,6 +446,22 @@ impl Stage {
     fn probe_ends(&mut self, child: &str, result: Result<(), String>) {
         let job = self.probes.remove(child).expect("a probe is under way");
         self.tell(Event::Probed { job, result });
+    }
+
+    fn says(&mut self, child: &str, run: RunId, words: &[&str]) {
+        let word = match words {
+            ["ready"] => Word::Ready,
+            ["reloading"] => Word::Reloading,
+            ["stopping"] => Word::Stopping,
+            ["status", text] => Word::Status((*text).to_owned()),
+            ["extend", time] => Word::Extend(span(time)),
+            other => panic!("no run says this: {other:?}"),
+        };
+        self.tell(Event::Notified {
+            child: name(child),
+            run,
+            words: vec![word],
+        });
     }
 
     fn hook_ends(&mut self, child: &str, result: Result<(), String>) {
@@ -756,9 +781,17 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
                 });
                 rest
             }
+            ["ready", "notify", timeout, rest @ ..] => {
+                spec.ready = Some(Ready {
+                    sign: Sign::Notify,
+                    timeout: span(timeout),
+                    interval: Ready::INTERVAL,
+                });
+                rest
+            }
             ["ready", timeout, interval, rest @ ..] => {
                 spec.ready = Some(Ready {
-                    probe: Probe::Exec(vec!["probe".to_owned()]),
+                    sign: Sign::Probe(Probe::Exec(vec!["probe".to_owned()])),
                     timeout: span(timeout),
                     interval: span(interval),
                 });

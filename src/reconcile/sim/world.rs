@@ -30,7 +30,7 @@ use crate::{
         memory::Memory,
         record::{OrderId, Record, Store},
     },
-    spec::{ChildName, Exit, Mode, Mono, RunId, SignalNumber, Spec, Time, Wall},
+    spec::{ChildName, Exit, Mode, Mono, RunId, SignalNumber, Spec, Time, Wall, Word},
 };
 
 /// The longest the disk takes.
@@ -57,6 +57,8 @@ pub(super) struct Process {
     pub(super) recorded: bool,
     /// When it was first asked to end.
     pub(super) stop_at: Option<Mono>,
+    /// Whether it has asked for more time since.
+    pub(super) put_off: bool,
     /// What it shows when it is looked at.
     pub(super) showing: Showing,
     pub(super) kill_at: Option<Mono>,
@@ -95,6 +97,8 @@ pub(super) enum Occurrence {
     HookStaysOn(HookKey),
     /// A probe is answered.
     Probed(JobId, Result<(), String>),
+    /// A run says something of itself.
+    Says(RunKey, Word),
 }
 
 /// How often things go wrong.
@@ -346,6 +350,7 @@ impl World {
             Occurrence::HookEnds(key, result) => self.hook_ends(key, result),
             Occurrence::HookStaysOn(key) => self.hook_stays_on(key),
             Occurrence::Probed(job, result) => self.probe_ends(job, result),
+            Occurrence::Says(key, word) => self.says(key, word),
         }
     }
 
@@ -606,6 +611,7 @@ impl World {
             exit: None,
             recorded: false,
             stop_at: None,
+            put_off: false,
             showing: Showing {
                 ill: self.random.percent(20),
                 since: self.now.mono,
@@ -616,6 +622,7 @@ impl World {
         };
         let key = (child, run);
         self.processes.insert(key.clone(), process);
+        self.plan_words(&key);
         if !calm && self.random.percent(50) {
             let span = match self.random.below(4) {
                 0 => self.random.delay(),
@@ -670,6 +677,14 @@ impl World {
             return self.tell_unhidden(pid);
         }
         // An exit is told after the start, and the start may still be on its way.
+        let start = self.told_to_start(&key).unwrap_or(now);
+        let at = start.max(now) + self.random.delay();
+        let (child, run) = key;
+        self.plan(at, Occurrence::Tell(Event::Exited { child, run, exit }));
+    }
+
+    /// When the core will be told that a run has begun, if it was not told yet.
+    pub(super) fn told_to_start(&self, key: &RunKey) -> Option<Mono> {
         let told = |(at, what): (&(Mono, u64), &Occurrence)| match what {
             Occurrence::Tell(Event::Spawned { child, run, .. })
                 if (child, run) == (&key.0, &key.1) =>
@@ -678,13 +693,13 @@ impl World {
             }
             _other => None,
         };
-        let start = self.agenda.iter().find_map(told).unwrap_or(now);
-        let at = start.max(now) + self.random.delay();
-        let (child, run) = key;
-        self.plan(at, Occurrence::Tell(Event::Exited { child, run, exit }));
+        self.agenda.iter().find_map(told)
     }
 
     fn signal(&mut self, key: RunKey, signal: Signal) {
+        if let Signal::Ask(_) = signal {
+            self.plan_delays(&key);
+        }
         let now = self.now.mono;
         let Some(process) = self.processes.get_mut(&key) else {
             return;
@@ -971,7 +986,10 @@ impl World {
 
 /// Whether it happens whatever becomes of the server.
 fn outlives_the_server(what: &Occurrence) -> bool {
-    matches!(what, Occurrence::Ends(..) | Occurrence::HookEnds(..))
+    matches!(
+        what,
+        Occurrence::Ends(..) | Occurrence::HookEnds(..) | Occurrence::Says(..)
+    )
 }
 
 /// With whom the server ends in the life of this seed. No number is drawn for it, so that the lives
@@ -1028,6 +1046,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::Recorded { .. }
         | Event::SuspectGone { .. }
         | Event::Probed { .. }
+        | Event::Notified { .. }
         | Event::Request { .. }
         | Event::Forsaken { .. }
         | Event::Shutdown

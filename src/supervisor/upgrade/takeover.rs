@@ -258,6 +258,7 @@ pub(super) fn go_on(
 fn set_up(processes: &mut Processes, server_file: &ServerFile, process_name: Option<&str>) {
     processes.keep_pins_in(&server_file.spec().runtime_dir);
     processes.use_cgroups();
+    processes.listen_in(&server_file.spec().runtime_dir);
     if let Some(name) = process_name {
         process::call_self(name);
     }

@@ -1,0 +1,112 @@
+//! What runs say of themselves in the fake world, whether somebody hears it or not.
+
+use std::time::Duration;
+
+use super::world::{Occurrence, Process, RunKey, Weather, World};
+use crate::{
+    reconcile::event::Event,
+    spec::{Mono, Sign, Word},
+};
+
+/// How many words a run says by chance.
+const WORDS: u64 = 5;
+
+impl World {
+    /// Settles what a run that has begun will say, and when.
+    pub(super) fn plan_words(&mut self, key: &RunKey) {
+        let Some(process) = self.processes.get(key) else {
+            return;
+        };
+        let (ill, spec) = (process.showing.ill, process.spec.clone());
+        let ready = spec.ready.as_ref();
+        let Some(ready) = ready.filter(|ready| ready.sign == Sign::Notify) else {
+            return;
+        };
+        let rough = self.weather == Weather::Rough;
+        if !(rough && ill) {
+            let span = match rough && self.random.percent(40) {
+                true => self.random.millis(0, 25_000),
+                false => self.random.delay().min(ready.timeout / 2),
+            };
+            self.plan_in(span, Occurrence::Says(key.clone(), Word::Ready));
+        }
+        for _ in 0..self.random.below(WORDS) {
+            let span = self.random.millis(0, 40_000);
+            let word = self.some_word();
+            self.plan_in(span, Occurrence::Says(key.clone(), word));
+        }
+    }
+
+    fn some_word(&mut self) -> Word {
+        match self.random.below(6) {
+            0 => Word::Ready,
+            1 => Word::Reloading,
+            2 => Word::Status("busy".to_owned()),
+            3 => Word::Stopping,
+            _ => Word::Extend(self.random.millis(1, 20_000)),
+        }
+    }
+
+    /// What is told to end may ask for more time, over and over.
+    pub(super) fn plan_delays(&mut self, key: &RunKey) {
+        let listens = |sign: &Sign| *sign == Sign::Notify;
+        let process = self.processes.get(key);
+        let ready = process.and_then(|it| it.spec.ready.as_ref());
+        if ready.is_some_and(|ready| listens(&ready.sign)) && self.random.percent(30) {
+            let span = self.random.delay();
+            let time = self.random.millis(1_000, 400_000);
+            let word = Word::Extend(time);
+            self.plan_in(span, Occurrence::Says(key.clone(), word));
+        }
+    }
+
+    /// A run says something. Who is dead hears nothing.
+    pub(super) fn says(&mut self, key: RunKey, word: Word) {
+        let now = self.now.mono;
+        let lives = |it: &Process| it.exit.is_none();
+        if self.ended || !self.processes.get(&key).is_some_and(lives) {
+            // What is left of a run may go on speaking for it.
+            let ((child, run), words) = (key, vec![word]);
+            return self.tell_again(Event::Notified { child, run, words });
+        }
+        // It cannot be heard before its start is told.
+        if let Some(start) = self.told_to_start(&key) {
+            return self.plan(start, Occurrence::Says(key, word));
+        }
+        let Some(process) = self.processes.get_mut(&key) else {
+            return;
+        };
+        let showing = &mut process.showing;
+        match &word {
+            Word::Ready => showing.told_ready = true,
+            Word::Extend(time) if process.stop_at.is_some() => {
+                process.put_off = true;
+                let again = *time - *time / 8;
+                let stubborn = process.temper.term.is_none();
+                if stubborn {
+                    self.plan_in(again, Occurrence::Says(key.clone(), word.clone()));
+                }
+            }
+            Word::Extend(time) if !showing.ready => {
+                showing.unheard = false;
+                showing.asked_until = showing.asked_until.max(Some(now + *time));
+            }
+            Word::Extend(_) | Word::Reloading | Word::Stopping | Word::Status(_) => {}
+        }
+        let (child, run) = key;
+        let words = vec![word];
+        self.tell(Event::Notified { child, run, words });
+    }
+
+    /// Whether a run that was told to be late may be by now.
+    pub(super) fn is_late(&self, key: &RunKey, timeout: Duration) -> bool {
+        let Some(process) = self.processes.get(key) else {
+            return true;
+        };
+        let showing = &process.showing;
+        let asked: Option<Mono> = showing.asked_until;
+        let over = asked.is_none_or(|until| self.now.mono >= until);
+        let counts = asked.is_some() || self.now.mono - showing.since >= timeout;
+        over && counts && !showing.unheard
+    }
+}

@@ -1,0 +1,184 @@
+//! What a run says of itself: that it is ready, what it does, that something takes longer.
+//!
+//! - The socket by which it is said belongs to one run, so that what an older one says changes
+//!   nothing (I4). Whoever says it for a run counts as the run.
+//! - A run that is ready by its own word and was taken back while it was starting may have said so
+//!   while no server lived. Nothing fails it for that: it stays `starting` until it says it again,
+//!   or asks for more time, which shows that it has not.
+//! - What it does is shown, and neither acted upon nor written down: the next server learns it anew.
+//! - A stop may be put off by the run that is stopped, and comes to its end all the same (I8):
+//!   [`STOP_EXTENDED_MAX`].
+//!
+//! Source: sd_notify(3).
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    State, Turn,
+    child::{Phase, Run, Rung},
+    effect::Level,
+    planted::{Bug, planted},
+    probes::Probed,
+    timers::Timer,
+};
+use crate::spec::{ChildName, Mono, RunId, Sign, Word};
+
+/// How long the steps of one stop may be put off, all together.
+pub const STOP_EXTENDED_MAX: Duration = Duration::from_secs(10 * 60);
+
+/// How much time a run may ask for at once.
+const EXTEND_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What a live run has said of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Said {
+    /// What it does, for people.
+    pub(super) status: Option<String>,
+    pub(super) doing: Doing,
+    /// It has asked for more time while it was stopped; it has until then at most.
+    pub(super) stop_until: Option<Mono>,
+}
+
+/// What a run is at besides its work.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Doing {
+    #[default]
+    Nothing,
+    /// It reads its configuration again.
+    Reloading,
+    /// It ends by itself.
+    Stopping,
+}
+
+impl State {
+    /// A run has said something.
+    pub(super) fn on_notified(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        id: RunId,
+        words: Vec<Word>,
+    ) {
+        for word in words {
+            let child = self.children.get_mut(name);
+            let run = child.and_then(|child| child.run.as_mut());
+            let mine = |run: &&mut Run| run.id == id || planted(Bug::WordOfAnyRun);
+            let Some(run) = run.filter(mine).filter(|run| run.pid.is_some()) else {
+                return;
+            };
+            match word {
+                Word::Ready => self.on_ready_said(turn, name),
+                Word::Reloading => run.said.doing = run.said.doing.reloading(),
+                Word::Stopping => {
+                    let before = std::mem::replace(&mut run.said.doing, Doing::Stopping);
+                    if before != Doing::Stopping && run.phase == Phase::Running {
+                        turn.log(Level::Info, name, "ends by itself, as it says")
+                            .run = Some(id);
+                    }
+                }
+                Word::Status(text) => run.said.status = Some(text).filter(|it| !it.is_empty()),
+                Word::Extend(time) => self.extend(turn, name, time.min(EXTEND_MAX)),
+            }
+        }
+    }
+
+    fn on_ready_said(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(run) = self.live_run(name) else {
+            return;
+        };
+        let sign = run.spec.ready.as_ref().map(|ready| &ready.sign);
+        match sign {
+            Some(Sign::Notify) if run.is_starting() => self.is_ready(turn, name),
+            Some(Sign::Notify | Sign::Probe(_)) | None => {
+                run.said.doing = run.said.doing.ready();
+            }
+        }
+    }
+
+    /// What a run is at takes longer: becoming ready, or a step of its stop.
+    fn extend(&mut self, turn: &mut Turn, name: &ChildName, time: Duration) {
+        let until = turn.now.mono + time;
+        let Some(run) = self.children.get_mut(name).and_then(|it| it.run.as_mut()) else {
+            return;
+        };
+        let (timer, until) = match run.phase {
+            Phase::Running if run.is_starting() => {
+                let Probed {
+                    awaited,
+                    unheard,
+                    asked_for,
+                    ..
+                } = &mut run.probed;
+                // Who asks for more time has not said that he is ready.
+                let before = awaited.filter(|_| !*unheard);
+                if before.is_some_and(|before| before >= until) {
+                    return;
+                }
+                *unheard = false;
+                *asked_for = Some(time);
+                *awaited = Some(until);
+                (Timer::Ready(name.clone()), until)
+            }
+            Phase::Stopping {
+                rung: Rung::Step(_),
+                ..
+            } => {
+                let last = turn.now.mono + STOP_EXTENDED_MAX;
+                let last = *run.said.stop_until.get_or_insert(last);
+                let until = match planted(Bug::StopPutOffForEver) {
+                    true => until,
+                    false => until.min(last),
+                };
+                (Timer::Ladder(name.clone()), until)
+            }
+            Phase::Stopping {
+                rung: Rung::Kill | Rung::Stuck,
+                ..
+            }
+            | Phase::Spawning
+            | Phase::Running => return,
+        };
+        if self.timers.due(&timer).is_none_or(|due| due < until) {
+            self.timers.set(timer, until);
+        }
+    }
+
+    /// Goes on waiting for a run that was starting when its server died.
+    pub(super) fn await_ready_again(&mut self, turn: &mut Turn, name: &ChildName) {
+        self.look_for_ready(turn, name);
+        let Some(run) = self.live_run(name) else {
+            return;
+        };
+        let sign = run.spec.ready.as_ref().map(|ready| &ready.sign);
+        match sign {
+            Some(Sign::Notify) if !planted(Bug::UnheardFails) => {}
+            Some(Sign::Notify | Sign::Probe(_)) | None => return,
+        }
+        run.probed.unheard = true;
+        let id = run.id;
+        self.timers.cancel(&Timer::Ready(name.clone()));
+        let what = "may have said that it is ready while no server lived";
+        let line = turn.log(Level::Warn, name, what);
+        line.run = Some(id);
+        let wait = "it is `starting` until it says so again, however long that takes";
+        line.detail = Some(wait.to_owned());
+    }
+}
+
+impl Doing {
+    fn reloading(self) -> Self {
+        match self {
+            Self::Nothing | Self::Reloading => Self::Reloading,
+            Self::Stopping => Self::Stopping,
+        }
+    }
+
+    fn ready(self) -> Self {
+        match self {
+            Self::Nothing | Self::Reloading => Self::Nothing,
+            Self::Stopping => Self::Stopping,
+        }
+    }
+}
