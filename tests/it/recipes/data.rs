@@ -46,6 +46,8 @@ pub(super) fn redis(page: &Page) {
     assert!(said.contains("`cache` is ready: run 2"), "{said}");
     assert!(said.ends_with("\nhello\n"), "it has saved its data: {said}");
     let pid = host.ready("cache");
+    let told = host.client(&["check", "cache"]).stdout;
+    assert!(told.contains("Ready to accept connections"), "{told}");
 
     // A crash of our server is none of a client's business.
     let mut client = Redis::connect(&host);
