@@ -17,7 +17,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     os::unix::ffi::OsStrExt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -91,8 +91,8 @@ pub fn find_runs(server_id: &str) -> Vec<FoundRun> {
 pub struct HiddenProcess {
     /// Which.
     pub started: Started,
-    /// The file that it executes, also if that is gone or another has taken its place. Where the
-    /// kernel hides that too, what it is called: a name without a folder, cut to 15 bytes.
+    /// The file that it executes, also if that is gone or another has taken its place; the link to it
+    /// in the same folder that it was called by, if it was. Where the kernel hides that too, what it is called: a name without a folder, cut to 15 bytes.
     pub program: PathBuf,
 }
 
@@ -113,14 +113,29 @@ pub fn find_hidden() -> Vec<HiddenProcess> {
 /// What a process executes, as far as that is shown. A zombie executes nothing.
 fn program(pid: i32) -> Option<PathBuf> {
     match fs::read_link(format!("/proc/{pid}/exe")) {
-        Ok(path) => Some(as_it_was_called(path)),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
-            let name = name.strip_suffix(b"\n").unwrap_or(&name);
-            Some(PathBuf::from(OsStr::from_bytes(name)))
+        Ok(path) => {
+            let path = as_it_was_called(path);
+            let link = name(pid).and_then(|name| link_to(&path, &name));
+            Some(link.unwrap_or(path))
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => name(pid),
         Err(_) => None,
     }
+}
+
+/// What a process is called: by the name it was executed by, unless it has chosen another.
+fn name(pid: i32) -> Option<PathBuf> {
+    let name = fs::read(format!("/proc/{pid}/comm")).ok()?;
+    let name = name.strip_suffix(b"\n").unwrap_or(&name);
+    Some(PathBuf::from(OsStr::from_bytes(name)))
+}
+
+/// A link of this name beside a program, if it leads to it: many a package has one program with
+/// several names.
+fn link_to(program: &Path, name: &Path) -> Option<PathBuf> {
+    let link = program.with_file_name(name.file_name()?);
+    let leads = link != program && fs::canonicalize(&link).is_ok_and(|to| to == program);
+    leads.then_some(link)
 }
 
 /// The path of a program without what the kernel adds to it when its file is gone, as after an
@@ -229,4 +244,35 @@ fn process(started: Started) -> Option<FoundProcess> {
         stdout: output(1),
         stderr: output(2),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_program_has_the_name_of_the_link_that_it_was_called_by() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = fs::canonicalize(dir.path()).unwrap();
+        let program = dir.join("redis-check-rdb");
+        fs::write(&program, "").unwrap();
+        fs::write(dir.join("other"), "").unwrap();
+        symlink("redis-check-rdb", dir.join("redis-server")).unwrap();
+        symlink("other", dir.join("elsewhere")).unwrap();
+        let called = |name: &str| link_to(&program, Path::new(name));
+        assert_eq!(called("redis-server"), Some(dir.join("redis-server")));
+        for none in [
+            "redis-check-rdb",
+            "elsewhere",
+            "other",
+            "missing",
+            "",
+            "..",
+            "a/..",
+        ] {
+            assert_eq!(called(none), None, "{none}");
+        }
+    }
 }

@@ -11,7 +11,7 @@
 //!   rebooted, whatever becomes of the server.
 //!
 //! Absent on purpose: programs that are known by another name than their file's, as those of
-//! scripts and behind links are; files that were edited while no server lived, and name another
+//! scripts and behind links from other folders are; files that were edited while no server lived, and name another
 //! program than the one that hides.
 
 use std::collections::BTreeMap;

@@ -5,6 +5,7 @@ mod data;
 mod deploy;
 mod host;
 mod jobs;
+mod lost;
 mod migrating;
 mod page;
 mod service;

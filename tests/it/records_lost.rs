@@ -248,7 +248,7 @@ fn killed(settings: &str) -> (Sandbox, i32) {
     (sandbox, web)
 }
 
-fn lose_run_dir(sandbox: &Sandbox) {
+pub(crate) fn lose_run_dir(sandbox: &Sandbox) {
     sandbox.delete("run");
 }
 

@@ -104,7 +104,7 @@ fn redis_is_not_ready_while_it_still_reads_its_data() {
 }
 
 /// Whether PostgreSQL can be run here.
-fn lacks_postgres() -> bool {
+pub(super) fn lacks_postgres() -> bool {
     if lacks(&["/usr/lib/postgresql/15", "setpriv", "psql"]) {
         return true;
     }

@@ -39,7 +39,7 @@ impl Request {
 }
 
 /// Whether nginx can be run here as the page has it.
-fn lacks_nginx() -> bool {
+pub(super) fn lacks_nginx() -> bool {
     if !geteuid().is_root() {
         skip("nginx of Debian's package writes where only root may");
         return true;
