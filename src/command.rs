@@ -12,12 +12,18 @@ use std::{
     time::{Duration, UNIX_EPOCH},
 };
 
-use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer};
 
+mod child_event;
+mod exit;
 mod goal;
 
-pub use self::goal::{Goal, WAIT_TIME, WAIT_TIME_MAX};
-use crate::spec::{ChildName, Digest, Exit, Mode, RunId, Verb, Wall, signal_name};
+pub use self::{
+    child_event::{ChildEvent, Follow, Told},
+    exit::{ExitAt, HowEnded},
+    goal::{Goal, WAIT_TIME, WAIT_TIME_MAX},
+};
+use crate::spec::{ChildName, Digest, Mode, RunId, Verb, Wall};
 
 /// A checked command, as the core carries it out. What `serde` writes of it is for the next program
 /// of an upgrade, and not what stands on the wire.
@@ -52,6 +58,15 @@ pub enum Command {
         /// Whether children without a live process are listed too.
         scope: CheckScope,
     },
+    /// `events [NAME] [-f] [--tail N]`.
+    Events {
+        /// Of which child; without, of all.
+        child: Option<ChildName>,
+        /// Whether those to come are told too.
+        follow: Follow,
+        /// How many of those that have happened are told, at most; without, all that are kept.
+        last: Option<u32>,
+    },
     /// `info`.
     Info,
     /// `kill`, `kill --stop-children`.
@@ -83,6 +98,7 @@ impl Command {
             | Self::StopAll => Op::Stop,
             Self::CheckOne(_) | Self::Check { .. } => Op::Check,
             Self::Wait { .. } => Op::Wait,
+            Self::Events { .. } => Op::Events,
             Self::Info => Op::Info,
             Self::Kill(_) => Op::Kill,
             Self::Upgrade => Op::Upgrade,
@@ -154,6 +170,7 @@ pub enum Op {
     Stop,
     Check,
     Wait,
+    Events,
     Info,
     Kill,
     Upgrade,
@@ -161,13 +178,14 @@ pub enum Op {
 
 impl Op {
     /// Every command.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Start,
         Self::Restart,
         Self::Trystart,
         Self::Stop,
         Self::Check,
         Self::Wait,
+        Self::Events,
         Self::Info,
         Self::Kill,
         Self::Upgrade,
@@ -183,6 +201,7 @@ impl Op {
             Self::Stop => "stop",
             Self::Check => "check",
             Self::Wait => "wait",
+            Self::Events => "events",
             Self::Info => "info",
             Self::Kill => "kill",
             Self::Upgrade => "upgrade",
@@ -349,6 +368,8 @@ pub enum Answer {
     Each(Each),
     /// To `check`.
     Checked(Checked),
+    /// To `events`, when there are no more.
+    Told(Told),
     /// To `info`.
     Info(Box<Info>),
     /// To `kill`: the server's last words.
@@ -759,94 +780,6 @@ impl<'de> Deserialize<'de> for Stamp {
     }
 }
 
-/// How a run ended, and when: `{"code":0,"at":…}`, `{"signal":"SIGKILL","at":…}` or
-/// `{"unknown":true,"at":…}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExitAt {
-    /// How.
-    pub exit: Exit,
-    /// When.
-    pub at: Stamp,
-}
-
-/// An exit whose time stands elsewhere: `{"code":0}`, `{"signal":"SIGKILL"}` or `{"unknown":true}`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HowEnded(pub Exit);
-
-impl Serialize for ExitAt {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(2))?;
-        serialize_exit(&mut map, self.exit)?;
-        map.serialize_entry("at", &self.at)?;
-        map.end()
-    }
-}
-
-fn serialize_exit<M: SerializeMap>(map: &mut M, exit: Exit) -> Result<(), M::Error> {
-    match exit {
-        Exit::Code(code) => map.serialize_entry("code", &code),
-        Exit::Signal(number) => match signal_name(number) {
-            Some(name) => map.serialize_entry("signal", name),
-            None => map.serialize_entry("signal", &format!("SIG{number}")),
-        },
-        Exit::Unknown => map.serialize_entry("unknown", &true),
-    }
-}
-
-/// How a run ended, as it stands on the wire.
-#[derive(Deserialize)]
-struct WireExit {
-    code: Option<i32>,
-    signal: Option<String>,
-}
-
-impl WireExit {
-    fn exit(&self) -> Exit {
-        let number = |name: &str| {
-            let real_time = name
-                .strip_prefix("SIG")
-                .and_then(|digits| digits.parse().ok());
-            (1..=31)
-                .find(|number| signal_name(*number) == Some(name))
-                .or(real_time)
-        };
-        match (self.code, self.signal.as_deref().and_then(number)) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
-        }
-    }
-}
-
-impl Serialize for HowEnded {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(1))?;
-        serialize_exit(&mut map, self.0)?;
-        map.end()
-    }
-}
-
-impl<'de> Deserialize<'de> for HowEnded {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let wire = WireExit::deserialize(deserializer)?;
-        Ok(Self(wire.exit()))
-    }
-}
-
-impl<'de> Deserialize<'de> for ExitAt {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Wire {
-            #[serde(flatten)]
-            exit: WireExit,
-            at: Stamp,
-        }
-        let wire = Wire::deserialize(deserializer)?;
-        let (exit, at) = (wire.exit.exit(), wire.at);
-        Ok(Self { exit, at })
-    }
-}
-
 #[cfg(test)]
 impl Command {
     /// Every command there is, with `child` where one names a child.
@@ -866,6 +799,12 @@ impl Command {
             time: WAIT_TIME,
         };
         let waits = Goal::ALL.map(wait);
+        let events = |child| Self::Events {
+            child,
+            follow: Follow::Yes,
+            last: Some(10),
+        };
+        let events = [events(None), events(Some(child.clone()))];
         let others = [
             Self::CheckOne(child),
             Self::StartAll,
@@ -876,6 +815,7 @@ impl Command {
         let mut every = of_child.to_vec();
         every.extend(others);
         every.extend(waits);
+        every.extend(events);
         every.extend(scopes.map(|scope| Self::Check { scope }));
         every.extend(kills.map(Self::Kill));
         every
@@ -885,6 +825,7 @@ impl Command {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::Exit;
 
     #[test]
     fn no_clock_keeps_an_answer_from_being_written() {
@@ -902,33 +843,6 @@ mod tests {
                 })
                 .is_ok()
             );
-        }
-    }
-
-    #[test]
-    fn exits_are_written_as_the_contract_says() {
-        let at = Stamp(Wall(1_700_000_000_123));
-        let json = |exit| serde_json::to_string(&ExitAt { exit, at }).unwrap();
-        assert_eq!(
-            json(Exit::Code(0)),
-            r#"{"code":0,"at":"2023-11-14T22:13:20.123Z"}"#
-        );
-        assert_eq!(
-            json(Exit::Signal(9)),
-            r#"{"signal":"SIGKILL","at":"2023-11-14T22:13:20.123Z"}"#
-        );
-        assert_eq!(
-            json(Exit::Unknown),
-            r#"{"unknown":true,"at":"2023-11-14T22:13:20.123Z"}"#
-        );
-        for exit in [
-            Exit::Code(3),
-            Exit::Signal(15),
-            Exit::Signal(34),
-            Exit::Unknown,
-        ] {
-            let there = ExitAt { exit, at };
-            assert_eq!(serde_json::from_str::<ExitAt>(&json(exit)).unwrap(), there);
         }
     }
 

@@ -63,6 +63,7 @@ fn is_plain(request: &Request, plain: &Value) {
                 Command::Child { child, .. }
                 | Command::CheckOne(child)
                 | Command::Wait { child, .. } => Some(json!(child)),
+                Command::Events { child, .. } => child.as_ref().map(|child| json!(child)),
                 Command::StartAll
                 | Command::StopAll
                 | Command::Check { .. }

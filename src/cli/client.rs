@@ -125,6 +125,7 @@ Commands (in any case):
   check           the children with a live process; `check --all` shows the others too
   check NAME      everything known about one child
   wait NAME       until it is as `--for` says: running, ready or exited
+  events [NAME]   what became of the children of late; with -f also what becomes of them
   info            the server itself
   kill            end the server; its children run on unless it is told otherwise
   upgrade         have the server replace itself by the program at its path; all goes on
@@ -154,6 +155,7 @@ Examples:
   supervisor-rs-client keygen deploy
   supervisor-rs-client trystart web --wait on host1,host2 with ~/.keys/deploy.pem
   supervisor-rs-client wait migrate --for exited --timeout 5m
+  supervisor-rs-client events -f --json on host1,host2
   supervisor-rs-client check on ssh://ops@host1
 
 Exit codes (of several hosts, the largest):
@@ -236,6 +238,14 @@ struct Flags {
     /// With `wait` and `--wait`: for how long, such as `90s`; `60s` unless given
     #[arg(long, value_name = "TIME")]
     timeout: Option<String>,
+
+    /// With `events`: go on with what happens from now on, until interrupted
+    #[arg(short, long)]
+    follow: bool,
+
+    /// With `events`: of what has happened so many at most
+    #[arg(long, value_name = "COUNT")]
+    tail: Option<String>,
 
     /// With `keygen`: 2048, 3072 or 4096 (the default)
     #[arg(long, value_name = "BITS")]
@@ -338,6 +348,8 @@ impl Flags {
             ("--wait", self.wait),
             ("--for", self.goal.is_some()),
             ("--timeout", self.timeout.is_some()),
+            ("--follow", self.follow),
+            ("--tail", self.tail.is_some()),
         ];
         let given = given.into_iter().filter(|(_, given)| *given);
         given.map(|(flag, _)| flag).collect()

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     io::{self, Write},
+    ops::ControlFlow,
     path::PathBuf,
 };
 
@@ -12,13 +13,13 @@ use serde::Serialize;
 use super::{Ask, ClientTask, Forget, Keygen, Output, Stream, USAGE, client::ProofArgs};
 use crate::control::{
     client::{
-        self, Manner, Waits,
+        self, Heard, Manner, Waits,
         known_servers::{KnownServers, KnownServersError, ServerId, known_servers_path},
         proof::{Proof, Signing},
         ssh::{Prompts, Ssh},
     },
     keys::{GenerateError, PrivateKey, PrivateKeyError, Written, generate, write_pair},
-    render::{self, FAILED, Heading, Style},
+    render::{self, Events, FAILED, Heading, Style},
 };
 use crate::trust::Shown;
 
@@ -140,7 +141,25 @@ pub fn carry_out(
         ready_within: ask.ready_within,
         ..manner.into()
     };
-    client::ask_all(&ask.hosts, &ask.command, manner, |answer, warnings| {
+    let mut events = Events::new(heading, out_style);
+    client::ask_all(&ask.hosts, &ask.command, manner, |heard| {
+        let (answer, warnings) = match heard {
+            Heard::Answer(answer, warnings) => (answer, warnings),
+            Heard::Event(event) => {
+                let line = match ask.output {
+                    Output::Json => render::event_json(&event),
+                    Output::Text => events.text(&event),
+                };
+                // Nothing is done by going on when nobody reads.
+                return match print(out, &line) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    written @ Err(_) => {
+                        code = code.max(printed(written, err));
+                        ControlFlow::Break(())
+                    }
+                };
+            }
+        };
         code = code.max(render::exit_code(&ask.command, &answer));
         // What is wrong for all hosts is said once.
         let mut warnings = warnings;
@@ -157,6 +176,7 @@ pub fn carry_out(
             }
         };
         code = code.max(printed(written, err));
+        ControlFlow::Continue(())
     });
     code
 }

@@ -23,11 +23,13 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs},
+    ops::ControlFlow,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
 };
 
+use serde_json::value::RawValue;
 use tracing::debug;
 
 use self::{conversation::Conversation, proof::Proof, ssh::Ssh, stream::Stream};
@@ -70,6 +72,9 @@ pub const ACT_TIME_MAX: Duration = Duration::from_secs(600);
 
 /// How long an answer may be, in bytes.
 pub const ANSWER_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How much of what hosts stream waits to be printed.
+const HEARD_WAITING_MAX: usize = 256;
 
 /// What a thread that asks one host may use of the stack.
 const STACK_BYTES: usize = 1024 * 1024;
@@ -157,52 +162,90 @@ pub struct HostAnswer {
     pub outcome: Result<Fields, Refusal>,
 }
 
-/// Asks all hosts at once and hands each answer on in the order of `hosts`, with what a person
-/// should be warned of, which is no part of the answer.
+/// Part of what a host streams before its answer.
+#[derive(Debug)]
+pub struct HostEvent {
+    /// The host as it was given; without one, the address that was asked.
+    pub host: String,
+    /// The `event` object as it came.
+    pub event: Box<RawValue>,
+}
+
+/// What is heard of a host.
+#[derive(Debug)]
+pub enum Heard {
+    /// Part of a stream, as soon as it comes.
+    Event(HostEvent),
+    /// The answer, in the order of the hosts, and what a person should be warned of, which is no
+    /// part of it.
+    Answer(HostAnswer, Vec<String>),
+}
+
+/// Asks all hosts at once and hands on what they stream as it comes, and each answer in the order of
+/// `hosts`, until all have answered or nobody wants to hear more.
 pub fn ask_all(
     hosts: &[Host],
     command: &Command,
     manner: impl Into<Manner>,
-    mut each: impl FnMut(HostAnswer, Vec<String>),
+    mut each: impl FnMut(Heard) -> ControlFlow<()>,
 ) {
     let command = Arc::new(command.clone());
     let manner = Arc::new(manner.into().for_hosts(hosts));
-    let (answers_in, answers) = mpsc::channel();
+    // Whoever prints slowly has the servers wait, and not this memory grow.
+    let (heard_in, heard) = mpsc::sync_channel(HEARD_WAITING_MAX);
+    let mut early = BTreeMap::new();
     for (place, host) in hosts.iter().enumerate() {
         let (command, manner) = (Arc::clone(&command), Arc::clone(&manner));
-        let (host, answers_in) = (host.clone(), answers_in.clone());
+        let (host, heard_in) = (host.clone(), heard_in.clone());
         let named = host.to_string();
-        let failed_in = answers_in.clone();
         let thread = thread::Builder::new()
             .stack_size(STACK_BYTES)
             .spawn(move || {
                 let mut warnings = Vec::new();
-                let answer = ask(&host, &command, &manner, &mut warnings);
+                let event = |event| heard_in.send((place, Heard::Event(event))).is_ok();
+                let answer = ask(&host, &command, &manner, &mut warnings, &event);
                 // An error means that nobody wants to know any more.
-                let _ = answers_in.send((place, (answer, warnings)));
+                let _ = heard_in.send((place, Heard::Answer(answer, warnings)));
             });
         if let Err(fault) = thread {
             let message = format!("no thread to ask `{named}`: {fault}");
             let outcome = Err(failure(ErrorCode::Internal, message));
             let host = named;
-            let _ = failed_in.send((place, (HostAnswer { host, outcome }, Vec::new())));
+            early.insert(place, (HostAnswer { host, outcome }, Vec::new()));
         }
     }
-    drop(answers_in);
-    let mut early = BTreeMap::new();
+    drop(heard_in);
     let mut next = 0;
-    // Ends when every thread has answered; each does within its bounds.
-    for (place, answer) in answers {
-        early.insert(place, answer);
+    loop {
         while let Some((answer, warnings)) = early.remove(&next) {
             next += 1;
-            each(answer, warnings);
+            if each(Heard::Answer(answer, warnings)).is_break() {
+                return;
+            }
+        }
+        // Ends when every thread has answered; each does within its bounds, if it has any.
+        match heard.recv() {
+            Ok((place, Heard::Answer(answer, warnings))) => {
+                early.insert(place, (answer, warnings));
+            }
+            Ok((_, event @ Heard::Event(_))) => {
+                if each(event).is_break() {
+                    return;
+                }
+            }
+            Err(_) => return,
         }
     }
 }
 
-/// Asks one host.
-fn ask(host: &Host, command: &Command, manner: &Manner, warnings: &mut Vec<String>) -> HostAnswer {
+/// Asks one host. `event` takes what it streams, and says whether anybody wants to hear more.
+fn ask(
+    host: &Host,
+    command: &Command,
+    manner: &Manner,
+    warnings: &mut Vec<String>,
+    event: &dyn Fn(HostEvent) -> bool,
+) -> HostAnswer {
     let (host, outcome) = match connect(host, manner) {
         Ok(Connected {
             stream,
@@ -210,7 +253,7 @@ fn ask(host: &Host, command: &Command, manner: &Manner, warnings: &mut Vec<Strin
             place,
         }) => {
             let conversation = Conversation::new(stream, &host, &place, manner);
-            let outcome = conversation.run(command, warnings);
+            let outcome = conversation.run(command, warnings, event);
             (host, outcome)
         }
         Err(refusal) => (host.to_string(), Err(refusal)),

@@ -2,8 +2,8 @@
 //!
 //! It is one task. Requests are parsed straight from the read buffer; answers that are there are
 //! written together in one call. Everything it holds is bounded: the read buffer by the length
-//! of a line, the requests in flight by a count (so their answers are too), and each wait for the
-//! peer by a time.
+//! of a line, the requests in flight by a count (so their answers are too), parts of streams by their
+//! length, and each wait for the peer by a time.
 //!
 //! The first line that is not a request is answered and nothing after it is looked at: what a
 //! web page makes a browser send never gets further than its first line.
@@ -30,7 +30,7 @@ use tracing::debug;
 
 use super::{
     alive::keep_alive,
-    asked::{Answered, Asked, Refused},
+    asked::{Answered, Asked, Refused, ToConnection},
     authority::{Authorised, Authority, Denial, Refusal, Refusals, Tokens},
     failures::Patience,
     guests::Guests,
@@ -100,7 +100,7 @@ pub(super) struct Door {
 }
 
 /// Both ends of a connection's answers.
-pub(super) type Answers = (mpsc::Sender<Answered>, mpsc::Receiver<Answered>);
+pub(super) type Answers = (ToConnection, mpsc::UnboundedReceiver<Answered>);
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
@@ -152,8 +152,8 @@ struct Life {
     outbox: Vec<u8>,
     /// How much of the outbox is written already.
     sent: usize,
-    answers_in: mpsc::Sender<Answered>,
-    answers: mpsc::Receiver<Answered>,
+    answers_in: ToConnection,
+    answers: mpsc::UnboundedReceiver<Answered>,
     batch: Vec<Answered>,
     in_flight: Vec<Waiting>,
     /// Nothing after it is read.
@@ -165,11 +165,6 @@ struct Life {
 }
 
 impl Connection {
-    /// Where answers to a connection go and where they come from.
-    pub(super) fn answers(shared: &Shared) -> Answers {
-        mpsc::channel(shared.limits.in_flight_max.max(1))
-    }
-
     pub(super) fn new(
         stream: TcpStream,
         peer: Peer,

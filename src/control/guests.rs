@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::{
-    asked::Answered,
+    asked::ToConnection,
     connection::{End, KeysFound, MakeRoom, Standing},
     keys::{Key, KeyName, Uptake},
     roster::{Admission, Arrival, PeerKey, Roster},
@@ -25,7 +25,7 @@ pub(super) struct Guest {
     /// Where it is told to end.
     pub(super) end: watch::Sender<Option<End>>,
     /// Where answers to it go.
-    pub(super) answers: mpsc::Sender<Answered>,
+    pub(super) answers: ToConnection,
     pub(super) standing: Arc<Standing>,
 }
 

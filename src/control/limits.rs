@@ -19,6 +19,10 @@ pub const IN_FLIGHT_MAX: usize = 128;
 /// read when an answer was taken away.
 pub const LOOKS_IN_FLIGHT_MAX: usize = 2;
 
+/// How many bytes of streams (`events`) may wait for one connection: who does not read what he is
+/// told is told so, and no more. All events that are kept fit in.
+pub const EVENT_BYTES_WAITING_MAX: usize = 1024 * 1024;
+
 /// How long a connection may take until its first request that is allowed.
 pub const FIRST_REQUEST_TIME_MAX: Duration = Duration::from_secs(10);
 

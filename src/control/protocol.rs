@@ -18,7 +18,7 @@ pub use self::{
     answer::{Fields, NotAServer, Refusal, ServerLine, parse_server_line},
     request::{BadRequest, Body, Request, parse_request},
 };
-use crate::command::{Answer, CheckScope, Command, Failure, KillChildren};
+use crate::command::{Answer, CheckScope, Command, Failure, Follow, KillChildren};
 
 /// The version of the protocol, as the hello tells it.
 pub const PROTOCOL: u32 = 1;
@@ -71,6 +71,21 @@ impl Serialize for WireCommand<'_> {
                 let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
                 map.serialize_entry("timeout_ms", &millis)?;
             }
+            Command::Events {
+                child,
+                follow,
+                last,
+            } => {
+                if let Some(child) = child {
+                    map.serialize_entry("child", child)?;
+                }
+                if *follow == Follow::Yes {
+                    map.serialize_entry("follow", &true)?;
+                }
+                if let Some(last) = last {
+                    map.serialize_entry("last", last)?;
+                }
+            }
             Command::StopAll
             | Command::StartAll
             | Command::Check {
@@ -119,6 +134,16 @@ pub fn write_answer(out: &mut Vec<u8>, id: u64, answer: &Result<Answer, Failure>
         Ok(ok) => write_line(out, &Line { id, ok }),
         Err(error) => write_failure(out, Some(id), error),
     }
+}
+
+/// Adds a line that is part of a stream, before the answer.
+pub fn write_event(out: &mut Vec<u8>, id: u64, event: &impl Serialize) {
+    #[derive(Serialize)]
+    struct Line<'a, T> {
+        id: u64,
+        event: &'a T,
+    }
+    write_line(out, &Line { id, event });
 }
 
 /// Adds a line that refuses a request, or a line whose id could not be made out (`"id":null`).

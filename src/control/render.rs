@@ -9,6 +9,7 @@
 //! Source: DESIGN, section 6; <https://no-color.org>.
 
 mod check;
+mod event;
 mod history;
 mod info;
 mod table;
@@ -16,12 +17,14 @@ mod table;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+pub use self::event::{Events, event_json};
 use self::table::{Paint, Table, clean, clean_lines, is_harmful};
 use super::{
     client::HostAnswer,
     protocol::{Fields, Refusal},
 };
-use crate::command::{Command, Done, Each, Killed, Op, Upgraded};
+use crate::command::{Command, Done, Each, Killed, Op, Told, Upgraded};
+use crate::spec::ChildName;
 
 /// The exit code of a command that was done.
 const DONE: u8 = 0;
@@ -83,6 +86,7 @@ pub fn exit_code(command: &Command, answer: &HostAnswer) -> u8 {
         }),
         Command::Child { .. }
         | Command::Wait { .. }
+        | Command::Events { .. }
         | Command::Check { .. }
         | Command::Info
         | Command::Kill(_)
@@ -90,9 +94,12 @@ pub fn exit_code(command: &Command, answer: &HostAnswer) -> u8 {
     }
 }
 
-/// One line of JSON, with its line feed.
+/// One line of JSON, with its line feed; nothing after events that were all told.
 #[must_use]
 pub fn json(command: &Command, answer: &HostAnswer) -> String {
+    if let (Command::Events { .. }, Ok(_)) = (command, &answer.outcome) {
+        return String::new();
+    }
     #[derive(Serialize)]
     struct Failed<'a> {
         host: &'a str,
@@ -155,6 +162,7 @@ fn child_of(command: &Command) -> Option<&str> {
         Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. } => {
             Some(child.as_str())
         }
+        Command::Events { child, .. } => child.as_ref().map(ChildName::as_str),
         Command::StopAll
         | Command::StartAll
         | Command::Check { .. }
@@ -169,6 +177,7 @@ fn child_of(command: &Command) -> Option<&str> {
 pub fn text(command: &Command, answer: &HostAnswer, heading: Heading, style: Style) -> Shown {
     let paint = Paint(style);
     match &answer.outcome {
+        Ok(fields) if events_were_told(command, fields) => Shown::default(),
         Ok(fields) => Shown {
             out: headed(answer, heading, paint, done_text(command, fields, paint)),
             err: String::new(),
@@ -180,6 +189,12 @@ pub fn text(command: &Command, answer: &HostAnswer, heading: Heading, style: Sty
     }
 }
 
+/// Whether all there is to say was said before the answer.
+fn events_were_told(command: &Command, fields: &Fields) -> bool {
+    let some_were = || typed::<Told>(fields).is_some_and(|told| told.count > 0);
+    matches!(command, Command::Events { .. }) && some_were()
+}
+
 fn done_text(command: &Command, fields: &Fields, paint: Paint) -> String {
     let shown = match command {
         Command::Child { .. } | Command::Wait { .. } => {
@@ -188,6 +203,7 @@ fn done_text(command: &Command, fields: &Fields, paint: Paint) -> String {
         Command::StopAll | Command::StartAll => typed(fields).map(|each| each_text(&each, paint)),
         Command::CheckOne(_) => check::one(fields, paint),
         Command::Check { .. } => check::many(fields, paint),
+        Command::Events { .. } => typed::<Told>(fields).map(|told| clean_lines(&told.message)),
         Command::Info => info::info(fields, paint),
         Command::Kill(_) => typed(fields).map(|killed| killed_text(&killed, paint)),
         Command::Upgrade => typed::<Upgraded>(fields).map(|done| clean_lines(&done.message)),

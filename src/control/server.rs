@@ -35,7 +35,7 @@ use tracing::{debug, error, info, warn};
 
 pub use super::authority::{ConfigCheck, Look, Policy};
 use super::{
-    asked::{Asked, Refused},
+    asked::{Asked, Refused, ToConnection},
     authority::Refusals,
     connection::{
         Connection, Door, End, MakeRoom, Parked, Peer, Shared, Standing, Stays, too_many,
@@ -336,7 +336,7 @@ impl Acceptor {
         let (room, asked_for_room) = mpsc::channel(ASKS_MAX);
         let (end, ended) = watch::channel(None);
         let standing = Arc::new(Standing::new(clock::mono()));
-        let (answers_in, answers) = Connection::answers(&self.shared);
+        let (answers_in, answers) = ToConnection::new();
         let guest = Guest {
             room,
             end,

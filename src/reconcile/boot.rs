@@ -130,6 +130,7 @@ impl State {
         let lived = |(_, child): &(&ChildName, &Child)| child.is_live();
         let lived = self.children.iter().filter(lived);
         let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
+        let news: BTreeSet<ChildName> = ended.keys().map(|(name, _)| name.clone()).collect();
         for ((name, run), exit) in ended {
             self.on_exited(turn, &name, run, exit);
         }
@@ -148,6 +149,7 @@ impl State {
             self.kill_unwanted_hook(turn, &name, start);
         }
         self.take_up_orders(turn, start, orders);
+        self.begin_feed(|name| news.contains(name));
     }
 
     /// What is numbered from now on does not have this number.
@@ -506,6 +508,7 @@ fn revived(last: &RememberedRun, now: Time, by: Origin) -> Run {
         found: last.found,
         pid: last.process.map(|(pid, _)| pid),
         started: last.started.unwrap_or(now),
+        begun_by: last.started_by.clone(),
         phase,
         stop_asker: by.asker,
         stopper: None,

@@ -13,6 +13,7 @@ use super::{
     backoff::Streak,
     cause::{Cause, Origin},
     event::JobId,
+    followers::LastTold,
     listing::{Content, Entry},
     planted::{Bug, planted},
     probes::Probed,
@@ -76,6 +77,9 @@ pub(super) struct Child {
     pub(super) job: Option<JobId>,
     /// The orders that wait for it.
     pub(super) queue: VecDeque<JobId>,
+    /// What those who follow it were last told.
+    #[serde(default)]
+    pub(super) told: LastTold,
 }
 
 /// A live run: from the order to spawn until its exit was told.
@@ -91,6 +95,9 @@ pub(super) struct Run {
     pub(super) pid: Option<i32>,
     /// When it began.
     pub(super) started: Time,
+    /// Why it was begun, and who asked, as far as that is known.
+    #[serde(default)]
+    pub(super) begun_by: Option<Origin>,
     /// How far it is.
     pub(super) phase: Phase,
     /// Who asked for its end, while it is being stopped.

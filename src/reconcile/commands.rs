@@ -73,21 +73,7 @@ impl State {
             Command::StopAll => self.stop_all(turn, id, asker),
             Command::StartAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
             Command::StartAll => self.start_all(turn, id, asker),
-            Command::CheckOne(child) => match self.check_one(&child, turn.now) {
-                Ok(checked) => {
-                    let latest = self.children.get(&child).map_or(0, Child::highest);
-                    turn.emit(Effect::Recount {
-                        id,
-                        child,
-                        latest: RunId(latest),
-                        checked: Box::new(checked),
-                    });
-                }
-                Err(failure) => turn.emit(Effect::Reply {
-                    id,
-                    answer: Err(failure),
-                }),
-            },
+            Command::CheckOne(child) => self.recount(turn, id, child),
             Command::Wait {
                 child,
                 goal,
@@ -104,6 +90,11 @@ impl State {
                 };
                 self.begin_wait(turn, id, wait);
             }
+            Command::Events {
+                child,
+                follow,
+                last,
+            } => self.tell_events(turn, id, (child, follow, last), asker),
             Command::Check { scope } => {
                 let answer = Ok(Answer::Checked(self.check(scope, turn.now)));
                 turn.emit(Effect::Reply { id, answer });
@@ -118,6 +109,25 @@ impl State {
                 self.on_shutdown(turn, Some((id, children)), Some(asker));
             }
             Command::Upgrade => self.on_upgrade(turn, Some(id)),
+        }
+    }
+
+    /// Tells everything about one child.
+    fn recount(&self, turn: &mut Turn, id: RequestId, child: ChildName) {
+        match self.check_one(&child, turn.now) {
+            Ok(checked) => {
+                let latest = self.children.get(&child).map_or(0, Child::highest);
+                turn.emit(Effect::Recount {
+                    id,
+                    child,
+                    latest: RunId(latest),
+                    checked: Box::new(checked),
+                });
+            }
+            Err(failure) => turn.emit(Effect::Reply {
+                id,
+                answer: Err(failure),
+            }),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{
     survey::Survey,
 };
 use crate::{
-    command::{Answer, Checked, Failure, Killed},
+    command::{Answer, Checked, ChildEvent, Failure, Killed},
     spec::{ChildName, Exit, Probe, RunId, SignalNumber, Spec, StopScope},
 };
 
@@ -113,6 +113,16 @@ pub enum Effect {
     EndProbe {
         /// Which.
         job: JobId,
+    },
+    /// Parts of a stream, in order; and then, if all of them were taken, its one final answer. Of what
+    /// is not taken nothing later is either, and `Event::FellBehind` or `Event::Forsaken` follows.
+    Tell {
+        /// To which request.
+        id: RequestId,
+        /// What.
+        events: Vec<Arc<ChildEvent>>,
+        /// The end of it.
+        answer: Option<Answer>,
     },
     /// The one final answer to a request.
     Reply {

@@ -132,6 +132,13 @@ pub enum Event {
         /// Which.
         id: RequestId,
     },
+    /// Whoever asked for a stream does not read it: this event and later ones were not taken.
+    FellBehind {
+        /// Which request.
+        id: RequestId,
+        /// The number of the first that was not.
+        seq: u64,
+    },
     /// TERM, INT, or the end of what the server was made for.
     Shutdown,
     /// USR2: the server is to replace itself.

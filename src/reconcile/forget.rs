@@ -98,7 +98,7 @@ impl State {
     }
 
     fn drop_child(&mut self, turn: &mut Turn, name: &ChildName) {
-        let Some(child) = self.children.remove(name) else {
+        let Some(child) = self.children.drop_child(name) else {
             return;
         };
         let used = Used {

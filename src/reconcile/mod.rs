@@ -49,6 +49,7 @@ mod commands;
 mod desired;
 pub mod effect;
 pub mod event;
+mod followers;
 mod forget;
 mod hooks;
 mod job;
@@ -74,6 +75,7 @@ mod starts;
 mod stops;
 pub mod survey;
 pub mod suspects;
+mod table;
 mod timers;
 mod view;
 mod waits;
@@ -94,6 +96,7 @@ use self::{
     commands::Batch,
     effect::{Effect, Level, Line},
     event::{BatchId, Event, JobId, RequestId, Settings, Ticket},
+    followers::Feed,
     forget::{Missing, Removed},
     job::{Job, Posthooks},
     listing::Loadpath,
@@ -102,6 +105,7 @@ use self::{
     record::Record,
     shutdown::{Ending, Mainstay},
     suspects::Suspects,
+    table::Table,
     timers::{Timer, Timers},
     waits::Wait,
 };
@@ -109,6 +113,7 @@ use crate::spec::{ChildName, Mono, Spec, Time, Verb};
 
 pub use self::{
     boot::{faults, refusal},
+    followers::{EVENTS_KEPT_MAX, FOLLOWERS_MAX, FOLLOWERS_PER_ASKER_MAX},
     probes::READY_PROBE_TIME_MAX,
     waits::{WAITS_MAX, WAITS_PER_ASKER_MAX},
     words::STOP_EXTENDED_MAX,
@@ -136,13 +141,16 @@ pub struct State {
     /// The loadpaths have not been read since somebody watches them again: what is known of them
     /// may be old, and that a file is gone is not judged by it.
     unwatched: bool,
-    children: BTreeMap<ChildName, Child>,
+    children: Table,
     jobs: BTreeMap<JobId, Job>,
     batches: BTreeMap<BatchId, Batch>,
     tickets: BTreeMap<Ticket, Awaited>,
     /// Who waits for what a child is to be.
     #[serde(default)]
     waits: BTreeMap<RequestId, Wait>,
+    /// What became of children of late, and who follows it.
+    #[serde(default)]
+    feed: Feed,
     #[serde(skip_serializing_if = "are_left_behind")]
     timers: Timers,
     /// The loadpaths as last listed.
@@ -192,6 +200,16 @@ struct Turn {
 }
 
 impl Turn {
+    fn begin(now: Time) -> Self {
+        Self {
+            now,
+            effects: Vec::new(),
+            unsettled: BTreeSet::new(),
+            returned: BTreeSet::new(),
+            cause: Cause::Changed,
+        }
+    }
+
     fn emit(&mut self, effect: Effect) {
         self.effects.push(effect);
     }
@@ -249,11 +267,12 @@ impl State {
             settings: Settings::default(),
             relisting: false,
             unwatched: false,
-            children: BTreeMap::new(),
+            children: Table::default(),
             jobs: BTreeMap::new(),
             batches: BTreeMap::new(),
             tickets: BTreeMap::new(),
             waits: BTreeMap::new(),
+            feed: Feed::default(),
             timers: Timers::default(),
             loadpaths: Vec::new(),
             seen: BTreeMap::new(),
@@ -272,13 +291,7 @@ impl State {
 
     /// Takes a fact into account and says what is to be done about it.
     pub fn step(&mut self, event: Event, now: Time) -> Vec<Effect> {
-        let mut turn = Turn {
-            now,
-            effects: Vec::new(),
-            unsettled: BTreeSet::new(),
-            returned: BTreeSet::new(),
-            cause: Cause::Changed,
-        };
+        let mut turn = Turn::begin(now);
         match event {
             Event::Boot(boot) => self.on_boot(&mut turn, *boot),
             Event::Listing(update) => self.on_listing(&mut turn, update),
@@ -311,6 +324,7 @@ impl State {
                 self.on_suspect_gone(&mut turn, pid, start_ticks);
             }
             Event::Forsaken { id } => self.forsake(&mut turn, id),
+            Event::FellBehind { id, seq } => self.on_fell_behind(&mut turn, id, seq),
             Event::Shutdown => self.on_shutdown(&mut turn, None, None),
             Event::Upgrade => self.on_upgrade(&mut turn, None),
             Event::Deadline => {}
@@ -319,6 +333,7 @@ impl State {
         self.settle(&mut turn);
         self.look_at_waits(&mut turn);
         self.end_with_mainstay(&mut turn);
+        self.tell_changes(&mut turn);
         self.end_if_done(&mut turn);
         turn.effects
     }
@@ -437,7 +452,7 @@ impl State {
 
     /// The child of this name, taken into the table if it is not there.
     fn enter(&mut self, name: &ChildName) -> &mut Child {
-        self.children.entry(name.clone()).or_insert_with(|| {
+        self.children.enter(name, || {
             let used = self.numbers.take(name);
             Child {
                 latest: used.latest,

@@ -100,6 +100,12 @@ pub(super) enum Bug {
     UnheardFails,
     /// A run that is stopped may put its end off as often as it likes.
     StopPutOffForEver,
+    /// That a restart is due is not told to those who follow.
+    BackoffNotTold,
+    /// Who follows one child hears of all.
+    FollowersHearAll,
+    /// Who follows is not answered when the server ends.
+    FollowersLeft,
     /// An upgrade leaves the deadlines behind.
     TimersNotHandedOver,
 }
@@ -167,6 +173,9 @@ mod switch {
         Bug::WordOfAnyRun,
         Bug::UnheardFails,
         Bug::StopPutOffForEver,
+        Bug::BackoffNotTold,
+        Bug::FollowersHearAll,
+        Bug::FollowersLeft,
         Bug::TimersNotHandedOver,
     ];
 

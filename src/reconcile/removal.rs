@@ -142,12 +142,17 @@ impl State {
         if away.is_empty() {
             return;
         }
-        let gone = self
-            .children
-            .values_mut()
-            .filter_map(|child| child.gone.as_mut());
-        for gone in gone.filter(|gone| away.iter().any(|loadpath| loadpath.path == gone.home)) {
-            gone.belief = Belief::Seen;
+        let is_away = |child: &Child| {
+            let gone = child.gone.as_ref();
+            gone.is_some_and(|gone| away.iter().any(|loadpath| loadpath.path == gone.home))
+        };
+        let mine = self.children.iter().filter(|(_, child)| is_away(child));
+        let names: Vec<ChildName> = mine.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            let child = self.children.get_mut(&name);
+            if let Some(gone) = child.and_then(|child| child.gone.as_mut()) {
+                gone.belief = Belief::Seen;
+            }
         }
     }
 

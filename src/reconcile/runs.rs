@@ -60,6 +60,7 @@ impl State {
             found: false,
             pid: None,
             started: turn.now,
+            begun_by: Some(by.clone()),
             phase: Phase::Spawning,
             stop_asker: None,
             stopper: None,
@@ -443,9 +444,12 @@ impl State {
         result: Result<(), String>,
     ) {
         let stops = |child: &Child| child.run.as_ref().and_then(|run| run.stopper) == Some(job);
-        let found = self.children.iter_mut().find(|(_, child)| stops(child));
-        let Some((name, run)) = found.and_then(|(name, it)| Some((name.clone(), it.run.as_mut()?)))
-        else {
+        let found = self.children.iter().find(|(_, child)| stops(child));
+        let Some(name) = found.map(|(name, _)| name.clone()) else {
+            return;
+        };
+        let child = self.children.get_mut(&name);
+        let Some(run) = child.and_then(|child| child.run.as_mut()) else {
             return;
         };
         run.stopper = None;

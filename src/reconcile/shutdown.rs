@@ -231,6 +231,7 @@ impl State {
         if ending.said || busy || !self.jobs.is_empty() || !self.batches.is_empty() {
             return;
         }
+        self.end_feed(turn);
         let words = self.last_words();
         let mut with = None;
         if let Some(ending) = &mut self.ending {

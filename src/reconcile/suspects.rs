@@ -307,7 +307,7 @@ impl State {
         }
         turn.record(Record::Suspects(gone));
         let mut released = Vec::new();
-        for (name, child) in &mut self.children {
+        for (name, child) in self.children.iter_mut() {
             let before = child.is_in_doubt();
             self.suspects.judge(&mut child.suspicion);
             if before && !child.is_in_doubt() {

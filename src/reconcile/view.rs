@@ -266,16 +266,23 @@ fn stopping_reason(child: &Child) -> String {
     }
 }
 
-fn config(child: &Child, spec: Option<&Spec>) -> RowConfig {
+/// How a child's file stands to what runs, or ran last.
+pub(super) fn config_status(child: &Child) -> ConfigStatus {
     let ran = child.ran_digest();
     let listed = child.listed().map(|spec| spec.digest);
-    let status = match child.entry.as_ref().map(|entry| &entry.content) {
+    match child.entry.as_ref().map(|entry| &entry.content) {
         None => ConfigStatus::Removed,
         Some(Content::Bad(_)) => ConfigStatus::Invalid,
         Some(Content::Conflict) => ConfigStatus::Conflict,
         Some(Content::Good(_)) if ran.is_some() && ran != listed => ConfigStatus::Changed,
         Some(Content::Good(_)) => ConfigStatus::Current,
-    };
+    }
+}
+
+fn config(child: &Child, spec: Option<&Spec>) -> RowConfig {
+    let ran = child.ran_digest();
+    let listed = child.listed().map(|spec| spec.digest);
+    let status = config_status(child);
     let paths: Vec<String> = child.entry.as_ref().map_or_else(Vec::new, |entry| {
         entry
             .paths

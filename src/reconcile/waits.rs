@@ -110,6 +110,7 @@ impl State {
 
     /// Who waited is gone.
     pub(super) fn forsake(&mut self, turn: &mut Turn, id: RequestId) {
+        self.stop_following(turn, id);
         if self.waits.contains_key(&id) {
             let failure = Failure::new(ErrorCode::Superseded, "nobody waits for it any more");
             self.end_wait(turn, id, Met::Never(failure, None));
@@ -192,7 +193,7 @@ impl State {
 }
 
 /// Whether two commands were given by the same: a key, a user of this host, else an address.
-fn is_same_asker(one: &Asker, other: &Asker) -> bool {
+pub(super) fn is_same_asker(one: &Asker, other: &Asker) -> bool {
     let known = one.key.is_some() || one.user.is_some();
     (&one.key, one.user) == (&other.key, other.user) && (known || one.peer.ip() == other.peer.ip())
 }

@@ -12,8 +12,8 @@ use super::{ServeError, Supervisor, start::open_server_file, upgrade::HandedWait
 use crate::{
     audit::{self, Audit, By, Entry, Given, Hash, Outcome, Refusal, Room, Verdict},
     clock,
-    command::{Answer, Asker, Command, ErrorCode, Failure},
-    control::asked::{Asked, Credential, Issuer, Refused, Reply},
+    command::{Answer, Asker, ChildEvent, Command, ErrorCode, Failure},
+    control::asked::{Asked, Credential, Issuer, NotTaken, Refused, Reply},
     reconcile::event::{Event, RequestId},
 };
 
@@ -76,8 +76,16 @@ impl Supervisor {
                 }
             },
         };
-        if let Command::Wait { .. } = command {
-            self.forsake();
+        match &command {
+            Command::Wait { .. } | Command::Events { .. } => self.forsake(),
+            Command::Child { .. }
+            | Command::StopAll
+            | Command::StartAll
+            | Command::CheckOne(_)
+            | Command::Check { .. }
+            | Command::Info
+            | Command::Kill(_)
+            | Command::Upgrade => {}
         }
         self.next_request += 1;
         let id = RequestId(self.next_request);
@@ -92,6 +100,32 @@ impl Supervisor {
             if waiting.reply.is_unheard() {
                 self.inbox.push_back(Event::Forsaken { id: *id });
             }
+        }
+    }
+
+    /// Says parts of a stream; what comes to be known of its client is told to the core.
+    pub(super) fn tell(
+        &mut self,
+        id: RequestId,
+        events: &[Arc<ChildEvent>],
+        answer: Option<Answer>,
+    ) {
+        let Some(waiting) = self.waiting.get_mut(&id) else {
+            return;
+        };
+        for event in events {
+            match waiting.reply.tell(event) {
+                Ok(()) => {}
+                Err(NotTaken::Behind) => {
+                    let seq = event.seq;
+                    return self.inbox.push_back(Event::FellBehind { id, seq });
+                }
+                Err(NotTaken::Gone) => return self.inbox.push_back(Event::Forsaken { id }),
+                Err(NotTaken::CutOff) => return,
+            }
+        }
+        if let Some(answer) = answer {
+            self.answer(id, Ok(answer));
         }
     }
 
@@ -140,9 +174,11 @@ fn changes_something(command: &Command) -> bool {
         | Command::StartAll
         | Command::Kill(_)
         | Command::Upgrade => true,
-        Command::CheckOne(_) | Command::Wait { .. } | Command::Check { .. } | Command::Info => {
-            false
-        }
+        Command::CheckOne(_)
+        | Command::Wait { .. }
+        | Command::Events { .. }
+        | Command::Check { .. }
+        | Command::Info => false,
     }
 }
 
@@ -205,7 +241,7 @@ pub fn verify_audit(path: &Path, noted: Option<Hash>) -> Result<Verdict, ServeEr
 mod tests {
     use super::*;
     use crate::{
-        command::{CheckScope, Goal, KillChildren, WAIT_TIME},
+        command::{CheckScope, Follow, Goal, KillChildren, WAIT_TIME},
         control::keys::Fingerprint,
         spec::Verb,
     };
@@ -228,6 +264,11 @@ mod tests {
         assert!(!changes_something(&Command::Check { scope }));
         assert!(!changes_something(&Command::CheckOne(child())));
         assert!(!changes_something(&Command::Info));
+        assert!(!changes_something(&Command::Events {
+            child: Some(child()),
+            follow: Follow::Yes,
+            last: None,
+        }));
         assert!(!changes_something(&Command::Wait {
             child: child(),
             goal: Goal::Ready,

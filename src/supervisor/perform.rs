@@ -44,6 +44,7 @@ impl Supervisor {
             | Effect::KillHook { .. }
             | Effect::Probe { .. }
             | Effect::EndProbe { .. } => self.perform_on_processes(effect),
+            Effect::Tell { id, events, answer } => self.tell(id, &events, answer),
             Effect::Reply { id, answer } => self.answer(id, answer),
             Effect::Recount {
                 id,
@@ -119,6 +120,7 @@ impl Supervisor {
             }
             Effect::Record { .. }
             | Effect::Reread { .. }
+            | Effect::Tell { .. }
             | Effect::Reply { .. }
             | Effect::Recount { .. }
             | Effect::Explain { .. }

@@ -18,6 +18,7 @@ mod container;
 mod directories;
 mod disk;
 mod environment;
+mod events;
 mod exit_codes;
 mod exits;
 mod history;

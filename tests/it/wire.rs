@@ -592,6 +592,12 @@ fn world(transcript: &Transcript) -> Sandbox {
             run_often(&sandbox, 4);
             sandbox
         }
+        ("events", 1) => {
+            let sandbox = Sandbox::start("");
+            run_often(&sandbox, 1);
+            assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
+            sandbox
+        }
         ("start and stop of all", 1) => {
             let sandbox = Sandbox::start("mode: sync");
             sandbox.write("db.yml", web);

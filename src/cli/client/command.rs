@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Flags, UsageError, sentence::Sentence, usage::nearest_command};
 use crate::{
-    command::{CheckScope, Command, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
+    command::{CheckScope, Command, Follow, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
     spec::Verb,
 };
 
@@ -59,6 +59,14 @@ pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Comm
             run: None,
             time: timeout(flags)?,
         }),
+        Op::Events => Ok(Command::Events {
+            child: name.map(|name| name.parse()).transpose()?,
+            follow: match flags.follow {
+                true => Follow::Yes,
+                false => Follow::No,
+            },
+            last: tail(flags)?,
+        }),
         Op::Info => of_server(Command::Info),
         Op::Kill if flags.stop_children => of_server(Command::Kill(KillChildren::Stop)),
         Op::Kill => of_server(Command::Kill(KillChildren::AsConfigured)),
@@ -99,6 +107,11 @@ fn timeout(flags: &Flags) -> Result<Duration, UsageError> {
     }
 }
 
+fn tail(flags: &Flags) -> Result<Option<u32>, UsageError> {
+    let count = |text: &String| text.parse().map_err(|_| UsageError::Tail(text.clone()));
+    flags.tail.as_ref().map(count).transpose()
+}
+
 fn unknown_command(sentence: &Sentence) -> UsageError {
     let word = &sentence.command;
     let second = sentence.name.as_deref().unwrap_or_default();
@@ -131,21 +144,31 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
     if flags.goal.is_some() && op != Op::Wait {
         return wrong("--for", None);
     }
+    if op != Op::Events && flags.follow {
+        return wrong("--follow", None);
+    }
+    if op != Op::Events && flags.tail.is_some() {
+        return wrong("--tail", None);
+    }
     if flags.stop_children && op != Op::Kill {
         return wrong("--stop-children", None);
     }
     match op {
-        Op::Stop | Op::Check | Op::Wait | Op::Info | Op::Kill | Op::Upgrade if flags.wait => {
+        Op::Stop | Op::Check | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade
+            if flags.wait =>
+        {
             wrong("--wait", None)
         }
         Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
         Op::Start | Op::Stop | Op::Check => Ok(()),
         Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
-        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Upgrade
+        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Upgrade
             if flags.all || flags.all_rows =>
         {
             wrong("--all", None)
         }
-        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => Ok(()),
+        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => {
+            Ok(())
+        }
     }
 }

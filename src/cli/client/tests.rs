@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    command::{CheckScope, Goal, KillChildren},
+    command::{CheckScope, Follow, Goal, KillChildren},
     control::{host::PORT, keys::Bits},
     spec::Verb,
 };
@@ -163,6 +163,47 @@ fn what_is_waited_for_and_for_how_long_is_chosen_by_options() {
         ("kill --wait", "`--wait` does not go with `kill`"),
         ("keygen a --wait", "`--wait` does not go with `keygen`"),
         ("--forget a --timeout 5s", "`--forget` stands alone"),
+    ] {
+        assert!(wrong(line).contains(says), "{line}: {}", wrong(line));
+    }
+}
+
+#[test]
+fn events_are_asked_for_of_one_child_or_all() {
+    let events = |child: Option<&str>, follow, last| Command::Events {
+        child: child.map(|name| name.parse().unwrap()),
+        follow,
+        last,
+    };
+    for (line, command) in [
+        ("events", events(None, Follow::No, None)),
+        ("events all", events(None, Follow::No, None)),
+        ("EVENTS web on a", events(Some("web"), Follow::No, None)),
+        (
+            "events events -f",
+            events(Some("events"), Follow::Yes, None),
+        ),
+        (
+            "events --follow --tail 0",
+            events(None, Follow::Yes, Some(0)),
+        ),
+        (
+            "-f events --tail=7 on a",
+            events(None, Follow::Yes, Some(7)),
+        ),
+    ] {
+        assert_eq!(ask(line).command, command, "{line}");
+    }
+    for (line, says) in [
+        ("events --tail x", "`x` is no number of events"),
+        ("events --tail=-1", "`-1` is no number of events"),
+        ("events --all", "`--all` does not go with `events`"),
+        ("events --wait", "`--wait` does not go with `events`"),
+        ("check -f", "`--follow` does not go with `check`"),
+        ("check --tail 1", "`--tail` does not go with `check`"),
+        ("web events", "the command comes first: `events web`"),
+        ("event", "did you mean `events`?"),
+        ("keygen a -f", "`--follow` does not go with `keygen`"),
     ] {
         assert!(wrong(line).contains(says), "{line}: {}", wrong(line));
     }

@@ -63,6 +63,9 @@ pub enum UsageError {
     /// `--timeout` of more than a day.
     #[error("`--timeout`: at most {}", humantime::format_duration(WAIT_TIME_MAX))]
     TimeoutTooLong,
+    /// `--tail` that is no number.
+    #[error("`--tail`: `{}` is no number of events", .0.escape_debug())]
+    Tail(String),
     /// A command that concerns the server, with a name.
     #[error("`{}` takes no name{}", .command.as_str(), instead_of_name(*.command, .name))]
     NameUnwanted {
@@ -168,16 +171,23 @@ fn instead_of_name(command: Op, name: &str) -> String {
     match command {
         Op::Kill => format!(": it ends the server; did you mean `stop {name}`?"),
         Op::Upgrade => format!(": it replaces the server; did you mean `restart {name}`?"),
-        Op::Info | Op::Start | Op::Restart | Op::Trystart | Op::Stop | Op::Check | Op::Wait => {
-            format!("; did you mean `check {name}`?")
-        }
+        Op::Info
+        | Op::Start
+        | Op::Restart
+        | Op::Trystart
+        | Op::Stop
+        | Op::Check
+        | Op::Wait
+        | Op::Events => format!("; did you mean `check {name}`?"),
     }
 }
 
 fn takes_all(command: Op) -> bool {
     match command {
         Op::Start | Op::Stop | Op::Check => true,
-        Op::Restart | Op::Trystart | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => false,
+        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => {
+            false
+        }
     }
 }
 
@@ -193,12 +203,14 @@ const SLIPS_MAX: usize = 2;
 
 /// The command that was probably meant.
 pub(super) fn nearest_command(word: &str) -> Option<&'static str> {
-    const OTHERS: [(&str, &str); 18] = [
+    const OTHERS: [(&str, &str); 20] = [
         ("status", "check"),
         ("list", "check"),
         ("ls", "check"),
         ("ps", "check"),
         ("show", "check"),
+        ("follow", "events"),
+        ("log", "events"),
         ("reexec", "upgrade"),
         ("reload", "restart"),
         ("run", "start"),

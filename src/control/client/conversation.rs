@@ -6,13 +6,13 @@ use serde_json::value::to_raw_value;
 
 use super::{
     super::protocol::{self, Fields, Hello, LINE_BYTES_MAX, PROTOCOL, Refusal, ServerLine},
-    ANSWER_BYTES_MAX, Manner, failure,
+    ANSWER_BYTES_MAX, HostEvent, Manner, failure,
     proof::{Met, Signed},
     stream::Stream,
 };
 use crate::{
     clock,
-    command::{Command, ErrorCode, Goal},
+    command::{Command, ErrorCode, Follow, Goal},
     spec::{Mono, RunId},
 };
 
@@ -46,6 +46,35 @@ enum NoLine {
     Io(#[from] io::Error),
 }
 
+/// How long a line is waited for.
+#[derive(Debug, Clone, Copy)]
+enum Until {
+    /// So long, until then.
+    Then(Duration, Mono),
+    /// Until it comes, or the connection ends.
+    Never,
+}
+
+/// How long one read may take of a line that is waited for without end.
+const READ_TIME_MAX: Duration = Duration::from_secs(3_600);
+
+impl Until {
+    fn in_time(time: Duration) -> Self {
+        Self::Then(time, clock::mono() + time)
+    }
+
+    /// How much of the time is left.
+    fn left(self) -> Result<Duration, NoLine> {
+        match self {
+            Self::Never => Ok(READ_TIME_MAX),
+            Self::Then(time, at) => match at - clock::mono() {
+                Duration::ZERO => Err(NoLine::Timeout(time)),
+                left => Ok(left),
+            },
+        }
+    }
+}
+
 /// A connection to one server.
 pub(super) struct Conversation<'a> {
     stream: Stream,
@@ -72,12 +101,17 @@ impl<'a> Conversation<'a> {
     }
 
     /// Gives the command and returns the answer. What a person should hear besides is added to
-    /// the warnings.
+    /// the warnings; `event` takes what comes before the answer, and says whether anybody wants to
+    /// hear more.
     pub(super) fn run(
         mut self,
         command: &Command,
         warnings: &mut Vec<String>,
+        event: &dyn Fn(HostEvent) -> bool,
     ) -> Result<Fields, Refusal> {
+        if let Command::Events { .. } = command {
+            self.hint = "";
+        }
         let waits = self.manner.waits;
         let hello_wait = match self.stream {
             Stream::Tcp(_) => waits.hello,
@@ -85,7 +119,7 @@ impl<'a> Conversation<'a> {
         };
         let mut hello = self.meet(hello_wait)?;
         let met_at = clock::mono();
-        let done = self.ask(&hello, COMMAND_ID, command, warnings)?;
+        let done = self.ask(&hello, COMMAND_ID, command, warnings, event)?;
         let (Some(time), Command::Child { child, .. }) = (self.manner.ready_within, command) else {
             return Ok(done);
         };
@@ -99,7 +133,7 @@ impl<'a> Conversation<'a> {
             run: Some(self.run_of(&done)?),
             time,
         };
-        let ready = self.ask(&hello, WAIT_ID, &wait, warnings);
+        let ready = self.ask(&hello, WAIT_ID, &wait, warnings, event);
         ready
             .map(|ready| joined(done, &ready))
             .map_err(about_the_wait)
@@ -112,6 +146,7 @@ impl<'a> Conversation<'a> {
         id: u64,
         command: &Command,
         warnings: &mut Vec<String>,
+        event: &dyn Fn(HostEvent) -> bool,
     ) -> Result<Fields, Refusal> {
         let waits = self.manner.waits;
         let met = Met {
@@ -125,15 +160,24 @@ impl<'a> Conversation<'a> {
             .send(&request, waits.hello)
             .map_err(|fault| self.cut_off(&format!("cannot send to `{}`: {fault}", self.host)))?;
         let time = match command {
-            Command::Check { .. } | Command::CheckOne(_) | Command::Info => waits.look,
-            Command::Wait { time, .. } => time.saturating_add(waits.look),
+            Command::Events {
+                follow: Follow::Yes,
+                ..
+            } => None,
+            Command::Check { .. }
+            | Command::CheckOne(_)
+            | Command::Events {
+                follow: Follow::No, ..
+            }
+            | Command::Info => Some(waits.look),
+            Command::Wait { time, .. } => Some(time.saturating_add(waits.look)),
             Command::Child { .. }
             | Command::StopAll
             | Command::StartAll
             | Command::Kill(_)
-            | Command::Upgrade => waits.act,
+            | Command::Upgrade => Some(waits.act),
         };
-        self.hear(id, time, signed)
+        self.hear(id, time, signed, event)
     }
 
     /// The run that a command has started, by the answer to it.
@@ -149,7 +193,7 @@ impl<'a> Conversation<'a> {
 
     /// Reads the hello and sees whether this client can go on.
     fn meet(&mut self, time: Duration) -> Result<Hello, Refusal> {
-        let line = match self.line(clock::mono() + time, time, LINE_BYTES_MAX) {
+        let line = match self.line(Until::in_time(time), LINE_BYTES_MAX) {
             Ok(line) => line,
             Err(no_line) => return Err(self.no_hello(&no_line)),
         };
@@ -207,11 +251,17 @@ impl<'a> Conversation<'a> {
         }
     }
 
-    /// Reads until the answer.
-    fn hear(&mut self, asked: u64, time: Duration, signed: Signed) -> Result<Fields, Refusal> {
-        let deadline = clock::mono() + time;
+    /// Reads until the answer, which may take this time; without, for ever.
+    fn hear(
+        &mut self,
+        asked: u64,
+        time: Option<Duration>,
+        signed: Signed,
+        event: &dyn Fn(HostEvent) -> bool,
+    ) -> Result<Fields, Refusal> {
+        let until = time.map_or(Until::Never, Until::in_time);
         loop {
-            let line = match self.line(deadline, time, ANSWER_BYTES_MAX) {
+            let line = match self.line(until, ANSWER_BYTES_MAX) {
                 Ok(line) => line,
                 Err(no_line) => return Err(self.no_answer(&no_line)),
             };
@@ -220,7 +270,12 @@ impl<'a> Conversation<'a> {
                 Ok(ServerLine::Error { id, refusal }) if id.is_none_or(|id| id == asked) => {
                     return Err(self.manner.proof.explain(refusal, signed));
                 }
-                Ok(ServerLine::Event { id }) if id == asked => {}
+                Ok(ServerLine::Event { id, event: said }) if id == asked => {
+                    let host = self.host.to_owned();
+                    if !event(HostEvent { host, event: said }) {
+                        return Err(failure(ErrorCode::Unreachable, "nobody wants to hear more"));
+                    }
+                }
                 Ok(
                     ServerLine::Hello(_)
                     | ServerLine::Ok { .. }
@@ -274,12 +329,7 @@ impl<'a> Conversation<'a> {
     }
 
     /// The next line, without its line feed.
-    fn line(
-        &mut self,
-        deadline: Mono,
-        time: Duration,
-        bytes_max: usize,
-    ) -> Result<Vec<u8>, NoLine> {
+    fn line(&mut self, until: Until, bytes_max: usize) -> Result<Vec<u8>, NoLine> {
         let mut scanned = 0;
         let mut chunk = vec![0; READ_BYTES];
         loop {
@@ -293,10 +343,7 @@ impl<'a> Conversation<'a> {
             if scanned > bytes_max {
                 return Err(NoLine::TooLong(bytes_max));
             }
-            let left = deadline - clock::mono();
-            if left.is_zero() {
-                return Err(NoLine::Timeout(time));
-            }
+            let left = until.left()?;
             match self.stream.read(&mut chunk, left) {
                 Ok(0) if self.inbox.is_empty() => return Err(NoLine::Closed),
                 Ok(0) => return Err(NoLine::Cut),
@@ -304,11 +351,7 @@ impl<'a> Conversation<'a> {
                 Err(fault) => match fault.kind() {
                     io::ErrorKind::Interrupted => {}
                     // Looked at again above: a timeout may be early by a tick.
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                        if !(deadline - clock::mono()).is_zero() => {}
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                        return Err(NoLine::Timeout(time));
-                    }
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
                     _ => return Err(NoLine::Io(fault)),
                 },
             }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::command::CheckScope;
+use crate::command::{CheckScope, Follow};
 
 const HELLO: &str = r#"{"hello":{"protocol":1,"server":"s","id":"i","version":"1.0.0","encrypt":false,"nonce":"n","time":1700000000}}"#;
 
@@ -56,6 +56,21 @@ fn request(stream: &TcpStream) -> String {
     line
 }
 
+/// Asks, and takes the answers alone.
+pub(super) fn ask_in_order(
+    hosts: &[Host],
+    command: &Command,
+    manner: impl Into<Manner>,
+    mut each: impl FnMut(HostAnswer, Vec<String>),
+) {
+    ask_all(hosts, command, manner, |heard| {
+        if let Heard::Answer(answer, warnings) = heard {
+            each(answer, warnings);
+        }
+        ControlFlow::Continue(())
+    });
+}
+
 fn check() -> Command {
     Command::Check {
         scope: CheckScope::Live,
@@ -68,7 +83,7 @@ fn ask_one(
 ) -> Result<Fields, Refusal> {
     let (host, thread) = serve(script);
     let mut outcome = None;
-    ask_all(&[host], &check(), waits, |answer, _| {
+    ask_in_order(&[host], &check(), waits, |answer, _| {
         outcome = Some(answer.outcome);
     });
     thread.join().unwrap();
@@ -231,7 +246,7 @@ fn a_port_where_nobody_listens_is_unreachable() {
     let host: Host = listener.local_addr().unwrap().to_string().parse().unwrap();
     drop(listener);
     let mut codes = Vec::new();
-    ask_all(&[host], &check(), SHORT, |answer, _| {
+    ask_in_order(&[host], &check(), SHORT, |answer, _| {
         codes.push(code(answer.outcome).0)
     });
     assert_eq!(codes, ["unreachable"]);
@@ -241,7 +256,7 @@ fn a_port_where_nobody_listens_is_unreachable() {
 fn a_name_that_nobody_has_is_unreachable() {
     let host: Host = "no-such-host.invalid".parse().unwrap();
     let mut messages = Vec::new();
-    ask_all(&[host], &check(), SHORT, |answer, _| {
+    ask_in_order(&[host], &check(), SHORT, |answer, _| {
         messages.push(code(answer.outcome))
     });
     assert_eq!(messages[0].0, "unreachable");
@@ -264,7 +279,7 @@ fn a_name_with_several_addresses_is_tried_at_each() {
     };
     let named: Host = format!("localhost:{}", host.port).parse().unwrap();
     let mut answers = Vec::new();
-    ask_all(&[named], &check(), LONG, |answer, _| answers.push(answer));
+    ask_in_order(&[named], &check(), LONG, |answer, _| answers.push(answer));
     assert!(answers[0].outcome.is_ok(), "{answers:?}");
     assert_eq!(answers[0].host, format!("localhost:{}", host.port));
     thread.join().unwrap();
@@ -289,7 +304,7 @@ fn hosts_are_asked_at_once_and_handed_on_in_their_order() {
     });
     let expected = [first.to_string(), second.to_string()];
     let mut order = Vec::new();
-    ask_all(&[first, second], &check(), LONG, |answer, _| {
+    ask_in_order(&[first, second], &check(), LONG, |answer, _| {
         assert!(answer.outcome.is_ok(), "{answer:?}");
         order.push(answer.host);
     });
@@ -311,7 +326,7 @@ fn a_host_that_hangs_delays_no_answer_before_it() {
         drop(stream);
     });
     let mut seen = 0;
-    ask_all(&[good, hanging], &check(), LONG, |answer, _| {
+    ask_in_order(&[good, hanging], &check(), LONG, |answer, _| {
         seen += 1;
         match seen {
             // The second server hangs on until the first answer was handed on.
@@ -354,7 +369,7 @@ fn start_and_wait(start: &'static str, wait: &'static str) -> Result<Fields, Ref
         ..Manner::from(LONG)
     };
     let mut outcome = None;
-    ask_all(&[host], &command, manner, |answer, _| {
+    ask_in_order(&[host], &command, manner, |answer, _| {
         outcome = Some(answer.outcome);
     });
     thread.join().unwrap();
@@ -399,4 +414,48 @@ fn a_run_is_waited_for_on_the_connection_on_which_it_was_started() {
     let refused = r#"{"id":1,"error":{"code":"already_running","message":"it runs"}}"#;
     let refusal = start_and_wait(refused, "").unwrap_err();
     assert_eq!(refusal.message, "it runs");
+}
+
+#[test]
+fn what_is_streamed_comes_at_once_and_the_answer_last_for_as_long_as_somebody_wants_it() {
+    let line = |text: &str| format!("{text}\n").into_bytes();
+    let stream = move |mut stream: TcpStream| {
+        writeln!(stream, "{HELLO}").unwrap();
+        let asked = request(&stream);
+        assert_eq!(
+            asked,
+            "{\"id\":1,\"command\":{\"op\":\"events\",\"follow\":true}}\n"
+        );
+        for number in 1..=3 {
+            let event = format!(r#"{{"id":1,"event":{{"seq":{number},"new":[1]}}}}"#);
+            stream.write_all(&line(&event)).unwrap();
+        }
+        let error = r#"{"id":1,"error":{"code":"shutting_down","message":"it ends"}}"#;
+        // Whoever wants no more is gone by now.
+        let _ = stream.write_all(&line(error));
+        hang_on(stream);
+    };
+    let command = Command::Events {
+        child: None,
+        follow: Follow::Yes,
+        last: None,
+    };
+    for wanted in [usize::MAX, 2] {
+        let (host, thread) = serve(stream);
+        let mut told = Vec::new();
+        ask_all(&[host], &command, SHORT, |heard| {
+            told.push(match heard {
+                Heard::Event(HostEvent { event, .. }) => event.get().to_owned(),
+                Heard::Answer(answer, _) => answer.outcome.unwrap_err().code,
+            });
+            match told.len() == wanted {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        let one = |number: u64| format!(r#"{{"seq":{number},"new":[1]}}"#);
+        let all = [one(1), one(2), one(3), "shutting_down".to_owned()];
+        assert_eq!(told, all[..wanted.min(4)]);
+        thread.join().unwrap();
+    }
 }

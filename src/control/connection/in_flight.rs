@@ -9,9 +9,9 @@ use tracing::debug;
 
 use super::{Life, shutting_down};
 use crate::{
-    command::{Command, ErrorCode, Failure},
+    command::{Command, ErrorCode, Failure, Follow},
     control::{
-        asked::{Answered, Asked, Issuer, Reply},
+        asked::{Answered, Asked, Issuer, Reply, Said},
         authority::Authorised,
         keys::KeyName,
         protocol,
@@ -54,12 +54,20 @@ enum Kind {
 impl AnswerSize {
     fn of(command: &Command) -> Self {
         match command {
-            Command::Check { .. } | Command::Info => Self::Large(Kind::Look),
+            Command::Check { .. }
+            | Command::Info
+            | Command::Events {
+                follow: Follow::No, ..
+            } => Self::Large(Kind::Look),
             Command::StartAll => Self::Large(Kind::StartAll),
             Command::StopAll => Self::Large(Kind::StopAll),
             Command::Kill(_) => Self::Large(Kind::Kill),
             Command::CheckOne(_)
             | Command::Wait { .. }
+            // What waits of it for the connection is bounded by itself.
+            | Command::Events {
+                follow: Follow::Yes, ..
+            }
             | Command::Child { .. }
             | Command::Upgrade => Self::Small,
         }
@@ -115,10 +123,16 @@ impl Life {
     }
 
     pub(super) fn take_answers(&mut self) {
-        for Answered { id, answer } in self.batch.drain(..) {
-            if let Some(index) = self.in_flight.iter().position(|waiting| waiting.id == id) {
-                self.in_flight.swap_remove(index);
-                protocol::write_answer(&mut self.outbox, id, &answer);
+        for Answered { id, said } in self.batch.drain(..) {
+            let Some(index) = self.in_flight.iter().position(|waiting| waiting.id == id) else {
+                continue;
+            };
+            match said {
+                Said::Event(line) => self.outbox.extend_from_slice(&line.bytes),
+                Said::Final(answer) => {
+                    self.in_flight.swap_remove(index);
+                    protocol::write_answer(&mut self.outbox, id, &answer);
+                }
             }
         }
         self.rest(self.shared.limits.idle_time_max);

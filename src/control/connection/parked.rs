@@ -15,15 +15,15 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{net::TcpStream, sync::mpsc, time::Instant};
+use tokio::{net::TcpStream, time::Instant};
 
 use super::{
-    Answered, Answers, Arrival, Connection, Door, Held, Life, Origin, Peer, PeerKey, Shared, Stage,
-    Standing, Waiting, signed::Signed, standing::Signer,
+    Answers, Arrival, Connection, Door, Held, Life, Origin, Peer, PeerKey, Shared, Stage, Standing,
+    Waiting, signed::Signed, standing::Signer,
 };
 use crate::{
     clock,
-    control::roster::Manner,
+    control::{asked::ToConnection, roster::Manner},
     passed::{Claim, Passed},
     spec::Mono,
 };
@@ -93,7 +93,7 @@ impl Parked {
         &self.0.standing
     }
 
-    pub(in crate::control) fn answers_in(&self) -> &mpsc::Sender<Answered> {
+    pub(in crate::control) fn answers_in(&self) -> &ToConnection {
         &self.0.answers_in
     }
 

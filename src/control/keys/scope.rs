@@ -3,8 +3,8 @@
 //! - Without a scope file a key may do everything; each field of one takes something away, and
 //!   a command must pass all of them.
 //! - With `children`, a command that concerns all children is forbidden, whatever the patterns
-//!   are: `start --all`, `stop --all`, `check` without a name (it tells of every child), and
-//!   `kill`. `info` concerns no child, and is governed by `allow` alone.
+//!   are: `start --all`, `stop --all`, `check` and `events` without a name (they tell of every
+//!   child), and `kill`. `info` concerns no child, and is governed by `allow` alone.
 //! - Who may `check`, `start`, `restart` or `trystart` a child may also `wait` for it.
 //! - A command for one child may start others through its hooks: that is what the child's file
 //!   says, and not what the key says.
@@ -170,7 +170,7 @@ impl Limited {
 fn implies(allowed: Op, op: Op) -> bool {
     let waits = match allowed {
         Op::Start | Op::Restart | Op::Trystart | Op::Check => op == Op::Wait,
-        Op::Stop | Op::Wait | Op::Info | Op::Kill | Op::Upgrade => false,
+        Op::Stop | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => false,
     };
     allowed == op || waits
 }
@@ -191,7 +191,11 @@ impl<'a> Concerns<'a> {
                 child,
             }
             | Command::CheckOne(child)
-            | Command::Wait { child, .. } => Self::One(child),
+            | Command::Wait { child, .. }
+            | Command::Events {
+                child: Some(child), ..
+            } => Self::One(child),
+            Command::Events { child: None, .. } => Self::All("events"),
             Command::StartAll => Self::All("start --all"),
             Command::StopAll => Self::All("stop --all"),
             Command::Check {
@@ -357,8 +361,10 @@ mod tests {
                 Command::Child { .. }
                 | Command::CheckOne(_)
                 | Command::Wait { .. }
+                | Command::Events { child: Some(_), .. }
                 | Command::Info => false,
                 Command::StartAll
+                | Command::Events { child: None, .. }
                 | Command::StopAll
                 | Command::Check { .. }
                 | Command::Kill(_)

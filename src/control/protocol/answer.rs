@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
-    de::{Error as _, IgnoredAny, MapAccess, Visitor},
+    de::{Error as _, MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -38,6 +38,8 @@ pub enum ServerLine {
     Event {
         /// Of which request.
         id: u64,
+        /// The `event` object as it came.
+        event: Box<RawValue>,
     },
 }
 
@@ -67,7 +69,7 @@ pub fn parse_server_line(line: &[u8]) -> Result<ServerLine, NotAServer> {
         id: Option<u64>,
         ok: Option<Fields>,
         error: Option<Box<RawValue>>,
-        event: Option<IgnoredAny>,
+        event: Option<Box<RawValue>>,
     }
     let line: Line = serde_json::from_slice(line)?;
     if let Some(hello) = line.hello {
@@ -84,7 +86,7 @@ pub fn parse_server_line(line: &[u8]) -> Result<ServerLine, NotAServer> {
         (None, None, _) => Err(NotAServer::Nothing),
         (_, _, None) => Err(NotAServer::NoId),
         (Some(fields), _, Some(id)) => Ok(ServerLine::Ok { id, fields }),
-        (None, Some(_), Some(id)) => Ok(ServerLine::Event { id }),
+        (None, Some(event), Some(id)) => Ok(ServerLine::Event { id, event }),
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{
 };
 
 use crate::{
-    command::{CheckScope, Command, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
+    command::{CheckScope, Command, Follow, Goal, KillChildren, Op, WAIT_TIME, WAIT_TIME_MAX},
     spec::{ChildName, RunId, Verb},
 };
 
@@ -278,6 +278,14 @@ impl<'de> Visitor<'de> for CommandSeed {
                     once(&fields.timeout_ms, "timeout_ms")?;
                     fields.timeout_ms = Some(map.next_value()?);
                 }
+                "follow" => {
+                    once(&fields.follow, "follow")?;
+                    fields.follow = Some(map.next_value()?);
+                }
+                "last" => {
+                    once(&fields.last, "last")?;
+                    fields.last = Some(map.next_value()?);
+                }
                 other => {
                     return Err(A::Error::custom(format_args!(
                         "unknown field `{}` in the command",
@@ -296,8 +304,8 @@ fn parse_op<E: serde::de::Error>(word: &str) -> Result<Op, E> {
         .find(|op| op.as_str() == word)
         .ok_or_else(|| {
             E::custom(format_args!(
-                "unknown op `{}`, expected one of start, restart, trystart, stop, check, wait, info, \
-                 kill, upgrade",
+                "unknown op `{}`, expected one of start, restart, trystart, stop, check, wait, \
+                 events, info, kill, upgrade",
                 echo(word)
             ))
         })
@@ -323,6 +331,8 @@ struct CommandFields {
     goal: Option<Goal>,
     run: Option<RunId>,
     timeout_ms: Option<u64>,
+    follow: Option<bool>,
+    last: Option<u32>,
 }
 
 impl CommandFields {
@@ -331,14 +341,15 @@ impl CommandFields {
         if self.stop_children.is_some() && op != Op::Kill {
             return Err(format!("`{}` has no field `stop_children`", op.as_str()));
         }
-        let of_wait = [
-            ("for", self.goal.is_some()),
-            ("run", self.run.is_some()),
-            ("timeout_ms", self.timeout_ms.is_some()),
+        let of_one = [
+            ("for", self.goal.is_some(), Op::Wait),
+            ("run", self.run.is_some(), Op::Wait),
+            ("timeout_ms", self.timeout_ms.is_some(), Op::Wait),
+            ("follow", self.follow.is_some(), Op::Events),
+            ("last", self.last.is_some(), Op::Events),
         ];
-        if let Some((field, _)) = of_wait.into_iter().find(|(_, given)| *given)
-            && op != Op::Wait
-        {
+        let is_foreign = |(_, given, whose): &(&str, bool, Op)| *given && op != *whose;
+        if let Some((field, ..)) = of_one.into_iter().find(is_foreign) {
             return Err(format!("`{}` has no field `{field}`", op.as_str()));
         }
         match op {
@@ -356,6 +367,15 @@ impl CommandFields {
                 },
             }),
             Op::Wait => self.wait(),
+            Op::Events if self.all.is_some() => Err("`events` has no field `all`".to_owned()),
+            Op::Events => Ok(Command::Events {
+                child: self.child,
+                follow: match self.follow {
+                    Some(true) => Follow::Yes,
+                    Some(false) | None => Follow::No,
+                },
+                last: self.last,
+            }),
             Op::Info => self.alone(op, Command::Info),
             Op::Kill => {
                 let children = match self.stop_children {

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    command::{ErrorCode, Goal, Op, WAIT_TIME},
+    command::{ChildEvent, ErrorCode, Follow, Goal, Op, WAIT_TIME},
     spec::{RunId, Verb},
 };
 
@@ -71,6 +71,22 @@ fn every_command() -> Vec<(Command, &'static str)> {
         (
             wait(Goal::Ready, Some(RunId(4))),
             r#"{"op":"wait","child":"web","for":"ready","run":4,"timeout_ms":60000}"#,
+        ),
+        (
+            Command::Events {
+                child: None,
+                follow: Follow::No,
+                last: None,
+            },
+            r#"{"op":"events"}"#,
+        ),
+        (
+            Command::Events {
+                child: Some("web".parse().unwrap()),
+                follow: Follow::Yes,
+                last: Some(0),
+            },
+            r#"{"op":"events","child":"web","follow":true,"last":0}"#,
         ),
         (Command::Info, r#"{"op":"info"}"#),
         (Command::Upgrade, r#"{"op":"upgrade"}"#),
@@ -247,6 +263,17 @@ fn what_is_wrong_with_a_command_is_said() {
             "`start` has no field `for`",
         ),
         (r#"{"op":"info","run":1}"#, "`info` has no field `run`"),
+        (
+            r#"{"op":"events","all":true}"#,
+            "`events` has no field `all`",
+        ),
+        (r#"{"op":"events","follow":1}"#, "invalid type"),
+        (r#"{"op":"events","last":-1}"#, "invalid value"),
+        (
+            r#"{"op":"check","follow":true}"#,
+            "`check` has no field `follow`",
+        ),
+        (r#"{"op":"wait","last":1}"#, "`wait` has no field `last`"),
         (
             r#"{"op":"check","child":"web","timeout_ms":1}"#,
             "has no field `timeout_ms`",
@@ -526,6 +553,11 @@ fn every_line_of_the_protocol_page_is_one_that_is_spoken() {
                     assert!(refusal.known_code().is_some(), "{line}");
                     assert!(id.is_none() || id == asked, "{line}");
                 }
+                Ok(ServerLine::Event { id, event }) => {
+                    assert_eq!(Some(id), asked, "{line}");
+                    let read: ChildEvent = serde_json::from_str(event.get()).unwrap();
+                    assert_eq!(serde_json::to_string(&read).unwrap(), event.get());
+                }
                 Ok(ServerLine::Hello(hello)) => assert_eq!(hello.nonce.len(), 43),
                 other => panic!("{line}: {other:?}"),
             }
@@ -536,12 +568,13 @@ fn every_line_of_the_protocol_page_is_one_that_is_spoken() {
 
 /// An answer on the page has just the fields that are written, in their order. Returns its op.
 fn assert_is_the_contract(ok: &str) -> String {
-    use crate::command::{Checked, Done, Each, Info, Killed, Upgraded};
+    use crate::command::{Checked, Done, Each, Info, Killed, Told, Upgraded};
     let value: serde_json::Value = serde_json::from_str(ok).unwrap();
     let op = value["op"].as_str().unwrap().to_owned();
     let each = value.get("children").is_some();
     let answer = match (op.as_str(), each) {
         ("check", _) => Answer::Checked(serde_json::from_str::<Checked>(ok).unwrap()),
+        ("events", _) => Answer::Told(serde_json::from_str::<Told>(ok).unwrap()),
         ("info", _) => Answer::Info(Box::new(serde_json::from_str::<Info>(ok).unwrap())),
         ("kill", _) => Answer::Killed(serde_json::from_str::<Killed>(ok).unwrap()),
         ("upgrade", _) => Answer::Upgraded(serde_json::from_str::<Upgraded>(ok).unwrap()),

@@ -51,7 +51,7 @@ pub(super) fn table(runs: &[Run], paint: Paint) -> String {
 }
 
 /// `command, key deploy, 192.0.2.7:40000`
-fn given_by(by: &Value) -> String {
+pub(super) fn given_by(by: &Value) -> String {
     let member = |key: &str| by.get(key).and_then(Value::as_str).map(clean);
     let key = member("key").map(|name| format!("key {name}"));
     let user = by.get("user").and_then(Value::as_u64);

@@ -18,7 +18,7 @@ use tokio::{
 
 use super::{
     super::{
-        asked::{Answered, Asked, Reply, ReplyAddress},
+        asked::{Asked, Reply, ReplyAddress, ToConnection},
         authority::{Authority, HandedRefusals, Refusals, Tokens},
         connection::{Connection, Door, End, HandedConnection, Shared, Standing},
         guests::{Guest, Guests},
@@ -175,7 +175,7 @@ impl Control {
         let mut connections = Vec::with_capacity(handed.connections.len());
         for connection in handed.connections {
             let shared = Arc::clone(&prepared.shared);
-            let (answers_in, answers) = Connection::answers(&shared);
+            let (answers_in, answers) = ToConnection::new();
             let (guest, door) = admit(
                 connection.arrival(),
                 connection.key().clone(),
@@ -250,7 +250,7 @@ impl Control {
 fn admit(
     arrival: Arrival,
     key: PeerKey,
-    answers: mpsc::Sender<Answered>,
+    answers: ToConnection,
     standing: Arc<Standing>,
 ) -> (Guest, Door) {
     let (room, asked_for_room) = mpsc::channel(ASKS_MAX);

@@ -24,17 +24,18 @@ mod parking;
 mod refusals;
 mod signed;
 mod signed_order;
+mod streams;
 
 use super::{
     super::limits::{
-        CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, FAILURES_PER_PEER_MAX, FAILURES_REFILL_PER_S,
-        FIRST_REQUEST_TIME_MAX, IDLE_TIME_MAX, IN_FLIGHT_MAX, KEYS_PER_CONNECTION_MAX,
-        LOOKS_IN_FLIGHT_MAX, WRITE_TIME_MAX,
+        CONNECTIONS_MAX, CONNECTIONS_PER_PEER_MAX, EVENT_BYTES_WAITING_MAX, FAILURES_PER_PEER_MAX,
+        FAILURES_REFILL_PER_S, FIRST_REQUEST_TIME_MAX, IDLE_TIME_MAX, IN_FLIGHT_MAX,
+        KEYS_PER_CONNECTION_MAX, LOOKS_IN_FLIGHT_MAX, WRITE_TIME_MAX,
     },
     *,
 };
 use crate::{
-    command::{Answer, Command, Done, Op},
+    command::{Answer, Command, Done, ErrorCode, Failure, Op},
     spec::RunId,
     trust::Owners,
 };
@@ -1043,8 +1044,15 @@ fn the_protocol_page_has_the_limits_that_are() {
             IN_FLIGHT_MAX.to_string(),
         ),
         (
-            "`check` and `info` among them",
+            "`check`, `info` and `events` without `follow` among them",
             LOOKS_IN_FLIGHT_MAX.to_string(),
+        ),
+        (
+            "what is told and not read (`events`)",
+            format!(
+                "{} MiB on a connection",
+                EVENT_BYTES_WAITING_MAX / 1024 / 1024
+            ),
         ),
         (
             "until the first request that is allowed",

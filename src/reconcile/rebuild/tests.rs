@@ -226,6 +226,7 @@ fn acts(effects: &[Effect]) -> bool {
         | Effect::KillHook { .. }
         | Effect::Probe { .. }
         | Effect::EndProbe { .. }
+        | Effect::Tell { .. }
         | Effect::Reply { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }

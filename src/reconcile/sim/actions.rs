@@ -311,6 +311,7 @@ impl World {
         };
         self.request(command);
         self.sometimes_wait();
+        self.sometimes_follow();
     }
 
     /// More commands for one child than may wait.

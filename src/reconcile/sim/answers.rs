@@ -16,6 +16,9 @@ impl World {
         if let Command::Wait { .. } = asked.command {
             return self.check_waited(asked, answer);
         }
+        if let Command::Events { .. } = asked.command {
+            return self.check_followed(asked, answer);
+        }
         match answer {
             Ok(Answer::Done(done)) => self.check_done(asked, done),
             Ok(Answer::Each(each)) => {
@@ -41,7 +44,7 @@ impl World {
                 }
             }
             Ok(Answer::Checked(checked)) => self.check_checked(checked),
-            Ok(Answer::Info(_) | Answer::Killed(_) | Answer::Upgraded(_)) => {}
+            Ok(Answer::Told(_) | Answer::Info(_) | Answer::Killed(_) | Answer::Upgraded(_)) => {}
             Err(failure) => self.check_refused(asked, failure),
         }
     }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    following::{Heard, is_without_end},
     hooks::HookKey,
     mainstay::remembered_mainstay,
     world::{Process, RunKey, Weather, World},
@@ -135,6 +136,8 @@ pub(super) struct Checks {
     /// How the child has ended by itself with which the server is to end, since it ran last.
     pub(super) mainstay: Option<Exit>,
     pub(super) ends_with_mainstay: bool,
+    /// What those who follow have heard.
+    pub(super) heard: Heard,
 }
 
 impl Checks {
@@ -158,6 +161,7 @@ impl Checks {
         self.stop_at_end = false;
         self.mainstay = None;
         self.ends_with_mainstay = false;
+        self.heard.clear();
     }
 
     pub(super) fn host_died(&mut self) {
@@ -207,6 +211,18 @@ impl Checks {
         self.taken.retain(|_, taken| taken.child != *child);
         self.begun.retain(|(name, _), _| name != child);
         self.by_itself.remove(child);
+    }
+
+    /// A request has its answer.
+    pub(super) fn close(&mut self, id: RequestId) {
+        self.open.remove(&id);
+        self.answered.insert(id);
+    }
+
+    /// Whether anybody waits for an answer that is to come before the server's end.
+    pub(super) fn is_awaited(&self) -> bool {
+        let mut open = self.open.values();
+        open.any(|asked| !is_without_end(&asked.command))
     }
 
     fn stock(&mut self, event: &Event) {
@@ -314,7 +330,10 @@ impl World {
             | Event::Probed { .. }
             | Event::Preflight { .. } => self.checks.stock(event),
             Event::Notified { .. } => self.checks.stock(event),
-            Event::SuspectGone { .. } | Event::Upgrade | Event::Deadline => {}
+            Event::SuspectGone { .. }
+            | Event::FellBehind { .. }
+            | Event::Upgrade
+            | Event::Deadline => {}
         }
     }
 
@@ -440,6 +459,7 @@ impl World {
                 | Effect::KillHook { .. }
                 | Effect::Probe { .. }
                 | Effect::EndProbe { .. }
+                | Effect::Tell { .. }
                 | Effect::Reply { .. }
                 | Effect::Explain { .. }
                 | Effect::Log(_)
@@ -497,6 +517,7 @@ impl World {
                 program,
                 ..
             } => self.check_hook(&(child.clone(), *hook), program),
+            Effect::Tell { id, events, answer } => self.check_told(*id, events, answer.as_ref()),
             Effect::Reply { id, answer } => {
                 let Some(asked) = self.checks.open.remove(id) else {
                     let twice = self.checks.answered.contains(id);
@@ -567,6 +588,7 @@ impl World {
                     Command::StopAll
                     | Command::CheckOne(_)
                     | Command::Wait { .. }
+                    | Command::Events { .. }
                     | Command::Check { .. }
                     | Command::Info
                     | Command::Kill(_)
@@ -592,6 +614,7 @@ impl World {
                 ..
             } => {
                 let key = (child.clone(), *run);
+                self.checks.heard.run_ended(key.clone());
                 self.checks.over.insert(key.clone());
                 let real = self.processes.get(&key).and_then(|process| process.exit);
                 if real.is_some_and(|real| real != *exit) {
@@ -657,6 +680,7 @@ impl World {
             | Command::StartAll
             | Command::CheckOne(_)
             | Command::Wait { .. }
+            | Command::Events { .. }
             | Command::Check { .. }
             | Command::Info
             | Command::Kill(_)
@@ -730,6 +754,7 @@ impl World {
                     Command::StartAll
                     | Command::CheckOne(_)
                     | Command::Wait { .. }
+                    | Command::Events { .. }
                     | Command::Check { .. }
                     | Command::Info
                     | Command::Kill(_)
@@ -939,6 +964,7 @@ impl World {
         self.after_core();
         self.after_requests();
         self.after_waits();
+        self.after_events();
     }
 
     fn after_processes(&mut self) {
@@ -1049,7 +1075,7 @@ impl World {
         let mut wrong = None;
         for (id, asked) in &self.checks.open {
             let span = now - asked.at;
-            if span > ANSWER_SPAN_MAX {
+            if span > ANSWER_SPAN_MAX && !is_without_end(&asked.command) {
                 wrong = Some(format!(
                     "I5: request {} is not answered: {:?}",
                     id.0, asked.command
@@ -1325,6 +1351,7 @@ impl World {
             | Event::Settings(_)
             | Event::Request { .. }
             | Event::Forsaken { .. }
+            | Event::FellBehind { .. }
             | Event::Shutdown
             | Event::Upgrade
             | Event::Deadline => true,
@@ -1462,6 +1489,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::KillHook { .. }
         | Effect::Probe { .. }
         | Effect::EndProbe { .. }
+        | Effect::Tell { .. }
         | Effect::Reply { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }

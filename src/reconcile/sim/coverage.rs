@@ -150,6 +150,7 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::SuspectGone { .. }
         | Event::Request { .. }
         | Event::Forsaken { .. }
+        | Event::FellBehind { .. }
         | Event::Shutdown
         | Event::Upgrade
         | Event::Deadline => None,
@@ -192,9 +193,11 @@ fn kind(event: &Event) -> usize {
             } => "stop",
             Command::StopAll => "stop all",
             Command::StartAll => "start all",
-            Command::CheckOne(_) | Command::Check { .. } | Command::Info | Command::Upgrade => {
-                "check"
-            }
+            Command::CheckOne(_)
+            | Command::Events { .. }
+            | Command::Check { .. }
+            | Command::Info
+            | Command::Upgrade => "check",
             Command::Wait { .. } => "wait",
             Command::Kill(_) => "kill",
         },
@@ -202,6 +205,7 @@ fn kind(event: &Event) -> usize {
         Event::Unwatched
         | Event::SuspectGone { .. }
         | Event::Forsaken { .. }
+        | Event::FellBehind { .. }
         | Event::Upgrade
         | Event::Deadline => "deadline",
     };

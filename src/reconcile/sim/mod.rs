@@ -15,6 +15,7 @@ mod checks;
 mod claims;
 mod coverage;
 mod files;
+mod following;
 mod handover;
 mod hooks;
 mod mainstay;

@@ -52,7 +52,7 @@ impl World {
                 format!("I8: the core does not come to rest: {:#?}", world.core.jobs)
             });
         }
-        if !self.checks.open.is_empty() {
+        if self.checks.is_awaited() {
             self.blame(|world| format!("I5: nobody answered {:?}", world.checks.open));
         }
         if !self.checks.taken.is_empty() {
@@ -104,7 +104,7 @@ impl World {
             .children
             .values()
             .any(crate::reconcile::child::Child::is_stopping);
-        !busy && !stopping && self.checks.open.is_empty() && self.core.jobs.is_empty()
+        !busy && !stopping && !self.checks.is_awaited() && self.core.jobs.is_empty()
     }
 
     /// I9: each deadline has a reason.

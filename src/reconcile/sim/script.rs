@@ -16,6 +16,7 @@
 //! | `loadpath ready`, `missing`, `swapped` | the directory is there, away, another one |
 //! | `request N COMMAND` | a client asks, in the words of the command line |
 //! | `forsaken N` | nobody hears the answer any more |
+//! | `behind N EVENT` | whoever follows does not read: this event was not taken |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
 //! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT` or `extend SPAN`; an older one does |
@@ -43,7 +44,9 @@ use std::{
 
 use super::files::name;
 use crate::{
-    command::{Answer, Asker, CheckScope, Command, ErrorCode, Goal, KillChildren},
+    command::{
+        Answer, Asker, CheckScope, ChildEvent, Command, ErrorCode, Follow, Goal, KillChildren,
+    },
     reconcile::{
         State,
         effect::{Effect, Leftovers, Level, Line, Signal},
@@ -307,6 +310,11 @@ impl Stage {
             ["forsaken", id] => {
                 let id = RequestId(id.parse().expect("a request has a number"));
                 self.tell(Event::Forsaken { id });
+            }
+            ["behind", id, seq] => {
+                let id = RequestId(id.parse().expect("a request has a number"));
+                let seq = seq.parse().expect("an event has a number");
+                self.tell(Event::FellBehind { id, seq });
             }
             ["term"] => self.tell(Event::Shutdown),
             ["crash"] => {
@@ -578,6 +586,7 @@ impl Stage {
             }
             Effect::EndProbe { job } => self.probes.retain(|_, other| *other != job),
             Effect::Signal { .. }
+            | Effect::Tell { .. }
             | Effect::Reply { .. }
             | Effect::Explain { .. }
             | Effect::Log(_)
@@ -704,6 +713,17 @@ fn command_of(words: &[&str]) -> Command {
                 .map(|run| RunId(run.parse().expect("a run has a number"))),
             time: span(time),
         },
+        ["events", rest @ ..] => {
+            let (follow, rest) = match rest {
+                [rest @ .., "-f"] => (Follow::Yes, rest),
+                rest => (Follow::No, rest),
+            };
+            Command::Events {
+                child: rest.first().map(|child| name(child)),
+                follow,
+                last: None,
+            }
+        }
         ["kill"] => Command::Kill(KillChildren::AsConfigured),
         ["kill", "--stop-children"] => Command::Kill(KillChildren::Stop),
         [word, child] => Command::Child {
@@ -895,6 +915,15 @@ fn text_of(effect: &Effect) -> Option<String> {
             format!("probe {child} run {run} for {time}: {probe}")
         }
         Effect::EndProbe { .. } => "give the probe up".to_owned(),
+        Effect::Tell { id, events, answer } => {
+            let mut lines: Vec<String> = Vec::new();
+            lines.extend(events.iter().map(|event| event_text(*id, event)));
+            lines.extend(answer.iter().map(|answer| {
+                let answer = Ok(answer.clone());
+                format!("answer {}: {}", id.0, answer_text(&answer))
+            }));
+            lines.join("\n    ")
+        }
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
         Effect::Explain { id, failure, .. } => {
             format!("answer {} with its last words: {failure}", id.0)
@@ -911,6 +940,16 @@ fn text_of(effect: &Effect) -> Option<String> {
             None => format!("end: {}", words.message),
         },
     })
+}
+
+fn event_text(id: RequestId, event: &ChildEvent) -> String {
+    let json = |value: &ChildEvent| serde_json::to_string(value).expect("it is written");
+    let mut event = event.clone();
+    let seq = event.seq;
+    event.asker = None;
+    // The names, times and numbers stand in the lines around it.
+    let text = json(&event).replace(&format!("\"seq\":{seq},\"at\":\"{}\",", event.at), "");
+    format!("tell {} event {seq}: {text}", id.0)
 }
 
 fn answer_text(answer: &Result<Answer, crate::command::Failure>) -> String {
@@ -945,6 +984,7 @@ fn answer_text(answer: &Result<Answer, crate::command::Failure>) -> String {
             }
             text
         }
+        Ok(Answer::Told(told)) => format!("ok, {}", told.message),
         Ok(Answer::Info(_)) => "ok".to_owned(),
         Ok(Answer::Upgraded(upgraded)) => format!("ok, {}", upgraded.message),
         Ok(Answer::Killed(killed)) => format!("ok, {}", indent(&killed.message)),

@@ -467,7 +467,8 @@ impl World {
             Effect::EndProbe { job } => {
                 self.probes.remove(&job);
             }
-            Effect::Reply { .. }
+            Effect::Tell { .. }
+            | Effect::Reply { .. }
             | Effect::Explain { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
@@ -1049,6 +1050,7 @@ pub(super) fn short(event: &Event) -> String {
         | Event::Notified { .. }
         | Event::Request { .. }
         | Event::Forsaken { .. }
+        | Event::FellBehind { .. }
         | Event::Shutdown
         | Event::Upgrade
         | Event::Deadline => format!("{event:?}"),
@@ -1098,6 +1100,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::Reap { .. }
         | Effect::KillHook { .. }
         | Effect::EndProbe { .. }
+        | Effect::Tell { .. }
         | Effect::Reply { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::test_kill_process;
 
 use super::{
-    super::{Manner, ask_all},
+    super::{Manner, tests::ask_in_order},
     *,
 };
 use crate::{
@@ -46,7 +46,7 @@ fn ask_in(manner: Manner, hosts: &[&str]) -> Vec<Result<Fields, Refusal>> {
         scope: CheckScope::Live,
     };
     let mut outcomes = Vec::new();
-    ask_all(&hosts, &check, manner, |answer, _| {
+    ask_in_order(&hosts, &check, manner, |answer, _| {
         outcomes.push(answer.outcome);
     });
     outcomes
