@@ -227,4 +227,6 @@ pub(super) fn postgres(page: &Page) {
     host.ready("db");
     stop_fast(&mut host);
     start_clean(&mut host);
+    // A PostgreSQL that is killed leaves its shared memory behind.
+    host.stop_whole("db");
 }

@@ -74,7 +74,13 @@ pub(super) fn git_push(page: &Page) {
     if lacks(&["git"]) {
         return;
     }
-    let host = Host::follow(page);
+    let host = Host::of(page);
+    let said: String = page.steps.iter().map(|step| host.take(step)).collect();
+    assert!(
+        said.lines()
+            .any(|line| line.contains("web") && line.contains("running")),
+        "{said}"
+    );
     deploys(&host, "/home/you/children");
 }
 
