@@ -17,11 +17,13 @@ use serde::{Deserialize, Serialize, Serializer};
 mod child_event;
 mod exit;
 mod goal;
+mod why;
 
 pub use self::{
     child_event::{ChildEvent, Follow, Told},
     exit::{ExitAt, HowEnded},
     goal::{Goal, WAIT_TIME, WAIT_TIME_MAX},
+    why::Why,
 };
 use crate::spec::{ChildName, Digest, Mode, RunId, Verb, Wall};
 
@@ -42,6 +44,8 @@ pub enum Command {
     StartAll,
     /// `check NAME`.
     CheckOne(ChildName),
+    /// `why NAME`.
+    Why(ChildName),
     /// `wait NAME --for …`.
     Wait {
         /// For which child.
@@ -97,6 +101,7 @@ impl Command {
             }
             | Self::StopAll => Op::Stop,
             Self::CheckOne(_) | Self::Check { .. } => Op::Check,
+            Self::Why(_) => Op::Why,
             Self::Wait { .. } => Op::Wait,
             Self::Events { .. } => Op::Events,
             Self::Info => Op::Info,
@@ -169,6 +174,7 @@ pub enum Op {
     Trystart,
     Stop,
     Check,
+    Why,
     Wait,
     Events,
     Info,
@@ -178,12 +184,13 @@ pub enum Op {
 
 impl Op {
     /// Every command.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Start,
         Self::Restart,
         Self::Trystart,
         Self::Stop,
         Self::Check,
+        Self::Why,
         Self::Wait,
         Self::Events,
         Self::Info,
@@ -200,6 +207,7 @@ impl Op {
             Self::Trystart => "trystart",
             Self::Stop => "stop",
             Self::Check => "check",
+            Self::Why => "why",
             Self::Wait => "wait",
             Self::Events => "events",
             Self::Info => "info",
@@ -368,6 +376,8 @@ pub enum Answer {
     Each(Each),
     /// To `check`.
     Checked(Checked),
+    /// To `why`.
+    Why(Box<Why>),
     /// To `events`, when there are no more.
     Told(Told),
     /// To `info`.
@@ -806,7 +816,8 @@ impl Command {
         };
         let events = [events(None), events(Some(child.clone()))];
         let others = [
-            Self::CheckOne(child),
+            Self::CheckOne(child.clone()),
+            Self::Why(child),
             Self::StartAll,
             Self::StopAll,
             Self::Info,

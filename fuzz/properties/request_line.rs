@@ -62,6 +62,7 @@ fn is_plain(request: &Request, plain: &Value) {
             let child = match command {
                 Command::Child { child, .. }
                 | Command::CheckOne(child)
+                | Command::Why(child)
                 | Command::Wait { child, .. } => Some(json!(child)),
                 Command::Events { child, .. } => child.as_ref().map(|child| json!(child)),
                 Command::StartAll

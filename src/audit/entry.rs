@@ -185,7 +185,7 @@ impl Outcome {
                 outcome.tell(children.len(), run_on);
             }
             Ok(Answer::Upgraded(Upgraded { pid, .. })) => outcome.pid = Some(*pid),
-            Ok(Answer::Checked(_) | Answer::Told(_) | Answer::Info(_)) => {}
+            Ok(Answer::Checked(_) | Answer::Why(_) | Answer::Told(_) | Answer::Info(_)) => {}
         }
         outcome
     }
@@ -337,9 +337,10 @@ struct Words<'a> {
 
 fn words<S: Serializer>(command: &Command, serializer: S) -> Result<S::Ok, S::Error> {
     let (child, all, stop_children) = match command {
-        Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. } => {
-            (Some(child), None, None)
-        }
+        Command::Child { child, .. }
+        | Command::CheckOne(child)
+        | Command::Why(child)
+        | Command::Wait { child, .. } => (Some(child), None, None),
         Command::Events { child, .. } => (child.as_ref(), None, None),
         Command::StopAll | Command::StartAll => (None, Some(true), None),
         Command::Check { .. } | Command::Info | Command::Upgrade => (None, None, None),

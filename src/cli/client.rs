@@ -124,6 +124,7 @@ Commands (in any case):
   stop all        stop every child
   check           the children with a live process; `check --all` shows the others too
   check NAME      everything known about one child
+  why NAME        what ended its last run, what happens next and when
   wait NAME       until it is as `--for` says: running, ready or exited
   events [NAME]   what became of the children of late; with -f also what becomes of them
   info            the server itself

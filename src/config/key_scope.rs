@@ -40,7 +40,8 @@ const MAPPED_BITS: u8 = 96;
 
 /// The commands, as they are called on the wire.
 const OPS: Words = &[
-    "start", "restart", "trystart", "stop", "check", "wait", "events", "info", "kill", "upgrade",
+    "start", "restart", "trystart", "stop", "check", "why", "wait", "events", "info", "kill",
+    "upgrade",
 ];
 
 /// What a key may be used for; `None` is everything.

@@ -54,7 +54,7 @@ impl Serialize for WireCommand<'_> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("op", self.0.op().as_str())?;
         match self.0 {
-            Command::Child { child, .. } | Command::CheckOne(child) => {
+            Command::Child { child, .. } | Command::CheckOne(child) | Command::Why(child) => {
                 map.serialize_entry("child", child)?;
             }
             Command::Wait {

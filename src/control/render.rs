@@ -23,7 +23,7 @@ use super::{
     client::HostAnswer,
     protocol::{Fields, Refusal},
 };
-use crate::command::{Command, Done, Each, Killed, Op, Told, Upgraded};
+use crate::command::{Command, Done, Each, Killed, Op, Told, Upgraded, Why};
 use crate::spec::ChildName;
 
 /// The exit code of a command that was done.
@@ -85,6 +85,7 @@ pub fn exit_code(command: &Command, answer: &HostAnswer) -> u8 {
                 .unwrap_or(DONE)
         }),
         Command::Child { .. }
+        | Command::Why(_)
         | Command::Wait { .. }
         | Command::Events { .. }
         | Command::Check { .. }
@@ -159,9 +160,10 @@ fn but_for_ours<S: serde::Serializer>(fields: &Fields, serializer: S) -> Result<
 
 fn child_of(command: &Command) -> Option<&str> {
     match command {
-        Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. } => {
-            Some(child.as_str())
-        }
+        Command::Child { child, .. }
+        | Command::CheckOne(child)
+        | Command::Why(child)
+        | Command::Wait { child, .. } => Some(child.as_str()),
         Command::Events { child, .. } => child.as_ref().map(ChildName::as_str),
         Command::StopAll
         | Command::StartAll
@@ -203,6 +205,7 @@ fn done_text(command: &Command, fields: &Fields, paint: Paint) -> String {
         Command::StopAll | Command::StartAll => typed(fields).map(|each| each_text(&each, paint)),
         Command::CheckOne(_) => check::one(fields, paint),
         Command::Check { .. } => check::many(fields, paint),
+        Command::Why(_) => typed::<Why>(fields).map(|why| clean_lines(&why.message)),
         Command::Events { .. } => typed::<Told>(fields).map(|told| clean_lines(&told.message)),
         Command::Info => info::info(fields, paint),
         Command::Kill(_) => typed(fields).map(|killed| killed_text(&killed, paint)),

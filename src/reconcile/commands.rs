@@ -74,6 +74,7 @@ impl State {
             Command::StartAll if self.ending.is_some() => self.refuse_while_ending(turn, id),
             Command::StartAll => self.start_all(turn, id, asker),
             Command::CheckOne(child) => self.recount(turn, id, child),
+            Command::Why(child) => self.account(turn, id, child),
             Command::Wait {
                 child,
                 goal,

@@ -10,7 +10,7 @@ use super::{
     survey::Survey,
 };
 use crate::{
-    command::{Answer, Checked, ChildEvent, Failure, Killed},
+    command::{Answer, Checked, ChildEvent, Failure, Killed, Why},
     spec::{ChildName, Exit, Probe, RunId, SignalNumber, Spec, StopScope},
 };
 
@@ -150,6 +150,15 @@ pub enum Effect {
         latest: RunId,
         /// The core's part: one row.
         checked: Box<Checked>,
+    },
+    /// The answer to `why`: the shell adds what ended the child's last run.
+    Account {
+        /// To which request.
+        id: RequestId,
+        /// Its latest run: later ones have begun since and are not part of the answer.
+        latest: RunId,
+        /// The core's part.
+        why: Box<Why>,
     },
     /// The one final answer to a wait for a run that has ended: the shell adds to it what that has
     /// said last.

@@ -41,6 +41,7 @@
 //! - I10 Only who holds a private key whose public half is in `pub_keys_path` commands an
 //!   `encrypt: on` server, and each command works once (kept by `control`).
 
+mod account;
 mod backoff;
 mod boot;
 pub mod cause;

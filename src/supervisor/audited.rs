@@ -82,6 +82,7 @@ impl Supervisor {
             | Command::StopAll
             | Command::StartAll
             | Command::CheckOne(_)
+            | Command::Why(_)
             | Command::Check { .. }
             | Command::Info
             | Command::Kill(_)
@@ -175,6 +176,7 @@ fn changes_something(command: &Command) -> bool {
         | Command::Kill(_)
         | Command::Upgrade => true,
         Command::CheckOne(_)
+        | Command::Why(_)
         | Command::Wait { .. }
         | Command::Events { .. }
         | Command::Check { .. }
@@ -263,6 +265,7 @@ mod tests {
         let scope = CheckScope::All;
         assert!(!changes_something(&Command::Check { scope }));
         assert!(!changes_something(&Command::CheckOne(child())));
+        assert!(!changes_something(&Command::Why(child())));
         assert!(!changes_something(&Command::Info));
         assert!(!changes_something(&Command::Events {
             child: Some(child()),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Supervisor;
 use crate::{
-    command::{Answer, Checked, HistoryRun},
+    command::{Answer, Checked, ErrorCode, Failure, HistoryRun, Why},
     reconcile::{
         event::RequestId,
         past::{HISTORY_LEN_MAX, PastEnd, PastRun},
@@ -43,6 +43,40 @@ impl Supervisor {
             drop(unanswered);
         });
     }
+}
+
+impl Supervisor {
+    /// Adds to the core's part of `why` what ended the child's last run.
+    pub(super) fn account(&mut self, id: RequestId, latest: RunId, mut why: Box<Why>) {
+        let Some(reply) = self.reply_to(id) else {
+            return;
+        };
+        let unnoted = self.journal.unnoted(&why.child);
+        let (histories, child) = (self.journal.histories(), why.child.clone());
+        let read = move || histories.read(&child).map_err(|error| error.to_string());
+        let read = self.looks.histories.look(read);
+        let unanswered = self.looks.histories.unanswered();
+        tokio::spawn(async move {
+            let answer = match read.await {
+                Ok(read) => {
+                    let mut runs = history(read, unnoted, latest).into_iter();
+                    why.ended = runs.find(is_over);
+                    Ok(Answer::Why(Box::new(why.told())))
+                }
+                Err(error) => {
+                    let message = format!("the history cannot be read: {error}");
+                    Err(Failure::new(ErrorCode::Internal, message))
+                }
+            };
+            reply.send(answer);
+            drop(unanswered);
+        });
+    }
+}
+
+/// Whether a run has ended, or never began.
+fn is_over(run: &HistoryRun) -> bool {
+    run.exit.is_some() || run.reason.is_some()
 }
 
 /// What a history tells up to the latest run, the newest first. What the file says to live and what

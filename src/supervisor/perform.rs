@@ -52,6 +52,7 @@ impl Supervisor {
                 latest,
                 checked,
             } => self.recount(id, &child, latest, checked),
+            Effect::Account { id, latest, why } => self.account(id, latest, why),
             Effect::Explain { id, failure, spec } => self.explain(id, failure, &spec),
             Effect::Inform { id, survey } => self.inform(id, *survey),
             Effect::Log(line) => telemetry::log(&line),
@@ -123,6 +124,7 @@ impl Supervisor {
             | Effect::Tell { .. }
             | Effect::Reply { .. }
             | Effect::Recount { .. }
+            | Effect::Account { .. }
             | Effect::Explain { .. }
             | Effect::Inform { .. }
             | Effect::Log(_)

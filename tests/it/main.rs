@@ -62,4 +62,5 @@ mod unit_file;
 mod upgrade;
 mod waits;
 mod watching;
+mod why;
 mod wire;

@@ -592,7 +592,7 @@ fn world(transcript: &Transcript) -> Sandbox {
             run_often(&sandbox, 4);
             sandbox
         }
-        ("events", 1) => {
+        ("events" | "why", 1) => {
             let sandbox = Sandbox::start("");
             run_often(&sandbox, 1);
             assert_eq!(sandbox.client(&["stop", "web"]).code, 0);
@@ -698,6 +698,8 @@ fn unknowable(line: &str) -> String {
         ("\"capabilities\":{", "}"),
         ("\"peer\":\"", "\""),
         ("\"user\":", ","),
+        (" of user ", " "),
+        (" from 127.0.0.1:", ":"),
     ] {
         let mut parts = line.split(before);
         let mut masked = parts.next().unwrap_or_default().to_owned();

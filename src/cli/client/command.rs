@@ -53,6 +53,7 @@ pub(super) fn resolve_command(sentence: &Sentence, flags: &Flags) -> Result<Comm
                 scope: CheckScope::Live,
             },
         }),
+        Op::Why => one().map(Command::Why),
         Op::Wait => Ok(Command::Wait {
             child: one()?,
             goal: goal(flags)?,
@@ -154,7 +155,14 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
         return wrong("--stop-children", None);
     }
     match op {
-        Op::Stop | Op::Check | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade
+        Op::Stop
+        | Op::Check
+        | Op::Why
+        | Op::Wait
+        | Op::Events
+        | Op::Info
+        | Op::Kill
+        | Op::Upgrade
             if flags.wait =>
         {
             wrong("--wait", None)
@@ -162,13 +170,18 @@ fn refuse_foreign_flags(op: Op, flags: &Flags) -> Result<(), UsageError> {
         Op::Start | Op::Stop if flags.all_rows => wrong("-a", Some("--all")),
         Op::Start | Op::Stop | Op::Check => Ok(()),
         Op::Kill if flags.all || flags.all_rows => wrong("--all", Some("--stop-children")),
-        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Upgrade
+        Op::Restart | Op::Trystart | Op::Why | Op::Wait | Op::Events | Op::Info | Op::Upgrade
             if flags.all || flags.all_rows =>
         {
             wrong("--all", None)
         }
-        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => {
-            Ok(())
-        }
+        Op::Restart
+        | Op::Trystart
+        | Op::Why
+        | Op::Wait
+        | Op::Events
+        | Op::Info
+        | Op::Kill
+        | Op::Upgrade => Ok(()),
     }
 }

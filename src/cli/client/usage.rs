@@ -42,7 +42,7 @@ pub enum UsageError {
     /// A name that no child has.
     #[error("{0}")]
     Name(#[from] NameError),
-    /// `restart all`, `trystart all` and `wait all`.
+    /// `restart all`, `trystart all`, `why all` and `wait all`.
     #[error("`{word}` takes one child, there is no `{word} all`", word = .0.as_str())]
     NoAll(Op),
     /// `wait` without what for.
@@ -177,6 +177,7 @@ fn instead_of_name(command: Op, name: &str) -> String {
         | Op::Trystart
         | Op::Stop
         | Op::Check
+        | Op::Why
         | Op::Wait
         | Op::Events => format!("; did you mean `check {name}`?"),
     }
@@ -185,9 +186,14 @@ fn instead_of_name(command: Op, name: &str) -> String {
 fn takes_all(command: Op) -> bool {
     match command {
         Op::Start | Op::Stop | Op::Check => true,
-        Op::Restart | Op::Trystart | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => {
-            false
-        }
+        Op::Restart
+        | Op::Trystart
+        | Op::Why
+        | Op::Wait
+        | Op::Events
+        | Op::Info
+        | Op::Kill
+        | Op::Upgrade => false,
     }
 }
 

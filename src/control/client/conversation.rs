@@ -166,6 +166,7 @@ impl<'a> Conversation<'a> {
             } => None,
             Command::Check { .. }
             | Command::CheckOne(_)
+            | Command::Why(_)
             | Command::Events {
                 follow: Follow::No, ..
             }

@@ -63,6 +63,7 @@ impl AnswerSize {
             Command::StopAll => Self::Large(Kind::StopAll),
             Command::Kill(_) => Self::Large(Kind::Kill),
             Command::CheckOne(_)
+            | Command::Why(_)
             | Command::Wait { .. }
             // What waits of it for the connection is bounded by itself.
             | Command::Events {

@@ -5,7 +5,8 @@
 //! - With `children`, a command that concerns all children is forbidden, whatever the patterns
 //!   are: `start --all`, `stop --all`, `check` and `events` without a name (they tell of every
 //!   child), and `kill`. `info` concerns no child, and is governed by `allow` alone.
-//! - Who may `check`, `start`, `restart` or `trystart` a child may also `wait` for it.
+//! - Who may `check`, `start`, `restart` or `trystart` a child may also `wait` for it; who may `check`
+//!   it may also ask `why`.
 //! - A command for one child may start others through its hooks: that is what the child's file
 //!   says, and not what the key says.
 //! - `from` is about the peer's address as the server sees it, IPv4 addresses as such however the
@@ -166,13 +167,14 @@ impl Limited {
 }
 
 /// Whether who may give one command may give another with it: a command that starts something is of
-/// little use to who may not wait until it runs, and `wait` tells less than `check`.
+/// little use to who may not wait until it runs, and `wait` and `why` tell less than `check`.
 fn implies(allowed: Op, op: Op) -> bool {
-    let waits = match allowed {
-        Op::Start | Op::Restart | Op::Trystart | Op::Check => op == Op::Wait,
-        Op::Stop | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => false,
+    let also = match allowed {
+        Op::Check => op == Op::Wait || op == Op::Why,
+        Op::Start | Op::Restart | Op::Trystart => op == Op::Wait,
+        Op::Stop | Op::Why | Op::Wait | Op::Events | Op::Info | Op::Kill | Op::Upgrade => false,
     };
-    allowed == op || waits
+    allowed == op || also
 }
 
 /// Which children a command concerns.
@@ -191,6 +193,7 @@ impl<'a> Concerns<'a> {
                 child,
             }
             | Command::CheckOne(child)
+            | Command::Why(child)
             | Command::Wait { child, .. }
             | Command::Events {
                 child: Some(child), ..
@@ -300,7 +303,8 @@ mod tests {
             for command in Command::every("db") {
                 let starts = matches!(op, Op::Start | Op::Restart | Op::Trystart);
                 let waits = command.op() == Op::Wait && (starts || op == Op::Check);
-                let expected = command.op() == op || waits;
+                let why = command.op() == Op::Why && op == Op::Check;
+                let expected = command.op() == op || waits || why;
                 assert_eq!(permitted(&scope, &command, HERE), expected, "{command:?}");
             }
         }
@@ -360,6 +364,7 @@ mod tests {
             let concerns_all = match &command {
                 Command::Child { .. }
                 | Command::CheckOne(_)
+                | Command::Why(_)
                 | Command::Wait { .. }
                 | Command::Events { child: Some(_), .. }
                 | Command::Info => false,

@@ -304,7 +304,7 @@ fn parse_op<E: serde::de::Error>(word: &str) -> Result<Op, E> {
         .find(|op| op.as_str() == word)
         .ok_or_else(|| {
             E::custom(format_args!(
-                "unknown op `{}`, expected one of start, restart, trystart, stop, check, wait, \
+                "unknown op `{}`, expected one of start, restart, trystart, stop, check, why, wait, \
                  events, info, kill, upgrade",
                 echo(word)
             ))
@@ -366,6 +366,11 @@ impl CommandFields {
                     scope: CheckScope::Live,
                 },
             }),
+            Op::Why => match (self.child, self.all) {
+                (Some(child), None) => Ok(Command::Why(child)),
+                (_, Some(_)) => Err("`why` has no field `all`".to_owned()),
+                (None, None) => Err("`why` needs `child`".to_owned()),
+            },
             Op::Wait => self.wait(),
             Op::Events if self.all.is_some() => Err("`events` has no field `all`".to_owned()),
             Op::Events => Ok(Command::Events {

@@ -263,6 +263,11 @@ fn what_is_wrong_with_a_command_is_said() {
             "`start` has no field `for`",
         ),
         (r#"{"op":"info","run":1}"#, "`info` has no field `run`"),
+        (r#"{"op":"why"}"#, "`why` needs `child`"),
+        (
+            r#"{"op":"why","child":"web","all":true}"#,
+            "`why` has no field `all`",
+        ),
         (
             r#"{"op":"events","all":true}"#,
             "`events` has no field `all`",
@@ -568,12 +573,13 @@ fn every_line_of_the_protocol_page_is_one_that_is_spoken() {
 
 /// An answer on the page has just the fields that are written, in their order. Returns its op.
 fn assert_is_the_contract(ok: &str) -> String {
-    use crate::command::{Checked, Done, Each, Info, Killed, Told, Upgraded};
+    use crate::command::{Checked, Done, Each, Info, Killed, Told, Upgraded, Why};
     let value: serde_json::Value = serde_json::from_str(ok).unwrap();
     let op = value["op"].as_str().unwrap().to_owned();
     let each = value.get("children").is_some();
     let answer = match (op.as_str(), each) {
         ("check", _) => Answer::Checked(serde_json::from_str::<Checked>(ok).unwrap()),
+        ("why", _) => Answer::Why(Box::new(serde_json::from_str::<Why>(ok).unwrap())),
         ("events", _) => Answer::Told(serde_json::from_str::<Told>(ok).unwrap()),
         ("info", _) => Answer::Info(Box::new(serde_json::from_str::<Info>(ok).unwrap())),
         ("kill", _) => Answer::Killed(serde_json::from_str::<Killed>(ok).unwrap()),

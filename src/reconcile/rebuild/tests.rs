@@ -228,6 +228,7 @@ fn acts(effects: &[Effect]) -> bool {
         | Effect::EndProbe { .. }
         | Effect::Tell { .. }
         | Effect::Reply { .. }
+        | Effect::Account { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }

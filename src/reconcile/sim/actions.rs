@@ -293,7 +293,8 @@ impl World {
             },
             30..=31 => Command::StopAll,
             32..=33 => Command::StartAll,
-            34..=35 => Command::CheckOne(child),
+            34 => Command::CheckOne(child),
+            35 => Command::Why(child),
             36 => Command::Check {
                 scope: CheckScope::Live,
             },

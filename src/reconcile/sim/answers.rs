@@ -44,7 +44,13 @@ impl World {
                 }
             }
             Ok(Answer::Checked(checked)) => self.check_checked(checked),
-            Ok(Answer::Told(_) | Answer::Info(_) | Answer::Killed(_) | Answer::Upgraded(_)) => {}
+            Ok(
+                Answer::Why(_)
+                | Answer::Told(_)
+                | Answer::Info(_)
+                | Answer::Killed(_)
+                | Answer::Upgraded(_),
+            ) => {}
             Err(failure) => self.check_refused(asked, failure),
         }
     }

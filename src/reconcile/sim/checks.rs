@@ -461,6 +461,7 @@ impl World {
                 | Effect::EndProbe { .. }
                 | Effect::Tell { .. }
                 | Effect::Reply { .. }
+                | Effect::Account { .. }
                 | Effect::Explain { .. }
                 | Effect::Log(_)
                 | Effect::Inform { .. }
@@ -541,6 +542,13 @@ impl World {
                 }
                 self.checks.answered.insert(*id);
             }
+            Effect::Account { id, why, .. } => {
+                let asked = self.checks.open.get(id).map(|asked| asked.command.clone());
+                if asked != Some(Command::Why(why.child.clone())) {
+                    self.blame(|_| format!("I5: {asked:?} is answered as why: {why:?}"));
+                }
+                self.checks.close(*id);
+            }
             Effect::Recount { id, checked, .. } => {
                 if self.checks.open.remove(id).is_none() {
                     self.blame(|_| format!("I5: request {} answered twice", id.0));
@@ -587,6 +595,7 @@ impl World {
                     Command::StartAll => true,
                     Command::StopAll
                     | Command::CheckOne(_)
+                    | Command::Why(_)
                     | Command::Wait { .. }
                     | Command::Events { .. }
                     | Command::Check { .. }
@@ -679,6 +688,7 @@ impl World {
             Command::StopAll
             | Command::StartAll
             | Command::CheckOne(_)
+            | Command::Why(_)
             | Command::Wait { .. }
             | Command::Events { .. }
             | Command::Check { .. }
@@ -753,6 +763,7 @@ impl World {
                     Command::StopAll => true,
                     Command::StartAll
                     | Command::CheckOne(_)
+                    | Command::Why(_)
                     | Command::Wait { .. }
                     | Command::Events { .. }
                     | Command::Check { .. }
@@ -1491,6 +1502,7 @@ fn stop_cause(effect: &Effect, child: &ChildName) -> Option<Cause> {
         | Effect::EndProbe { .. }
         | Effect::Tell { .. }
         | Effect::Reply { .. }
+        | Effect::Account { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }

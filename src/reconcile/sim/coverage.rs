@@ -121,7 +121,10 @@ fn concerned(core: &State, event: &Event) -> Option<ChildName> {
         | Event::Notified { child, .. }
         | Event::Request {
             command:
-                Command::Child { child, .. } | Command::CheckOne(child) | Command::Wait { child, .. },
+                Command::Child { child, .. }
+                | Command::CheckOne(child)
+                | Command::Why(child)
+                | Command::Wait { child, .. },
             ..
         } => Some(child.clone()),
         // With no order under way it concerns nobody.
@@ -194,6 +197,7 @@ fn kind(event: &Event) -> usize {
             Command::StopAll => "stop all",
             Command::StartAll => "start all",
             Command::CheckOne(_)
+            | Command::Why(_)
             | Command::Events { .. }
             | Command::Check { .. }
             | Command::Info

@@ -588,6 +588,7 @@ impl Stage {
             Effect::Signal { .. }
             | Effect::Tell { .. }
             | Effect::Reply { .. }
+            | Effect::Account { .. }
             | Effect::Explain { .. }
             | Effect::Log(_)
             | Effect::Inform { .. }
@@ -702,6 +703,7 @@ fn command_of(words: &[&str]) -> Command {
             scope: CheckScope::All,
         },
         ["check", child] => Command::CheckOne(name(child)),
+        ["why", child] => Command::Why(name(child)),
         ["wait", child, goal, time, run @ ..] => Command::Wait {
             child: name(child),
             goal: Goal::ALL
@@ -925,6 +927,13 @@ fn text_of(effect: &Effect) -> Option<String> {
             lines.join("\n    ")
         }
         Effect::Reply { id, answer } => format!("answer {}: {}", id.0, answer_text(answer)),
+        Effect::Account { id, why, .. } => {
+            // What has ended stands in the history, and so not here.
+            let message = why.clone().told().message;
+            let lines = message.lines().filter(|line| !line.starts_with("  before"));
+            let lines: Vec<&str> = lines.collect();
+            format!("answer {}: {}", id.0, lines.join("\n        "))
+        }
         Effect::Explain { id, failure, .. } => {
             format!("answer {} with its last words: {failure}", id.0)
         }
@@ -984,6 +993,7 @@ fn answer_text(answer: &Result<Answer, crate::command::Failure>) -> String {
             }
             text
         }
+        Ok(Answer::Why(why)) => indent(&why.message),
         Ok(Answer::Told(told)) => format!("ok, {}", told.message),
         Ok(Answer::Info(_)) => "ok".to_owned(),
         Ok(Answer::Upgraded(upgraded)) => format!("ok, {}", upgraded.message),

@@ -469,6 +469,7 @@ impl World {
             }
             Effect::Tell { .. }
             | Effect::Reply { .. }
+            | Effect::Account { .. }
             | Effect::Explain { .. }
             | Effect::Inform { .. }
             | Effect::Recount { .. }
@@ -1102,6 +1103,7 @@ pub(super) fn short_effect(effect: &Effect) -> String {
         | Effect::EndProbe { .. }
         | Effect::Tell { .. }
         | Effect::Reply { .. }
+        | Effect::Account { .. }
         | Effect::Explain { .. }
         | Effect::Inform { .. }
         | Effect::Recount { .. }
