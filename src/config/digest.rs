@@ -13,8 +13,8 @@ use std::{os::unix::ffi::OsStrExt as _, path::Path, time::Duration};
 use sha2::{Digest as _, Sha256};
 
 use crate::spec::{
-    Digest, Health, Hook, OpenMode, Probe, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen,
-    Sign, Sink, Spec, StopAct, StopPolicy, StopStep,
+    Digest, Health, Hook, OpenMode, Probe, Pulse, Ready, Repeat, RestartLimit, RestartPolicy,
+    RestartWhen, Sign, Sink, Spec, StopAct, StopPolicy, StopStep,
 };
 
 /// What stands in a spec whose digest is not reckoned yet.
@@ -53,13 +53,16 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
         form.field("ready.times", [&nanos(*timeout)[..], &nanos(*interval)[..]]);
     }
     if let Some(Health {
-        probe,
+        pulse,
         interval,
         timeout,
         failures,
     }) = &spec.health
     {
-        form.probe("health", probe);
+        match pulse {
+            Pulse::Probe(probe) => form.probe("health", probe),
+            Pulse::Watchdog => form.field("health", [&b"watchdog"[..]]),
+        }
         let times = [&nanos(*timeout)[..], &nanos(*interval)[..]];
         form.field("health.times", times);
         form.field("health.failures", [&failures.to_le_bytes()[..]]);
@@ -337,6 +340,8 @@ mod tests {
             "command: sleep 10\nready: {exec: notify}",
             "command: sleep 10\nready: {exec: x, interval: 1s}",
             "command: sleep 10\nhealth: {exec: x}",
+            "command: sleep 10\nhealth: watchdog",
+            "command: sleep 10\nhealth: {watchdog: true, failures: 2}",
             "command: sleep 10\nhealth: {exec: x, failures: 2}",
             "command: sleep 10\nhealth: {exec: x, timeout: 2s}",
             "command: sleep 10\nhealth: {exec: x, interval: 2s}",

@@ -11,7 +11,7 @@ use super::{
     rules::{Checker, Field, Rule, Shape, rule},
     values::DURATION_MAX,
 };
-use crate::spec::{Endpoint, Health, Probe, Ready, Sign, THIS_HOST};
+use crate::spec::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST};
 
 /// Shorter pauses and times would only use up the host.
 const SPANS: RangeInclusive<Duration> = Duration::from_millis(10)..=DURATION_MAX;
@@ -29,7 +29,8 @@ const HTTP_PORT: u16 = 80;
 const READY_HELP: &str =
     "write `notify`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND` and `notify: true`";
 
-const HEALTH_HELP: &str = "write one of `tcp: PORT`, `http: URL` and `exec: COMMAND`";
+const HEALTH_HELP: &str =
+    "write `watchdog`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND` and `watchdog: true`";
 
 /// What is said once, when a run is ready.
 const SAID_ONCE: [(&[&str], &str); 1] = [(
@@ -37,8 +38,17 @@ const SAID_ONCE: [(&[&str], &str); 1] = [(
     "`ready`: it is said once, and no sign of health",
 )];
 
+/// What is said over and over.
+const SAID_OFTEN: [(&[&str], &str); 1] = [(
+    &["watchdog"],
+    "`health`: it is said over and over, once a run is ready",
+)];
+
 /// `ready` as one word.
 const NOTIFY: &str = "notify";
+
+/// `health` as one word.
+const WATCHDOG: &str = "watchdog";
 
 /// What one of the two fields says so far.
 struct Draft<S> {
@@ -61,7 +71,9 @@ impl<S> Default for Draft<S> {
 }
 
 const READY: &[Rule<Draft<Sign>>] = &[
-    rule("ready.notify", |c, f, draft| draft.signs.push(notify(c, f))),
+    rule("ready.notify", |c, f, draft| {
+        draft.signs.push(only(c, f).map(|()| Sign::Notify))
+    }),
     rule("ready.tcp", |c, f, draft| {
         draft.signs.push(tcp(c, f).map(Sign::Probe))
     }),
@@ -79,10 +91,19 @@ const READY: &[Rule<Draft<Sign>>] = &[
     }),
 ];
 
-const HEALTH: &[Rule<Draft<Probe>>] = &[
-    rule("health.tcp", |c, f, draft| draft.signs.push(tcp(c, f))),
-    rule("health.http", |c, f, draft| draft.signs.push(http(c, f))),
-    rule("health.exec", |c, f, draft| draft.signs.push(exec(c, f))),
+const HEALTH: &[Rule<Draft<Pulse>>] = &[
+    rule("health.watchdog", |c, f, draft| {
+        draft.signs.push(only(c, f).map(|()| Pulse::Watchdog))
+    }),
+    rule("health.tcp", |c, f, draft| {
+        draft.signs.push(tcp(c, f).map(Pulse::Probe))
+    }),
+    rule("health.http", |c, f, draft| {
+        draft.signs.push(http(c, f).map(Pulse::Probe))
+    }),
+    rule("health.exec", |c, f, draft| {
+        draft.signs.push(exec(c, f).map(Pulse::Probe))
+    }),
     rule("health.interval", |c, f, draft| {
         draft.interval = c.duration(f, SPANS)
     }),
@@ -96,20 +117,19 @@ const HEALTH: &[Rule<Draft<Probe>>] = &[
 
 /// `ready`; with nothing in it, none.
 pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Ready>> {
-    if let Value::Scalar { text, .. } = &field.node.value
-        && !field.is_nothing()
-    {
-        if text != NOTIFY {
-            checker.form(field, "`notify` or a mapping", Some(READY_HELP));
-            return None;
-        }
+    if word(
+        checker,
+        field,
+        NOTIFY,
+        ("`notify` or a mapping", READY_HELP),
+    )? {
         return Some(Some(Ready {
             sign: Sign::Notify,
             timeout: Ready::TIMEOUT,
             interval: Ready::INTERVAL,
         }));
     }
-    let draft = draft(checker, field, READY, READY_HELP, &[])?;
+    let draft = draft(checker, field, READY, READY_HELP, &SAID_OFTEN)?;
     Some(draft.and_then(|mut draft| {
         let sign = draft.one(checker, field, READY_HELP)?;
         match (&sign, field.span_of("interval")) {
@@ -126,11 +146,29 @@ pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Optio
 
 /// `health`; with nothing in it, none.
 pub(super) fn health(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Option<Health>> {
+    if word(
+        checker,
+        field,
+        WATCHDOG,
+        ("`watchdog` or a mapping", HEALTH_HELP),
+    )? {
+        return Some(Some(Health {
+            pulse: Pulse::Watchdog,
+            interval: Health::INTERVAL,
+            timeout: Health::TIMEOUT,
+            failures: Health::FAILURES,
+        }));
+    }
     let draft = draft(checker, field, HEALTH, HEALTH_HELP, &SAID_ONCE)?;
     Some(draft.and_then(|mut draft| {
         let failures = draft.failures.and_then(|count| u32::try_from(count).ok());
+        let pulse = draft.one(checker, field, HEALTH_HELP)?;
+        match (&pulse, field.span_of("timeout")) {
+            (Pulse::Watchdog, Some(at)) => checker.fault(at, LifeFault::NothingTimed),
+            (Pulse::Probe(_) | Pulse::Watchdog, _) => {}
+        }
         Some(Health {
-            probe: draft.one(checker, field, HEALTH_HELP)?,
+            pulse,
             interval: draft.interval.unwrap_or(Health::INTERVAL),
             timeout: draft.timeout.unwrap_or(Health::TIMEOUT),
             failures: failures.unwrap_or(Health::FAILURES),
@@ -180,12 +218,29 @@ impl<S> Draft<S> {
 }
 
 /// `notify: true`.
-fn notify(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Sign> {
+fn only(checker: &mut Checker<'_>, field: Field<'_>) -> Option<()> {
     if checker.boolean(field)? {
-        return Some(Sign::Notify);
+        return Some(());
     }
     let name = field.name;
     checker.fault(field.span(), LifeFault::OnlyTrue { field: name });
+    None
+}
+
+/// Whether the field is this word alone; `None` when it is another text, which is told.
+fn word(
+    checker: &mut Checker<'_>,
+    field: Field<'_>,
+    word: &'static str,
+    (wanted, help): (&'static str, &'static str),
+) -> Option<bool> {
+    let Value::Scalar { text, .. } = &field.node.value else {
+        return Some(false);
+    };
+    if field.is_nothing() || text == word {
+        return Some(text == word);
+    }
+    checker.form(field, wanted, Some(help));
     None
 }
 
@@ -303,6 +358,12 @@ mod tests {
             (5, Duration::from_secs(1))
         );
         assert_eq!(health.interval, Health::INTERVAL);
+        for text in ["watchdog", "{watchdog: true}"] {
+            let health = read(&format!("command: x\nhealth: {text}\n"))
+                .health
+                .unwrap();
+            assert_eq!((health.pulse, health.failures), (Pulse::Watchdog, 3));
+        }
         assert_eq!(spec.ready, None);
     }
 }

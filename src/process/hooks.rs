@@ -115,6 +115,7 @@ impl Processes {
             cgroup: None,
             lifetime: Lifetime::Own,
             more: Vec::new(),
+            pid_variable: None,
         };
         self.launch(&launch, Owner::Hook(child.clone(), *hook))
     }

@@ -44,11 +44,17 @@ use super::{Fact, Processes, wait::Token};
 use crate::{
     clock,
     passed::{Claim, Passed},
-    spec::{ChildName, Mono, RunId, Sign, Spec},
+    spec::{ChildName, Mono, Pulse, RunId, Sign, Spec},
 };
 
 /// Tells a run where it is heard.
 const VARIABLE: &str = "NOTIFY_SOCKET";
+
+/// Tells a run how long it may be silent, in microseconds.
+const WATCHDOG_VARIABLE: &str = "WATCHDOG_USEC";
+
+/// Tells which process it is that may not be silent.
+pub(super) const WATCHDOG_PID_VARIABLE: &str = "WATCHDOG_PID";
 
 /// The folder of all sockets, in `runtime_dir`.
 const FOLDER: &str = "notify";
@@ -142,9 +148,19 @@ impl HandedEar {
 
 /// Whether a run has something to say.
 fn speaks(spec: &Spec) -> bool {
-    match spec.ready.as_ref().map(|ready| &ready.sign) {
+    let ready = match spec.ready.as_ref().map(|ready| &ready.sign) {
         Some(Sign::Notify) => true,
         Some(Sign::Probe(_)) | None => false,
+    };
+    ready || watchdog(spec).is_some()
+}
+
+/// How long a run may be silent at most, if it says itself that it does its work.
+pub(super) fn watchdog(spec: &Spec) -> Option<Duration> {
+    let health = spec.health.as_ref()?;
+    match health.pulse {
+        Pulse::Watchdog => Some(health.interval * health.failures),
+        Pulse::Probe(_) => None,
     }
 }
 
@@ -355,7 +371,10 @@ impl Processes {
         // Children run as the server's user.
         let socket = make(&path, geteuid()).map_err(not_made)?;
         self.enter_ear(child, run, socket).map_err(not_made)?;
-        Ok(vec![format!("{VARIABLE}={}", path.display())])
+        let watchdog = watchdog(spec);
+        let watchdog = watchdog.map(|time| format!("{WATCHDOG_VARIABLE}={}", time.as_micros()));
+        let socket = format!("{VARIABLE}={}", path.display());
+        Ok([socket].into_iter().chain(watchdog).collect())
     }
 
     /// Hears a run that was taken back, by the name that it knows.

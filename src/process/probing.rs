@@ -86,6 +86,7 @@ impl Processes {
                 birth: None,
                 cgroup: None,
                 lifetime: Lifetime::Ours,
+                pid_variable: None,
                 more: main
                     .map(|pid| format!("{MAIN_VARIABLE}={pid}"))
                     .into_iter()

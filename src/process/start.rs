@@ -20,11 +20,11 @@ use super::{
     Descriptors, Owner, Parent, Phase, Process, Processes, Standard, Started,
     birth::{self, Birth, Entry},
     inherit::FIRST_OTHER,
-    notify::NotHeard,
+    notify::{self, NotHeard},
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
     spawn::{SpawnError, Spawned},
-    step::{Exec, Pointers, Step, Stream},
+    step::{Exec, PidVariable, Pointers, Step, Stream},
     strays,
 };
 use crate::spec::{ChildName, RunId, Spec};
@@ -100,6 +100,8 @@ pub(super) struct Launch<'a> {
     pub(super) mark: String,
     /// `NAME=value`: further ones.
     pub(super) more: Vec<String>,
+    /// A variable that is to name its own number.
+    pub(super) pid_variable: Option<&'static str>,
     /// How it writes itself down; `None`: it does not.
     pub(super) birth: Option<&'a Birth<'a>>,
     /// The list of processes of the cgroup that it joins.
@@ -180,6 +182,7 @@ impl Processes {
         let outputs = Outputs::open(&spec.stdout, &spec.stderr)?;
         let launch = Launch {
             more: self.hear(child, run, spec)?,
+            pid_variable: notify::watchdog(spec).map(|_| notify::WATCHDOG_PID_VARIABLE),
             argv: &spec.command,
             workdir: &spec.workdir,
             outputs,
@@ -278,14 +281,16 @@ impl Processes {
             check_workdir(launch.workdir)?;
             program.check()?;
         }
+        let number = launch.pid_variable.map(PidVariable::new);
         let exec = Exec {
             candidates: &program.candidates,
             arguments: Pointers::new(strings.iter().map(CString::as_c_str)),
             // Ours first, so that whoever looks for it need not read much.
-            environment: Pointers::new(
+            environment: Pointers::with(
                 own.iter()
                     .chain(&self.inheritance.environment)
                     .map(CString::as_c_str),
+                number.as_ref(),
             ),
         };
         let result = match self.standard.fill_slots(launch) {
@@ -293,6 +298,7 @@ impl Processes {
                 let mut steps = self.standard.steps(self.descriptors, launch);
                 steps.push(Step::FileLimit(self.inheritance.file_limit));
                 steps.push(Step::WorkDir(&workdir));
+                steps.extend(number.as_ref().map(Step::Number));
                 steps.extend(self.standard.entry(launch));
                 // A log is emptied for a run that is on record.
                 steps.extend(launch.outputs.truncated().map(Step::Truncate));

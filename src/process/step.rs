@@ -14,7 +14,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsRawFd, BorrowedFd, RawFd},
     ptr,
-    sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -83,6 +83,8 @@ pub(super) enum Step<'a> {
     WorkDir(&'a CStr),
     /// Empty the file behind one of the three.
     Truncate(Stream),
+    /// Put one's number into a variable.
+    Number(&'a PidVariable),
     /// Write oneself down.
     Enter(Entry<'a>),
     /// Let signals through again.
@@ -122,11 +124,65 @@ pub(super) struct Pointers<'a> {
 impl<'a> Pointers<'a> {
     /// Points at these strings.
     pub(super) fn new(strings: impl Iterator<Item = &'a CStr>) -> Self {
-        let mut array: Vec<*const c_char> = strings.map(CStr::as_ptr).collect();
+        Self::with(strings, None)
+    }
+
+    /// Points at these strings, and at one that the child will fill in.
+    pub(super) fn with(
+        strings: impl Iterator<Item = &'a CStr>,
+        variable: Option<&'a PidVariable>,
+    ) -> Self {
+        let last = variable.map(PidVariable::as_ptr);
+        let mut array: Vec<*const c_char> = strings.map(CStr::as_ptr).chain(last).collect();
         array.push(ptr::null());
         Self {
             array,
             strings: PhantomData,
+        }
+    }
+}
+
+/// How many digits a process's number has at most.
+const PID_DIGITS_MAX: usize = 10;
+
+/// `NAME=PID`, where the number is the child's own, who puts it in. Atomics for the reason that
+/// [`Report`] has them.
+#[derive(Debug)]
+pub(super) struct PidVariable {
+    text: Vec<AtomicU8>,
+    /// Where the number begins; as many bytes as it may have follow, and a NUL.
+    digits: usize,
+}
+
+impl PidVariable {
+    pub(super) fn new(name: &str) -> Self {
+        let name = name.bytes().chain([b'=']).map(AtomicU8::new);
+        let mut text: Vec<AtomicU8> = name.collect();
+        let digits = text.len();
+        text.extend((0..=PID_DIGITS_MAX).map(|_| AtomicU8::new(0)));
+        Self { text, digits }
+    }
+
+    fn as_ptr(&self) -> *const c_char {
+        self.text.as_ptr().cast()
+    }
+
+    /// Runs in the child.
+    fn fill(&self, pid: c_int) {
+        let mut rest = pid.unsigned_abs();
+        let mut reversed = [0_u8; PID_DIGITS_MAX];
+        let mut len = 0;
+        for digit in &mut reversed {
+            *digit = b'0' + u8::try_from(rest % 10).unwrap_or(0);
+            rest /= 10;
+            len += 1;
+            if rest == 0 {
+                break;
+            }
+        }
+        let digits = reversed.iter().take(len).rev();
+        for (to, from) in self.text.iter().skip(self.digits).zip(digits) {
+            to.store(*from, Relaxed);
         }
     }
 }
@@ -146,6 +202,7 @@ impl Step<'_> {
             Self::FileLimit(_) => "the limit of open files",
             Self::WorkDir(_) => "the working directory",
             Self::Truncate(_) => "emptying an output",
+            Self::Number(_) => "its number in a variable",
             Self::Enter(_) => "the record of its start",
             Self::ClearMask => "the signal mask",
             Self::Exec(_) => "the program",
@@ -204,6 +261,10 @@ impl Step<'_> {
                 }
                 Self::WorkDir(path) => check(c_long::from(libc::chdir(path.as_ptr()))),
                 Self::Truncate(stream) => check(c_long::from(libc::ftruncate(stream.number(), 0))),
+                Self::Number(variable) => {
+                    variable.fill(libc::getpid());
+                    Ok(())
+                }
                 Self::Enter(entry) => entry.write(report.start_ticks.load(Relaxed)),
                 Self::ClearMask => {
                     set_mask(&0, ptr::null_mut());

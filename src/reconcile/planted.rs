@@ -98,6 +98,8 @@ pub(super) enum Bug {
     WordOfAnyRun,
     /// A run fails for a word that no server has heard.
     UnheardFails,
+    /// A run that says that it does its work is not heard.
+    WatchdogUnheard,
     /// A run that is stopped may put its end off as often as it likes.
     StopPutOffForEver,
     /// That a restart is due is not told to those who follow.
@@ -176,6 +178,7 @@ mod switch {
         Bug::BackoffNotTold,
         Bug::FollowersHearAll,
         Bug::FollowersLeft,
+        Bug::WatchdogUnheard,
         Bug::TimersNotHandedOver,
     ];
 

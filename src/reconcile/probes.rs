@@ -24,7 +24,7 @@ use super::{
     runs::Then,
     timers::Timer,
 };
-use crate::spec::{ChildName, Health, Mono, Probe, Ready, Sign, Spec, Time, Verb};
+use crate::spec::{ChildName, Health, Mono, Probe, Pulse, Ready, Sign, Spec, Time, Verb};
 
 /// How long a run that is not ready in time stays while an order for its child is under way, before
 /// it is looked at again.
@@ -97,12 +97,15 @@ fn due(spec: &Spec, probed: &Probed) -> Option<(Probe, Duration, Duration)> {
         }
         (None, _, Some(health)) => {
             let Health {
-                probe,
+                pulse,
                 interval,
                 timeout,
                 ..
             } = health;
-            Some((probe.clone(), *timeout, *interval))
+            match pulse {
+                Pulse::Probe(probe) => Some((probe.clone(), *timeout, *interval)),
+                Pulse::Watchdog => None,
+            }
         }
         (Some(_), None, _) | (None, _, None) => None,
     }
@@ -126,8 +129,8 @@ impl State {
 
     /// Goes on looking at a run that is ready.
     pub(super) fn look_at_health(&mut self, turn: &mut Turn, name: &ChildName) {
-        let health = self.live_run(name).and_then(|run| run.spec.health.as_ref());
-        if let Some(interval) = health.map(|health| health.interval) {
+        let run = self.live_run(name);
+        if let Some(interval) = run.and_then(|run| run.health_interval()) {
             let at = turn.now.mono + interval;
             self.timers.set(Timer::Probe(name.clone()), at);
         }
@@ -151,6 +154,9 @@ impl State {
             return;
         };
         let under_way = run.probed.probe.is_some() && !planted(Bug::ProbesPileUp);
+        if run.watchdog().is_some() {
+            return self.on_silence(turn, name);
+        }
         let Some((probe, time, interval)) = due(&run.spec, &run.probed).filter(|_| !under_way)
         else {
             return;
@@ -227,7 +233,7 @@ impl State {
         }
     }
 
-    fn is_healthy(&mut self, turn: &mut Turn, name: &ChildName) {
+    pub(super) fn is_healthy(&mut self, turn: &mut Turn, name: &ChildName) {
         let Some(run) = self.live_run(name) else {
             return;
         };
@@ -239,7 +245,7 @@ impl State {
     }
 
     /// A probe of its health has failed.
-    fn is_ailing(&mut self, turn: &mut Turn, name: &ChildName, why: String) {
+    pub(super) fn is_ailing(&mut self, turn: &mut Turn, name: &ChildName, why: String) {
         self.note_failure(name, why.clone());
         let Some(run) = self.live_run(name) else {
             return;

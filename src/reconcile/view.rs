@@ -86,7 +86,7 @@ impl State {
         }
         if let Some(health) = &spec.health {
             let every = humantime::format_duration(health.interval);
-            add("health", format!("{} every {every}", health.probe));
+            add("health", format!("{} every {every}", health.pulse));
         }
         if !spec.stop.is_built_in() {
             add("stop", spec.stop.to_string());
@@ -223,7 +223,7 @@ fn probed_reason(run: &Run) -> Option<String> {
             let why = why?;
             Some(format!(
                 "{} failed, {failures} of {most}: {why}",
-                health.probe
+                health.pulse
             ))
         }
         (Some(_) | None, Some(_) | None) => None,

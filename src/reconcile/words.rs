@@ -23,7 +23,7 @@ use super::{
     probes::Probed,
     timers::Timer,
 };
-use crate::spec::{ChildName, Mono, RunId, Sign, Word};
+use crate::spec::{ChildName, Health, Mono, Pulse, RunId, Sign, Word};
 
 /// How long the steps of one stop may be put off, all together.
 pub const STOP_EXTENDED_MAX: Duration = Duration::from_secs(10 * 60);
@@ -31,12 +31,18 @@ pub const STOP_EXTENDED_MAX: Duration = Duration::from_secs(10 * 60);
 /// How much time a run may ask for at once.
 const EXTEND_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// How long a run may be silent at least that chooses itself how long that is.
+const PACE_MIN: Duration = Duration::from_millis(10);
+
 /// What a live run has said of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Said {
     /// What it does, for people.
     pub(super) status: Option<String>,
     pub(super) doing: Doing,
+    /// Within which time it says that it does its work, if it has chosen one.
+    #[serde(default)]
+    pub(super) pace: Option<Duration>,
     /// It has asked for more time while it was stopped; it has until then at most.
     pub(super) stop_until: Option<Mono>,
 }
@@ -80,6 +86,12 @@ impl State {
                 }
                 Word::Status(text) => run.said.status = Some(text).filter(|it| !it.is_empty()),
                 Word::Extend(time) => self.extend(turn, name, time.min(EXTEND_MAX)),
+                Word::Alive => self.on_alive(turn, name),
+                Word::Ailing => self.on_ailing_said(turn, name),
+                Word::Pace(time) => {
+                    run.said.pace = Some(time.min(EXTEND_MAX));
+                    self.on_alive(turn, name);
+                }
             }
         }
     }
@@ -95,6 +107,39 @@ impl State {
                 run.said.doing = run.said.doing.ready();
             }
         }
+    }
+
+    /// A run says that it does its work.
+    fn on_alive(&mut self, turn: &mut Turn, name: &ChildName) {
+        let run = self.live_run(name).filter(|run| !run.is_starting());
+        if run.is_none_or(|run| run.watchdog().is_none()) || planted(Bug::WatchdogUnheard) {
+            return;
+        }
+        self.is_healthy(turn, name);
+        self.look_at_health(turn, name);
+    }
+
+    /// A run says that it does not do its work: no further sign is waited for.
+    fn on_ailing_said(&mut self, turn: &mut Turn, name: &ChildName) {
+        let Some(run) = self.live_run(name) else {
+            return;
+        };
+        let Some(most) = run.watchdog().map(|health| health.failures) else {
+            return;
+        };
+        run.probed.failures = most.saturating_sub(1);
+        self.is_ailing(turn, name, "it says so: `WATCHDOG=trigger`".to_owned());
+    }
+
+    /// A run has not said in time that it does its work.
+    pub(super) fn on_silence(&mut self, turn: &mut Turn, name: &ChildName) {
+        let run = self.live_run(name).filter(|run| !run.is_starting());
+        let Some(interval) = run.and_then(|run| run.health_interval()) else {
+            return;
+        };
+        self.look_at_health(turn, name);
+        let interval = humantime::format_duration(interval);
+        self.is_ailing(turn, name, format!("not said within {interval}"));
     }
 
     /// What a run is at takes longer: becoming ready, or a step of its stop.
@@ -164,6 +209,22 @@ impl State {
         line.run = Some(id);
         let wait = "it is `starting` until it says so again, however long that takes";
         line.detail = Some(wait.to_owned());
+    }
+}
+
+impl Run {
+    /// How its health is shown, if by its own word.
+    pub(super) fn watchdog(&self) -> Option<&Health> {
+        let health = self.spec.health.as_ref();
+        health.filter(|health| health.pulse == Pulse::Watchdog)
+    }
+
+    /// How long after a sign of its health the next one is due.
+    pub(super) fn health_interval(&self) -> Option<Duration> {
+        let health = self.spec.health.as_ref()?;
+        let chosen = self.said.pace.filter(|_| self.watchdog().is_some());
+        let each = |all: Duration| (all / health.failures.max(1)).max(PACE_MIN);
+        Some(chosen.map_or(health.interval, each))
     }
 }
 

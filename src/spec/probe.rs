@@ -26,12 +26,22 @@ pub struct Ready {
 
 /// What shows that a run is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "Written", into = "Written")]
+#[serde(try_from = "Written", into = "Written")]
 pub enum Sign {
     /// A probe that is tried until it succeeds.
     Probe(Probe),
     /// Its own word, `READY=1`, as sd_notify(3) says it.
     Notify,
+}
+
+/// What shows that a run still does its work.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Written", into = "Written")]
+pub enum Pulse {
+    /// A probe that is tried over and over.
+    Probe(Probe),
+    /// Its own word, `WATCHDOG=1`, as sd_watchdog_enabled(3) has it.
+    Watchdog,
 }
 
 /// A sign as it stands in records: those of older servers know probes alone.
@@ -42,26 +52,70 @@ enum Written {
     Http { at: Endpoint, path: String },
     Exec(Vec<String>),
     Notify,
+    Watchdog,
+}
+
+impl From<Probe> for Written {
+    fn from(probe: Probe) -> Self {
+        match probe {
+            Probe::Tcp(at) => Self::Tcp(at),
+            Probe::Http { at, path } => Self::Http { at, path },
+            Probe::Exec(argv) => Self::Exec(argv),
+        }
+    }
 }
 
 impl From<Sign> for Written {
     fn from(sign: Sign) -> Self {
         match sign {
-            Sign::Probe(Probe::Tcp(at)) => Self::Tcp(at),
-            Sign::Probe(Probe::Http { at, path }) => Self::Http { at, path },
-            Sign::Probe(Probe::Exec(argv)) => Self::Exec(argv),
+            Sign::Probe(probe) => probe.into(),
             Sign::Notify => Self::Notify,
         }
     }
 }
 
-impl From<Written> for Sign {
-    fn from(written: Written) -> Self {
-        match written {
+impl From<Pulse> for Written {
+    fn from(pulse: Pulse) -> Self {
+        match pulse {
+            Pulse::Probe(probe) => probe.into(),
+            Pulse::Watchdog => Self::Watchdog,
+        }
+    }
+}
+
+impl TryFrom<Written> for Sign {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        Ok(match written {
             Written::Tcp(at) => Self::Probe(Probe::Tcp(at)),
             Written::Http { at, path } => Self::Probe(Probe::Http { at, path }),
             Written::Exec(argv) => Self::Probe(Probe::Exec(argv)),
             Written::Notify => Self::Notify,
+            Written::Watchdog => return Err("no sign that a run is ready"),
+        })
+    }
+}
+
+impl TryFrom<Written> for Pulse {
+    type Error = &'static str;
+
+    fn try_from(written: Written) -> Result<Self, Self::Error> {
+        Ok(match written {
+            Written::Tcp(at) => Self::Probe(Probe::Tcp(at)),
+            Written::Http { at, path } => Self::Probe(Probe::Http { at, path }),
+            Written::Exec(argv) => Self::Probe(Probe::Exec(argv)),
+            Written::Watchdog => Self::Watchdog,
+            Written::Notify => return Err("no sign of a run's health"),
+        })
+    }
+}
+
+impl fmt::Display for Pulse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Probe(probe) => probe.fmt(f),
+            Self::Watchdog => f.write_str("`WATCHDOG=1`"),
         }
     }
 }
@@ -88,6 +142,12 @@ pub enum Word {
     Status(String),
     /// What it is at takes longer: it will say more within this time.
     Extend(Duration),
+    /// It does its work.
+    Alive,
+    /// It has found out that it does not do its work.
+    Ailing,
+    /// From now on it says within this time that it does its work.
+    Pace(Duration),
 }
 
 impl Word {
@@ -105,9 +165,10 @@ impl Ready {
 /// Whether a run that is ready still does its work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Health {
-    /// What is tried over and over.
-    pub probe: Probe,
-    /// How long after a probe the next one follows.
+    /// What shows it.
+    #[serde(rename = "probe")]
+    pub pulse: Pulse,
+    /// How long after a probe the next one follows, or within which a word does.
     pub interval: Duration,
     /// How long a probe may take; then it has failed.
     pub timeout: Duration,

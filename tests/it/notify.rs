@@ -4,7 +4,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, thread};
 
 use serde_json::{Value, json};
 
-use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, lives, pid_of, script, skip, wait_for};
+use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, lives, pid_of, script, skip, stays, wait_for};
 
 /// What a perl says first that speaks for itself: `speak TEXT` sends, `at NAME` waits at a gate. What
 /// is not heard it says in `lost`.
@@ -288,6 +288,45 @@ fn a_child_that_never_stops_talking_keeps_nobody_waiting_and_fills_no_log() {
     assert!(log.lines().filter(about).count() < 12, "{log}");
     assert_eq!(log.matches("too long").count(), 1);
     sandbox.done(&["stop", "web"]);
+}
+
+#[test]
+fn a_child_that_falls_silent_is_replaced_and_one_that_says_that_it_is_ill_at_once() {
+    let sandbox = Sandbox::start("mode: quiet");
+    let does = "open(my $f, '>', 'watchdog'); print $f qq{$ENV{WATCHDOG_USEC} $ENV{WATCHDOG_PID} $$}; \
+        close $f; speak 'READY=1'; \
+        until (-e 'silent') { speak 'WATCHDOG=1'; select(undef, undef, undef, 0.05) }";
+    let child = speaker(&sandbox, "web", does);
+    let health = "health: {watchdog: true, interval: 1500ms, failures: 2}\n";
+    sandbox.write("web.yml", &format!("{child}{NOTIFY}{health}"));
+    sandbox.done(&["start", "web", "--wait"]);
+    let first = pid_of(&sandbox.row("web").unwrap());
+    let told = fs::read_to_string(sandbox.root().join("watchdog")).unwrap();
+    assert_eq!(told, format!("3000000 {first} {first}"));
+    stays("it is heard", std::time::Duration::from_secs(4), || {
+        sandbox.row("web").unwrap()["run"] == json!(1)
+    });
+    let silent = sandbox.root().join("silent");
+    fs::write(&silent, "").unwrap();
+    wait_for("another run", PATIENCE, || {
+        sandbox.row("web").unwrap()["run"] == json!(2)
+    });
+    fs::remove_file(&silent).unwrap();
+    let history = &sandbox.json(&["check", "web"])["children"][0]["history"];
+    assert_eq!(history[1]["ended_by"]["cause"], "unhealthy");
+    // Without a word that it is ready it is running at once; its health counts all the same.
+    sandbox.gate("ill");
+    let child = speaker(&sandbox, "ill", "at 'ill'; speak 'WATCHDOG=trigger'");
+    sandbox.write(
+        "ill.yml",
+        &format!("{child}health: {{watchdog: true, interval: 1h}}\n"),
+    );
+    sandbox.done(&["start", "ill"]);
+    assert_eq!(sandbox.row("ill").unwrap()["state"], "running");
+    sandbox.open_gate("ill");
+    wait_for("another run", PATIENCE, || {
+        sandbox.row("ill").unwrap()["run"] == json!(2)
+    });
 }
 
 #[test]

@@ -12,6 +12,8 @@ pub(in crate::config) enum LifeFault {
     },
     #[error("`ready.interval` is how often a probe is tried, and here nothing is tried")]
     NothingTried,
+    #[error("`health.timeout` is the time of a probe, and here none is tried")]
+    NothingTimed,
     #[error("`{field}` can only be `true`")]
     OnlyTrue { field: &'static str },
     #[error("`{field}` takes a port or \"ADDRESS:PORT\", not {found}")]
@@ -40,6 +42,9 @@ impl LifeFault {
         match self {
             Self::OneProbe { help, .. } | Self::LadderWithoutKill { help } => help,
             Self::NothingTried => "remove it: what the run says counts at once",
+            Self::NothingTimed => {
+                "remove it: `interval` and `failures` say how long it may be silent"
+            }
             Self::OnlyTrue { .. } => "write `true`, or remove the line",
             Self::Endpoint { .. } => "such as `8080`, `127.0.0.1:8080` or `[::1]:8080`",
             Self::Url { .. } => {

@@ -65,6 +65,9 @@ fn word(key: &str, value: &str) -> Option<Word> {
         "RELOADING" => yes(Word::Reloading),
         "STOPPING" => yes(Word::Stopping),
         "STATUS" => Some(Word::Status(harmless(value))),
+        "WATCHDOG" if value == "trigger" => Some(Word::Ailing),
+        "WATCHDOG" => yes(Word::Alive),
+        "WATCHDOG_USEC" => micros(value).map(Word::Pace),
         "EXTEND_TIMEOUT_USEC" => micros(value).map(Word::Extend),
         _ => None,
     }
@@ -130,6 +133,9 @@ mod tests {
         ] {
             assert_eq!(words(nothing), [], "{nothing:?}");
         }
+        let watchdog = "WATCHDOG_USEC=2000000\nWATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG=2";
+        let pace = Word::Pace(Duration::from_secs(2));
+        assert_eq!(words(watchdog), [pace, Word::Alive, Word::Ailing]);
         assert!(Message::read(b"BARRIER=1").barrier);
         assert!(!Message::read(b"BARRIER=0").barrier);
     }

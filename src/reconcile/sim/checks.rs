@@ -1164,7 +1164,8 @@ impl World {
             let child = self.core.children.get(name);
             // Who may live already is due when that is known.
             let waits = |child: &Child| child.job.is_some() || child.may_be_suspect();
-            if !self.ended && !child.is_some_and(waits) {
+            let ends = self.ended || self.core.is_ending();
+            if !ends && !child.is_some_and(waits) {
                 self.blame(|_| format!("{name} was about to begin and is forgotten"));
             }
         }

@@ -14,7 +14,7 @@ use crate::{
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
     },
     spec::{
-        ChildName, Digest, Health, Hook, Probe, Ready, Repeat, RestartLimit, RestartPolicy,
+        ChildName, Digest, Health, Hook, Probe, Pulse, Ready, Repeat, RestartLimit, RestartPolicy,
         RestartWhen, Sign, SignalNumber, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep,
         Verb,
     },
@@ -161,7 +161,7 @@ pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u
         restart: policy(random),
         stop: stop(random, name),
         ready: ready(random, version),
-        health: health(random),
+        health: health(random, version),
         digest: Digest(digest),
     })
 }
@@ -204,9 +204,16 @@ fn ready(random: &mut Random, version: u64) -> Option<Ready> {
     })
 }
 
-fn health(random: &mut Random) -> Option<Health> {
+fn pulse(version: u64) -> Pulse {
+    match version % 4 {
+        0 | 1 => Pulse::Probe(probe()),
+        _ => Pulse::Watchdog,
+    }
+}
+
+fn health(random: &mut Random, version: u64) -> Option<Health> {
     random.percent(20).then(|| Health {
-        probe: probe(),
+        pulse: pulse(version),
         interval: random.millis(1_000, 20_000),
         timeout: random.millis(100, 5_000),
         failures: 1 + u32::try_from(random.below(3)).expect("it is small"),

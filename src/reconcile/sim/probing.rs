@@ -25,6 +25,10 @@ pub(super) struct Showing {
     pub(super) unheard: bool,
     /// Until when it has asked for time to become ready.
     pub(super) asked_until: Option<Mono>,
+    /// Within which time it is to say so, if it has chosen one.
+    pub(super) pace: Option<Duration>,
+    /// When it has said last that it does its work, or may begin to.
+    pub(super) alive_at: Option<Mono>,
     /// Whether there were so many once that it is replaced, whatever it shows until then.
     pub(super) given_up: bool,
 }
@@ -113,6 +117,8 @@ impl World {
             process.showing.told_ready = false;
             process.showing.since = now;
             process.showing.asked_until = None;
+            process.showing.alive_at = None;
+            process.showing.pace = None;
             let ready = process.spec.ready.as_ref();
             let says = ready.is_some_and(|ready| ready.sign == Sign::Notify);
             process.showing.unheard = says && !process.showing.ready;
@@ -127,7 +133,8 @@ impl World {
         let showing = &process.showing;
         let (ready, health) = (&process.spec.ready, &process.spec.health);
         let wrong = if cause == Cause::Unhealthy {
-            let counts = health.is_some() && showing.given_up;
+            let silent = self.is_silent(key);
+            let counts = health.is_some() && (showing.given_up || silent);
             (!counts).then_some("ill after too few failures")
         } else {
             let time = ready.as_ref().map_or(Duration::MAX, |ready| ready.timeout);

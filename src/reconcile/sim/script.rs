@@ -19,7 +19,7 @@
 //! | `behind N EVENT` | whoever follows does not read: this event was not taken |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
-//! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT` or `extend SPAN`; an older one does |
+//! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT`, `extend SPAN`, `alive`, `ailing` or `pace SPAN`; an older one does |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `hook NAME somehow`, `hook NAME gone` | nobody can tell how it ends; it ends while no server runs |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
@@ -60,9 +60,9 @@ use crate::{
         suspects::{Sighting, Suspect},
     },
     spec::{
-        ChildName, Digest, Exit, Health, Hook, Mode, Mono, Probe, Ready, Repeat, RestartLimit,
-        RestartPolicy, RestartWhen, RunId, Sign, Sink, Spec, StopAct, StopPolicy, StopScope,
-        StopStep, Time, Verb, Wall, Word, signal_name,
+        ChildName, Digest, Exit, Health, Hook, Mode, Mono, Probe, Pulse, Ready, Repeat,
+        RestartLimit, RestartPolicy, RestartWhen, RunId, Sign, Sink, Spec, StopAct, StopPolicy,
+        StopScope, StopStep, Time, Verb, Wall, Word, signal_name,
     },
 };
 
@@ -463,6 +463,9 @@ impl Stage {
             ["stopping"] => Word::Stopping,
             ["status", text] => Word::Status((*text).to_owned()),
             ["extend", time] => Word::Extend(span(time)),
+            ["alive"] => Word::Alive,
+            ["ailing"] => Word::Ailing,
+            ["pace", time] => Word::Pace(span(time)),
             other => panic!("no run says this: {other:?}"),
         };
         self.tell(Event::Notified {
@@ -819,9 +822,18 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
                 });
                 rest
             }
+            ["health", "watchdog", failures, interval, rest @ ..] => {
+                spec.health = Some(Health {
+                    pulse: Pulse::Watchdog,
+                    timeout: Health::TIMEOUT,
+                    interval: span(interval),
+                    failures: failures.parse().expect("a number"),
+                });
+                rest
+            }
             ["health", failures, interval, rest @ ..] => {
                 spec.health = Some(Health {
-                    probe: Probe::Exec(vec!["probe".to_owned()]),
+                    pulse: Pulse::Probe(Probe::Exec(vec!["probe".to_owned()])),
                     timeout: Health::TIMEOUT,
                     interval: span(interval),
                     failures: failures.parse().expect("a number"),

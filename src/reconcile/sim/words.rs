@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::world::{Occurrence, Process, RunKey, Weather, World};
 use crate::{
     reconcile::event::Event,
-    spec::{Mono, Sign, Word},
+    spec::{Mono, Pulse, Sign, Word},
 };
 
 /// How many words a run says by chance.
@@ -18,6 +18,11 @@ impl World {
             return;
         };
         let (ill, spec) = (process.showing.ill, process.spec.clone());
+        let health = spec.health.as_ref();
+        if let Some(health) = health.filter(|health| health.pulse == Pulse::Watchdog) {
+            let key = key.clone();
+            self.plan_in(health.interval / 2, Occurrence::Says(key, Word::Alive));
+        }
         let ready = spec.ready.as_ref();
         let Some(ready) = ready.filter(|ready| ready.sign == Sign::Notify) else {
             return;
@@ -38,8 +43,10 @@ impl World {
     }
 
     fn some_word(&mut self) -> Word {
-        match self.random.below(6) {
+        match self.random.below(8) {
             0 => Word::Ready,
+            6 => Word::Ailing,
+            7 => Word::Pace(self.random.millis(500, 20_000)),
             1 => Word::Reloading,
             2 => Word::Status("busy".to_owned()),
             3 => Word::Stopping,
@@ -91,11 +98,44 @@ impl World {
                 showing.unheard = false;
                 showing.asked_until = showing.asked_until.max(Some(now + *time));
             }
+            Word::Alive | Word::Pace(_) => {
+                showing.alive_at = Some(now);
+                let health = process.spec.health.as_ref();
+                let interval = health.map(|health| health.interval);
+                if let Word::Pace(time) = &word {
+                    showing.pace = Some(*time);
+                } else if let Some(interval) = interval {
+                    // One that is ill falls silent now and then.
+                    let pause = match process.showing.ill && self.random.percent(30) {
+                        true => interval * 8,
+                        false => interval / 2,
+                    };
+                    let again = Occurrence::Says(key.clone(), Word::Alive);
+                    self.plan_in(pause, again);
+                }
+            }
+            Word::Ailing => showing.given_up = true,
             Word::Extend(_) | Word::Reloading | Word::Stopping | Word::Status(_) => {}
         }
         let (child, run) = key;
         let words = vec![word];
         self.tell(Event::Notified { child, run, words });
+    }
+
+    /// Whether a run has been silent for so long that it is taken for ill.
+    pub(super) fn is_silent(&self, key: &RunKey) -> bool {
+        let Some(process) = self.processes.get(key) else {
+            return true;
+        };
+        let showing = &process.showing;
+        let health = process.spec.health.as_ref();
+        let Some(health) = health.filter(|it| it.pulse == Pulse::Watchdog) else {
+            return false;
+        };
+        let each = showing.pace.map(|pace| pace / health.failures);
+        let each = each.unwrap_or(health.interval);
+        let since = showing.alive_at.unwrap_or(showing.since);
+        self.now.mono - since >= each * health.failures
     }
 
     /// Whether a run that was told to be late may be by now.
