@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 mod probe;
 mod stop;
 
-pub use probe::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST, Word};
+pub use probe::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST, Word, log_pattern};
 pub use stop::{NoSignal, SignalNumber, StopAct, StopPolicy, StopScope, StopStep};
 
 /// The most characters a child's or a key's name may have.

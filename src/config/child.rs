@@ -14,8 +14,9 @@ use std::{
 
 use super::{
     CHILD_BYTES_MAX, Diagnostic, command,
-    diagnostic::Source,
+    diagnostic::{Source, Span},
     digest,
+    fault::LifeFault,
     hooks::{self, Hooks},
     keys::SERVER_KEYS,
     output::{self, Output, Stream},
@@ -100,7 +101,15 @@ pub fn child(
     let mut checker = Checker::new(Source { path, text });
     let own = own_fields(&mut checker);
     match own.command.clone() {
-        Some(command) if !checker.has_faults() => Ok(assemble(name, path, command, &own, context)),
+        Some(command) if !checker.has_faults() => {
+            let spec = assemble(name, path, command, &own, context);
+            if output::is_readable(&spec) {
+                return Ok(spec);
+            }
+            let start = Span { start: 0, end: 0 };
+            checker.fault(start, LifeFault::NothingLogged);
+            Err(checker.diagnostics())
+        }
         Some(_) | None => Err(checker.diagnostics()),
     }
 }

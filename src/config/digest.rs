@@ -49,6 +49,8 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
         match sign {
             Sign::Probe(probe) => form.probe("ready", probe),
             Sign::Notify => form.field("ready", [&b"notify"[..]]),
+            Sign::Fd(number) => form.field("ready", [&b"fd"[..], &[*number]]),
+            Sign::Log(pattern) => form.field("ready", [&b"log"[..], pattern.as_bytes()]),
         }
         form.field("ready.times", [&nanos(*timeout)[..], &nanos(*interval)[..]]);
     }
@@ -336,6 +338,10 @@ mod tests {
             "command: sleep 10\nready: {exec: x}",
             "command: sleep 10\nready: {exec: x, timeout: 1s}",
             "command: sleep 10\nready: notify",
+            "command: sleep 10\nready: {fd: 3}",
+            "command: sleep 10\nready: {fd: 4}",
+            "command: sleep 10\nready: {log: up}",
+            "command: sleep 10\nready: {log: ready}",
             "command: sleep 10\nready: {notify: true, timeout: 1s}",
             "command: sleep 10\nready: {exec: notify}",
             "command: sleep 10\nready: {exec: x, interval: 1s}",

@@ -12,7 +12,7 @@ use super::{
     node::Value,
     rules::{Checker, Field, Rule, Shape, rule},
 };
-use crate::spec::{ChildName, OpenMode, Sink};
+use crate::spec::{ChildName, OpenMode, Sign, Sink, Spec};
 
 /// The word that stands for the server's own streams.
 const INHERIT: &str = "inherit";
@@ -222,4 +222,16 @@ fn climbs(path: &Path) -> bool {
         };
     }
     false
+}
+
+/// Whether there is output to be read where a line of it shows that a run is ready.
+pub(super) fn is_readable(spec: &Spec) -> bool {
+    let sign = spec.ready.as_ref().map(|ready| &ready.sign);
+    match sign {
+        Some(Sign::Log(_)) => {
+            let sinks = [&spec.stdout, &spec.stderr];
+            sinks.into_iter().any(|sink| *sink != Sink::Inherit)
+        }
+        Some(Sign::Probe(_) | Sign::Notify | Sign::Fd(_)) | None => true,
+    }
 }

@@ -11,7 +11,7 @@ use super::{
     rules::{Checker, Field, Rule, Shape, rule},
     values::DURATION_MAX,
 };
-use crate::spec::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST};
+use crate::spec::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST, log_pattern};
 
 /// Shorter pauses and times would only use up the host.
 const SPANS: RangeInclusive<Duration> = Duration::from_millis(10)..=DURATION_MAX;
@@ -22,20 +22,23 @@ const FAILURES: RangeInclusive<u64> = 1..=1_000;
 /// The ports that can be connected to.
 const PORTS: RangeInclusive<u64> = 1..=65_535;
 
+/// The descriptors that a run may be given, besides the three that every run has.
+const DESCRIPTORS: RangeInclusive<u64> = 3..=9;
+
 const HTTP: &str = "http://";
 
 const HTTP_PORT: u16 = 80;
 
 const READY_HELP: &str =
-    "write `notify`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND` and `notify: true`";
+    "write `notify`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND`, `fd: 3` and `log: REGEX`";
 
 const HEALTH_HELP: &str =
     "write `watchdog`, or one of `tcp: PORT`, `http: URL`, `exec: COMMAND` and `watchdog: true`";
 
-/// What is said once, when a run is ready.
+/// What is shown once, when a run is ready.
 const SAID_ONCE: [(&[&str], &str); 1] = [(
-    &["notify"],
-    "`ready`: it is said once, and no sign of health",
+    &["notify", "fd", "log"],
+    "`ready`: it is shown once, and no sign of health",
 )];
 
 /// What is said over and over.
@@ -83,6 +86,8 @@ const READY: &[Rule<Draft<Sign>>] = &[
     rule("ready.exec", |c, f, draft| {
         draft.signs.push(exec(c, f).map(Sign::Probe))
     }),
+    rule("ready.fd", |c, f, draft| draft.signs.push(fd(c, f))),
+    rule("ready.log", |c, f, draft| draft.signs.push(log(c, f))),
     rule("ready.timeout", |c, f, draft| {
         draft.timeout = c.duration(f, SPANS)
     }),
@@ -133,8 +138,10 @@ pub(super) fn ready(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Optio
     Some(draft.and_then(|mut draft| {
         let sign = draft.one(checker, field, READY_HELP)?;
         match (&sign, field.span_of("interval")) {
-            (Sign::Notify, Some(at)) => checker.fault(at, LifeFault::NothingTried),
-            (Sign::Probe(_) | Sign::Notify, _) => {}
+            (Sign::Notify | Sign::Fd(_) | Sign::Log(_), Some(at)) => {
+                checker.fault(at, LifeFault::NothingTried);
+            }
+            (Sign::Probe(_) | Sign::Notify | Sign::Fd(_) | Sign::Log(_), _) => {}
         }
         Some(Ready {
             sign,
@@ -215,6 +222,32 @@ impl<S> Draft<S> {
         }
         sign.flatten()
     }
+}
+
+/// A descriptor that a run begins with.
+fn fd(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Sign> {
+    let number = checker.whole(field, DESCRIPTORS)?;
+    u8::try_from(number).ok().map(Sign::Fd)
+}
+
+/// A regular expression for one line.
+fn log(checker: &mut Checker<'_>, field: Field<'_>) -> Option<Sign> {
+    let text = checker.line(field)?;
+    let error = match log_pattern(text) {
+        Ok(_) => return Some(Sign::Log(text.to_owned())),
+        Err(regex::Error::CompiledTooBig(max)) => {
+            format!("error: it would have more than {max} bytes when it is compiled")
+        }
+        Err(error) => error.to_string(),
+    };
+    // The last line says what is wrong; one above has a caret below the place in the expression.
+    let why = error.lines().last().unwrap_or_default();
+    let why = why.trim_start_matches("error: ").to_owned();
+    let caret = error.lines().find(|line| line.trim() == "^");
+    let column = caret.and_then(|line| line.len().checked_sub("    ^".len()));
+    let at = column.and_then(|column| checker.place_within(field, text, column));
+    checker.fault(at.unwrap_or(field.span()), LifeFault::Pattern { why });
+    None
 }
 
 /// `notify: true`.
@@ -333,6 +366,8 @@ mod tests {
             ("{exec: [sh, -c, exit 0]}", "exec sh -c 'exit 0'"),
             ("notify", "`READY=1`"),
             ("{notify: true}", "`READY=1`"),
+            ("{fd: 3}", "a line on descriptor 3"),
+            ("{log: '^ready$'}", "a line of its output like `^ready$`"),
         ] {
             assert_eq!(probe(text), shown, "{text}");
         }

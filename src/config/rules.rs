@@ -163,6 +163,18 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// The place of a byte of a value's text, if the text stands in the file as it is.
+    pub(super) fn place_within(&self, field: Field<'_>, text: &str, byte: usize) -> Option<Span> {
+        let span = field.span();
+        let written = self.source.text.get(span.start..span.end)?;
+        let start = span.start + written.find(text)? + byte;
+        let c = self.source.text.get(start..)?.chars().next()?;
+        Some(Span {
+            start,
+            end: start + c.len_utf8(),
+        })
+    }
+
     pub(super) fn has_faults(&self) -> bool {
         !self.faults.is_empty()
     }

@@ -21,6 +21,7 @@ use super::{
     notify::HandedEar,
     pins::PinName,
     probing::ProbeProgram,
+    signs::HandedSign,
     stop::{Fate, Left},
 };
 use crate::{
@@ -44,6 +45,8 @@ pub struct HandedProcesses {
     pins_kept: Vec<PinName>,
     #[serde(default)]
     ears: Vec<HandedEar>,
+    #[serde(default)]
+    signs: Vec<HandedSign>,
 }
 
 /// The limit of open files that the server was started with; `None` is no limit.
@@ -124,6 +127,7 @@ impl Processes {
             pinned: self.pinned.into_iter().collect(),
             pins_kept: self.pins_kept.into_iter().collect(),
             ears: Self::hand_over_ears(self.ears),
+            signs: Self::hand_over_signs(self.signs),
         }
     }
 
@@ -141,6 +145,9 @@ impl Processes {
         self.pins_kept.extend(handed.pins_kept);
         for process in handed.processes {
             facts.extend(self.take_over_one(process, claim));
+        }
+        for sign in handed.signs {
+            self.follow_again(sign);
         }
         for ear in handed.ears {
             self.take_over_ear(ear, claim);

@@ -116,6 +116,7 @@ impl Processes {
             lifetime: Lifetime::Own,
             more: Vec::new(),
             pid_variable: None,
+            shown: None,
         };
         self.launch(&launch, Owner::Hook(child.clone(), *hook))
     }

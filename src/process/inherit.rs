@@ -36,6 +36,9 @@ use super::{handover::FileLimit, step};
 /// The first descriptor that is not one of the standard three.
 pub(super) const FIRST_OTHER: RawFd = 3;
 
+/// The first descriptor that a start may be made with: those below may be asked for by a child.
+pub(super) const FIRST_OWN: RawFd = 10;
+
 /// The limit that this process was started with. Per process, like the limit itself: whoever
 /// raises it first has seen the original.
 static FILE_LIMIT: OnceLock<Rlimit> = OnceLock::new();

@@ -19,7 +19,7 @@
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
 //! `found` (runs by their marks), `suspects` (processes without), `cgroup` and `tree` (what a run has
 //! started), `info` and `pins` (exits), `strays` (orphans),
-//! `notify` (what runs say), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
+//! `notify` and `signs` (what runs say and show), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
 //! [`Processes`] does with them.
 //!
 //! Absent on purpose: policy of any kind; signals by plain pid; waiting for "any child", which
@@ -65,6 +65,7 @@ mod pins;
 mod probe;
 mod probing;
 mod program;
+mod signs;
 mod spawn;
 mod stack;
 mod start;
@@ -102,6 +103,7 @@ use inherit::Inheritance;
 use notify::Ears;
 use pins::{PinName, Pins};
 use probing::ProbeProgram;
+use signs::Signs;
 use spawn::Spawner;
 use stop::Left;
 use strays::Strays;
@@ -148,6 +150,8 @@ pub struct Processes {
     left: BTreeMap<(ChildName, RunId), Left>,
     /// Where runs say what they do.
     ears: Ears,
+    /// Where they show that they are ready.
+    signs: Signs,
     tokens_given: u64,
 }
 
@@ -269,18 +273,21 @@ struct Standard {
     lock: OwnedFd,
     /// Where the list of its cgroup's processes is put likewise, for the child to join it.
     cgroup: OwnedFd,
+    /// Where the descriptor is put likewise on which it shows that it is ready.
+    shown: OwnedFd,
 }
 
 impl Standard {
     fn open() -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let null = rustix::fs::open("/dev/null", flags, Mode::empty())?;
-        let low = || rustix::io::fcntl_dupfd_cloexec(&null, inherit::FIRST_OTHER);
+        let low = || rustix::io::fcntl_dupfd_cloexec(&null, inherit::FIRST_OWN);
         Ok(Self {
             slots: [low()?, low()?],
             record: low()?,
             lock: low()?,
             cgroup: low()?,
+            shown: low()?,
             null: low()?,
         })
     }
@@ -293,9 +300,10 @@ impl Standard {
             record,
             lock,
             cgroup,
+            shown,
         } = self;
-        for fd in [one, other, record, lock, cgroup, null] {
-            let low = rustix::io::fcntl_dupfd_cloexec(&*fd, inherit::FIRST_OTHER);
+        for fd in [one, other, record, lock, cgroup, shown, null] {
+            let low = rustix::io::fcntl_dupfd_cloexec(&*fd, inherit::FIRST_OWN);
             if let Ok(low) = low
                 && low.as_raw_fd() < fd.as_raw_fd()
             {
@@ -363,6 +371,7 @@ impl Processes {
             suspects: BTreeMap::new(),
             left: BTreeMap::new(),
             ears: Ears::default(),
+            signs: Signs::default(),
             tokens_given: 0,
         })
     }

@@ -81,8 +81,13 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NotHeard {
     /// Nobody has said where sockets may be.
-    #[error("there is no place for its notify socket")]
+    #[error("there is no place for what it says or shows")]
     NoPlace,
+    /// Its output goes where nobody can read it.
+    #[error(
+        "no line of its output can show that it is ready: neither stream goes to a regular file; hint: give one of them a file with `output`"
+    )]
+    NoLog,
     /// The path is longer than that of a socket may be.
     #[error(
         "the path of its notify socket in `{}` would have {} bytes, and a socket's has {PATH_BYTES_MAX} at most; hint: give server.yml a shorter `runtime_dir`",
@@ -95,7 +100,7 @@ pub(super) enum NotHeard {
         len: usize,
     },
     /// The kernel refuses.
-    #[error("its notify socket `{}` cannot be made: {error}", .path.display())]
+    #[error("`{}`, by which it says or shows that it is ready, cannot be had: {error}", .path.display())]
     NotMade {
         /// Where.
         path: PathBuf,
@@ -150,7 +155,7 @@ impl HandedEar {
 fn speaks(spec: &Spec) -> bool {
     let ready = match spec.ready.as_ref().map(|ready| &ready.sign) {
         Some(Sign::Notify) => true,
-        Some(Sign::Probe(_)) | None => false,
+        Some(Sign::Probe(_) | Sign::Fd(_) | Sign::Log(_)) | None => false,
     };
     ready || watchdog(spec).is_some()
 }
@@ -165,7 +170,7 @@ pub(super) fn watchdog(spec: &Spec) -> Option<Duration> {
 }
 
 /// A name that is short, and that of one run alone.
-fn name(child: &ChildName, run: RunId) -> String {
+pub(super) fn name(child: &ChildName, run: RunId) -> String {
     let digest = Sha256::digest(format!("{child}/{run}"));
     let digits = digest.iter().map(|byte| format!("{byte:02x}"));
     let mut name: String = digits.collect();
@@ -190,6 +195,11 @@ impl Ears {
             }),
             false => Ok(folder),
         }
+    }
+
+    /// The folder of all that runs say or show.
+    pub(super) fn folder(&self) -> Result<&Path, NotHeard> {
+        self.folder.as_deref().ok_or(NotHeard::NoPlace)
     }
 
     /// Whether a run of this could be heard.
@@ -337,7 +347,7 @@ fn make(path: &Path, owner: Uid) -> io::Result<OwnedFd> {
 }
 
 /// Makes the folder if it is not there; what stands there in its place is left as it is.
-fn make_folder(folder: &Path) -> io::Result<()> {
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         Ok(()) | Err(_) => Ok(()),
@@ -406,7 +416,7 @@ impl Processes {
         let Some(folder) = &self.ears.folder else {
             return;
         };
-        let mine = self.ears.ears.keys();
+        let mine = self.ears.ears.keys().chain(self.signs.runs());
         let mine: Vec<String> = mine.map(|(child, run)| name(child, *run)).collect();
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let is_mine = |name: &str| mine.iter().any(|mine| name.starts_with(mine));

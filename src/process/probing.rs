@@ -87,6 +87,7 @@ impl Processes {
                 cgroup: None,
                 lifetime: Lifetime::Ours,
                 pid_variable: None,
+                shown: None,
                 more: main
                     .map(|pid| format!("{MAIN_VARIABLE}={pid}"))
                     .into_iter()

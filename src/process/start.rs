@@ -4,7 +4,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::{Path, PathBuf},
@@ -23,6 +23,7 @@ use super::{
     notify::{self, NotHeard},
     output::{self, OutputError, Outputs},
     program::{Program, ProgramError},
+    signs,
     spawn::{SpawnError, Spawned},
     step::{Exec, PidVariable, Pointers, Step, Stream},
     strays,
@@ -100,6 +101,8 @@ pub(super) struct Launch<'a> {
     pub(super) mark: String,
     /// `NAME=value`: further ones.
     pub(super) more: Vec<String>,
+    /// A descriptor that it is to have besides the three, and under which number.
+    pub(super) shown: Option<(OwnedFd, RawFd)>,
     /// A variable that is to name its own number.
     pub(super) pid_variable: Option<&'static str>,
     /// How it writes itself down; `None`: it does not.
@@ -180,8 +183,13 @@ impl Processes {
         }
         self.await_killed(child);
         let outputs = Outputs::open(&spec.stdout, &spec.stderr)?;
+        let shown = self.await_sign(child, run, spec, &outputs)?;
+        let more = self.hear(child, run, spec).inspect_err(|_| {
+            self.signs.close(child, run);
+        })?;
         let launch = Launch {
-            more: self.hear(child, run, spec)?,
+            more,
+            shown,
             pid_variable: notify::watchdog(spec).map(|_| notify::WATCHDOG_PID_VARIABLE),
             argv: &spec.command,
             workdir: &spec.workdir,
@@ -199,6 +207,7 @@ impl Processes {
             }
             Err(_) => {
                 self.ears.close(child, run);
+                self.signs.close(child, run);
                 self.prune_cgroups(child);
             }
         }
@@ -221,6 +230,7 @@ impl Processes {
         output::check(&spec.stdout)?;
         output::check(&spec.stderr)?;
         self.ears.check(spec)?;
+        signs::check(spec)?;
         check_workdir(&spec.workdir)?;
         for argument in &spec.command {
             c_string(argument, &spec.command)?;
@@ -325,6 +335,9 @@ impl Standard {
             dup3(birth.file, &mut self.record, DupFlags::CLOEXEC)?;
             dup3(birth.lock, &mut self.lock, DupFlags::CLOEXEC)?;
         }
+        if let Some((shown, _)) = &launch.shown {
+            dup3(shown, &mut self.shown, DupFlags::CLOEXEC)?;
+        }
         if let Some(cgroup) = &launch.cgroup {
             dup3(cgroup, &mut self.cgroup, DupFlags::CLOEXEC)?;
         }
@@ -343,7 +356,13 @@ impl Standard {
     fn steps(&self, descriptors: Descriptors, launch: &Launch<'_>) -> Vec<Step<'_>> {
         let outputs = &launch.outputs;
         let mut steps = Vec::with_capacity(STEPS);
-        let own = [&self.null, &self.record, &self.lock, &self.cgroup];
+        let own = [
+            &self.null,
+            &self.record,
+            &self.lock,
+            &self.cgroup,
+            &self.shown,
+        ];
         let own = own.into_iter().chain(&self.slots);
         let last = own.map(AsRawFd::as_raw_fd).max().unwrap_or(FIRST_OTHER);
         match descriptors {
@@ -368,23 +387,30 @@ impl Standard {
         }
         match descriptors {
             Descriptors::Few => {
-                let kept = [self.record.as_fd(), self.lock.as_fd()];
-                let kept = match launch.birth {
-                    Some(_) => &kept[..],
-                    None => &[],
-                };
-                steps.push(Step::CloseRest(birth::all_but(kept)));
+                let written = [self.record.as_fd(), self.lock.as_fd()];
+                let written = launch.birth.map(|_| written).into_iter().flatten();
+                let shown = launch.shown.as_ref().map(|_| self.shown.as_fd());
+                let kept: Vec<_> = written.chain(shown).collect();
+                steps.push(Step::CloseRest(birth::all_but(&kept)));
             }
             Descriptors::All => {}
         }
         // Before the limit of open files, which may be as low as three.
+        if let Some((_, number)) = &launch.shown {
+            steps.push(Step::Descriptor(self.shown.as_fd(), *number));
+        }
         steps.push(Step::Identify);
         steps
     }
 
     /// Lets go of the files: whoever asks whether a log is in use hears of its child alone.
     fn empty_slots(&mut self) {
-        let birth = [&mut self.record, &mut self.lock, &mut self.cgroup];
+        let birth = [
+            &mut self.record,
+            &mut self.lock,
+            &mut self.cgroup,
+            &mut self.shown,
+        ];
         for slot in self.slots.iter_mut().chain(birth) {
             if let Err(error) = dup3(&self.null, slot, DupFlags::CLOEXEC) {
                 tracing::warn!(%error, "an output stays open");

@@ -72,6 +72,8 @@ pub(super) enum Step<'a> {
     DefaultSignals,
     /// Let this descriptor be one of the three.
     Stdio(BorrowedFd<'a>, Stream),
+    /// Let this descriptor have this number too, in the program as well.
+    Descriptor(BorrowedFd<'a>, RawFd),
     /// Close these descriptors, given as ranges from first to last: all but the three and those
     /// that exec closes.
     CloseRest(Vec<(u32, u32)>),
@@ -197,6 +199,7 @@ impl Step<'_> {
             Self::OwnGroup => "a process group of its own",
             Self::DefaultSignals => "default signal dispositions",
             Self::Stdio(..) => "standard input and outputs",
+            Self::Descriptor(..) => "the descriptor on which it shows that it is ready",
             Self::CloseRest(_) => "closing descriptors",
             Self::Identify => "its start time in `/proc`",
             Self::FileLimit(_) => "the limit of open files",
@@ -242,6 +245,9 @@ impl Step<'_> {
                 }
                 Self::Stdio(from, to) => {
                     check(c_long::from(libc::dup2(from.as_raw_fd(), to.number())))
+                }
+                Self::Descriptor(from, to) => {
+                    check(c_long::from(libc::dup2(from.as_raw_fd(), *to)))
                 }
                 Self::CloseRest(ranges) => ranges.iter().try_for_each(|(first, last)| {
                     check(libc::syscall(

@@ -123,6 +123,7 @@ impl Processes {
     pub fn reap(&mut self, child: &ChildName, run: RunId, leftovers: Leftovers) {
         self.unpin(child, run);
         self.ears.close(child, run);
+        self.signs.close(child, run);
         let owner = Owner::Run(child.clone(), run);
         let Some(process) = self.take_ended(&owner) else {
             match leftovers {

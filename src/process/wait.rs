@@ -135,8 +135,8 @@ impl Processes {
             if !facts.is_empty() {
                 return facts;
             }
-            if self.strays_due == Some(StraysDue::Now) {
-                // A flood of orphans: others get their turn in between.
+            if self.strays_due == Some(StraysDue::Now) || self.signs.has_news() {
+                // A flood of orphans, or of output: others get their turn in between.
                 tokio::task::yield_now().await;
                 continue;
             }
@@ -157,6 +157,7 @@ impl Processes {
     fn collect(&mut self) -> Vec<Fact> {
         // Whoever asks has handled what was told before.
         self.ears.release_barriers();
+        self.signs.release();
         let mut tokens = self.exits.take();
         let now = clock::mono();
         let due = self.unreaped.iter().filter(|(_, until)| **until <= now);
@@ -172,6 +173,7 @@ impl Processes {
         }
         facts.append(&mut self.expire_hooks());
         facts.append(&mut self.expire_probes());
+        facts.append(&mut self.signs.look());
         if facts.is_empty() {
             self.ears.release_barriers();
         }
@@ -196,6 +198,9 @@ impl Processes {
     fn look_at(&mut self, token: Token) -> Option<Fact> {
         if let Some(told) = self.ears.listen(token) {
             return told;
+        }
+        if self.signs.listen(token) {
+            return None;
         }
         // If it is no suspect, it is not there any more: reaped since.
         let Some(owner) = self.owners.get(&token).cloned() else {

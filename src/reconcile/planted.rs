@@ -98,6 +98,8 @@ pub(super) enum Bug {
     WordOfAnyRun,
     /// A run fails for a word that no server has heard.
     UnheardFails,
+    /// A run is ready by a sign that is another's.
+    AnySignCounts,
     /// A run that says that it does its work is not heard.
     WatchdogUnheard,
     /// A run that is stopped may put its end off as often as it likes.
@@ -179,6 +181,7 @@ mod switch {
         Bug::FollowersHearAll,
         Bug::FollowersLeft,
         Bug::WatchdogUnheard,
+        Bug::AnySignCounts,
         Bug::TimersNotHandedOver,
     ];
 

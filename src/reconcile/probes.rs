@@ -92,7 +92,7 @@ fn due(spec: &Spec, probed: &Probed) -> Option<(Probe, Duration, Duration)> {
             let time = READY_PROBE_TIME_MAX.min(*timeout);
             match sign {
                 Sign::Probe(probe) => Some((probe.clone(), time, *interval)),
-                Sign::Notify => None,
+                Sign::Notify | Sign::Fd(_) | Sign::Log(_) => None,
             }
         }
         (None, _, Some(health)) => {
@@ -331,5 +331,6 @@ fn not_ready(run: &Run) -> String {
         (Sign::Probe(probe), Some(why)) => format!("not ready within {time}: {probe}: {why}"),
         (Sign::Probe(_), None) => format!("not ready within {time}"),
         (Sign::Notify, _) => format!("not ready within {time}: it has not said {sign}"),
+        (Sign::Fd(_) | Sign::Log(_), _) => format!("not ready within {time}: not seen: {sign}"),
     }
 }

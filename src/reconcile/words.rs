@@ -75,7 +75,7 @@ impl State {
                 return;
             };
             match word {
-                Word::Ready => self.on_ready_said(turn, name),
+                Word::Ready | Word::Wrote | Word::Logged => self.on_sign(turn, name, &word),
                 Word::Reloading => run.said.doing = run.said.doing.reloading(),
                 Word::Stopping => {
                     let before = std::mem::replace(&mut run.said.doing, Doing::Stopping);
@@ -96,16 +96,23 @@ impl State {
         }
     }
 
-    fn on_ready_said(&mut self, turn: &mut Turn, name: &ChildName) {
+    /// A run has said or shown what may be what it is waited for.
+    fn on_sign(&mut self, turn: &mut Turn, name: &ChildName, word: &Word) {
         let Some(run) = self.live_run(name) else {
             return;
         };
+        if *word == Word::Ready {
+            run.said.doing = run.said.doing.ready();
+        }
         let sign = run.spec.ready.as_ref().map(|ready| &ready.sign);
-        match sign {
-            Some(Sign::Notify) if run.is_starting() => self.is_ready(turn, name),
-            Some(Sign::Notify | Sign::Probe(_)) | None => {
-                run.said.doing = run.said.doing.ready();
-            }
+        let counts = match sign {
+            Some(Sign::Notify) => *word == Word::Ready,
+            Some(Sign::Fd(_)) => *word == Word::Wrote,
+            Some(Sign::Log(_)) => *word == Word::Logged,
+            Some(Sign::Probe(_)) | None => false,
+        };
+        if run.is_starting() && (counts || planted(Bug::AnySignCounts)) {
+            self.is_ready(turn, name);
         }
     }
 
@@ -199,7 +206,7 @@ impl State {
         let sign = run.spec.ready.as_ref().map(|ready| &ready.sign);
         match sign {
             Some(Sign::Notify) if !planted(Bug::UnheardFails) => {}
-            Some(Sign::Notify | Sign::Probe(_)) | None => return,
+            Some(Sign::Notify | Sign::Probe(_) | Sign::Fd(_) | Sign::Log(_)) | None => return,
         }
         run.probed.unheard = true;
         let id = run.id;

@@ -32,6 +32,27 @@ pub enum Sign {
     Probe(Probe),
     /// Its own word, `READY=1`, as sd_notify(3) says it.
     Notify,
+    /// A line that it writes to this descriptor, which it begins with.
+    Fd(u8),
+    /// A line of its output that is like this regular expression.
+    Log(String),
+}
+
+/// How large a compiled regular expression may be, and how much may be kept while one is used, in
+/// bytes.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
+
+/// A regular expression for lines of output, which need not be UTF-8. It is matched in time that
+/// grows with the line alone, whatever the expression is.
+///
+/// # Errors
+///
+/// It is none, or would be too large.
+pub fn log_pattern(text: &str) -> Result<regex::bytes::Regex, regex::Error> {
+    regex::bytes::RegexBuilder::new(text)
+        .size_limit(PATTERN_BYTES_MAX)
+        .dfa_size_limit(PATTERN_BYTES_MAX)
+        .build()
 }
 
 /// What shows that a run still does its work.
@@ -52,6 +73,8 @@ enum Written {
     Http { at: Endpoint, path: String },
     Exec(Vec<String>),
     Notify,
+    Fd(u8),
+    Log(String),
     Watchdog,
 }
 
@@ -70,6 +93,8 @@ impl From<Sign> for Written {
         match sign {
             Sign::Probe(probe) => probe.into(),
             Sign::Notify => Self::Notify,
+            Sign::Fd(number) => Self::Fd(number),
+            Sign::Log(pattern) => Self::Log(pattern),
         }
     }
 }
@@ -92,6 +117,8 @@ impl TryFrom<Written> for Sign {
             Written::Http { at, path } => Self::Probe(Probe::Http { at, path }),
             Written::Exec(argv) => Self::Probe(Probe::Exec(argv)),
             Written::Notify => Self::Notify,
+            Written::Fd(number) => Self::Fd(number),
+            Written::Log(pattern) => Self::Log(pattern),
             Written::Watchdog => return Err("no sign that a run is ready"),
         })
     }
@@ -106,7 +133,9 @@ impl TryFrom<Written> for Pulse {
             Written::Http { at, path } => Self::Probe(Probe::Http { at, path }),
             Written::Exec(argv) => Self::Probe(Probe::Exec(argv)),
             Written::Watchdog => Self::Watchdog,
-            Written::Notify => return Err("no sign of a run's health"),
+            Written::Notify | Written::Fd(_) | Written::Log(_) => {
+                return Err("no sign of a run's health");
+            }
         })
     }
 }
@@ -125,11 +154,13 @@ impl fmt::Display for Sign {
         match self {
             Self::Probe(probe) => probe.fmt(f),
             Self::Notify => f.write_str("`READY=1`"),
+            Self::Fd(number) => write!(f, "a line on descriptor {number}"),
+            Self::Log(pattern) => write!(f, "a line of its output like `{pattern}`"),
         }
     }
 }
 
-/// What a run says of itself, as sd_notify(3) has it. What is not known there is passed over.
+/// What a run says of itself, as sd_notify(3) has it, or shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Word {
     /// It can do its work: for the first time, or again after `Reloading`.
@@ -140,6 +171,10 @@ pub enum Word {
     Stopping,
     /// What it does, for people: one line of [`Word::STATUS_CHARS_MAX`] at most, nothing but text.
     Status(String),
+    /// It has written a line to the descriptor that is there for it.
+    Wrote,
+    /// It has written the line to its output that is waited for.
+    Logged,
     /// What it is at takes longer: it will say more within this time.
     Extend(Duration),
     /// It does its work.

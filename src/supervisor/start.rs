@@ -518,7 +518,12 @@ fn adopt(
             continue;
         }
         match processes.adopt(child, last.run, pid, start_ticks) {
-            Adoption::Live => processes.hear_again(child, last.run, &last.spec),
+            Adoption::Live => {
+                processes.hear_again(child, last.run, &last.spec);
+                if !last.ready {
+                    processes.await_sign_again(child, last.run, &last.spec);
+                }
+            }
             Adoption::Gone(exit) => ended.push((child.clone(), last.run, exit)),
             Adoption::Doubt(why) => doubted.push((child.clone(), last.run, why)),
         }

@@ -330,6 +330,91 @@ fn a_child_that_falls_silent_is_replaced_and_one_that_says_that_it_is_ill_at_onc
 }
 
 #[test]
+fn a_line_on_a_descriptor_shows_a_child_ready_also_while_no_server_lives() {
+    let mut sandbox = Sandbox::new("mode: quiet").with_own_program();
+    sandbox.start_server();
+    let (first, second) = (sandbox.gate("first"), sandbox.gate("second"));
+    let ready = "ready: {fd: 3, timeout: 1h}\n";
+    let child = |gate: &str| script(&format!("{gate}; echo >&3; exec sleep 300"));
+    sandbox.write("web.yml", &format!("{}{ready}", child(&first)));
+    sandbox.write("db.yml", &format!("{}{ready}", child(&second)));
+    for name in ["web", "db"] {
+        sandbox.done(&["start", name]);
+        let row = sandbox.row(name).unwrap();
+        assert_eq!(row["reason"], "waits for a line on descriptor 3");
+    }
+    sandbox.done(&["upgrade"]);
+    assert_eq!(sandbox.row("web").unwrap()["state"], "starting");
+    sandbox.open_gate("first");
+    sandbox.wait_state("web", "running");
+    assert_eq!(sandbox.row("db").unwrap()["state"], "starting");
+    sandbox.kill_server();
+    sandbox.open_gate("second");
+    let folder = sandbox.root().join("run/notify");
+    let written = |path: PathBuf| fs::read(path).is_ok_and(|text| text == b"\n");
+    wait_for("the line", PATIENCE, || {
+        let mut all = fs::read_dir(&folder).unwrap();
+        all.any(|entry| written(entry.unwrap().path()))
+    });
+    sandbox.start_server();
+    sandbox.wait_state("db", "running");
+    wait_for("nothing is left", PATIENCE, || sockets(&sandbox).is_empty());
+    // What is not written in time has failed.
+    let late = "ready: {fd: 4, timeout: 300ms}\n";
+    sandbox.write("late.yml", &format!("{}{late}", script("exec sleep 300")));
+    sandbox.done(&["start", "late"]);
+    let row = sandbox.wait_state("late", "failed");
+    let why = "not ready within 300ms: not seen: a line on descriptor 4";
+    assert_eq!(row["reason"], why);
+}
+
+#[test]
+fn a_line_of_its_output_shows_a_child_ready_also_while_no_server_lives() {
+    let mut sandbox = Sandbox::new("mode: quiet").with_own_program();
+    sandbox.start_server();
+    let gate = sandbox.gate("open");
+    let child = script(&format!(
+        "echo begun; {gate}; echo ready in 5 ms; exec sleep 300"
+    ));
+    let ready = "ready: {log: '^ready in \\d+ ms$', timeout: 1h}\n";
+    sandbox.write("web.yml", &format!("{child}{ready}"));
+    for _ in 0..2 {
+        // What an earlier run has said is none of this one's.
+        sandbox.done(&["trystart", "web"]);
+        let row = sandbox.row("web").unwrap();
+        let reason = r"waits for a line of its output like `^ready in \d+ ms$`";
+        assert_eq!(
+            (&row["state"], &row["reason"]),
+            (&json!("starting"), &json!(reason))
+        );
+        sandbox.open_gate("open");
+        sandbox.wait_state("web", "running");
+    }
+    sandbox.done(&["restart", "web"]);
+    sandbox.done(&["upgrade"]);
+    sandbox.kill_server();
+    sandbox.open_gate("open");
+    let out = sandbox.log_dir().join("web.out");
+    wait_for("its word", PATIENCE, || {
+        fs::read_to_string(&out).is_ok_and(|text| text.matches("ready in").count() == 3)
+    });
+    sandbox.start_server();
+    sandbox.wait_state("web", "running");
+    sandbox.write(
+        "null.yml",
+        &format!("{SLEEPER}output: [{{stdout: /dev/null}}, {{stderr: /dev/null}}]\n{ready}"),
+    );
+    let refused = sandbox.client(&["start", "null"]);
+    assert_eq!(refused.code, 1);
+    assert!(
+        refused
+            .stderr
+            .contains("neither stream goes to a regular file"),
+        "{refused:?}"
+    );
+}
+
+#[test]
 fn a_status_is_harmless_and_bounded() {
     let sandbox = Sandbox::start("mode: quiet");
     let does = "speak qq{STATUS=a\\e[2J\\e]0;x\\ab\\rc\\nREADY=1}";

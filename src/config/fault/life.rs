@@ -14,6 +14,10 @@ pub(in crate::config) enum LifeFault {
     NothingTried,
     #[error("`health.timeout` is the time of a probe, and here none is tried")]
     NothingTimed,
+    #[error("`ready.log` takes a regular expression: {why}")]
+    Pattern { why: String },
+    #[error("`ready.log` has nothing to read: both outputs are the server's own")]
+    NothingLogged,
     #[error("`{field}` can only be `true`")]
     OnlyTrue { field: &'static str },
     #[error("`{field}` takes a port or \"ADDRESS:PORT\", not {found}")]
@@ -45,6 +49,10 @@ impl LifeFault {
             Self::NothingTimed => {
                 "remove it: `interval` and `failures` say how long it may be silent"
             }
+            Self::Pattern { .. } => {
+                "in single quotes YAML leaves it as it is: `log: '^ready in \\d+ ms$'`"
+            }
+            Self::NothingLogged => "give one of them a file: `output: [{stdout: NAME.out}]`",
             Self::OnlyTrue { .. } => "write `true`, or remove the line",
             Self::Endpoint { .. } => "such as `8080`, `127.0.0.1:8080` or `[::1]:8080`",
             Self::Url { .. } => {

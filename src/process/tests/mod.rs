@@ -30,6 +30,7 @@ mod hooking;
 mod notifying;
 mod orphans;
 mod pinning;
+mod showing;
 mod starting;
 mod stopping;
 

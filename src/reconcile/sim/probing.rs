@@ -25,6 +25,8 @@ pub(super) struct Showing {
     pub(super) unheard: bool,
     /// Until when it has asked for time to become ready.
     pub(super) asked_until: Option<Mono>,
+    /// What has shown it ready stays where it is written.
+    pub(super) lasts: bool,
     /// Within which time it is to say so, if it has chosen one.
     pub(super) pace: Option<Duration>,
     /// When it has said last that it does its work, or may begin to.

@@ -19,7 +19,7 @@
 //! | `behind N EVENT` | whoever follows does not read: this event was not taken |
 //! | `exited NAME CODE`, `exited NAME SIGNAL` | its process ends |
 //! | `died NAME` | its process ends while no server runs |
-//! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT`, `extend SPAN`, `alive`, `ailing` or `pace SPAN`; an older one does |
+//! | `says NAME WORD`, `said NAME RUN WORD` | the run says `ready`, `reloading`, `stopping`, `status TEXT`, `extend SPAN`, `alive`, `ailing`, `pace SPAN`, `wrote` or `logged`; an older one does |
 //! | `hook NAME ok`, `hook NAME failed WHY` | the program of its hook ends |
 //! | `hook NAME somehow`, `hook NAME gone` | nobody can tell how it ends; it ends while no server runs |
 //! | `refuse haste`, `spawned` | starts take time from now on; the oldest has succeeded |
@@ -463,6 +463,8 @@ impl Stage {
             ["stopping"] => Word::Stopping,
             ["status", text] => Word::Status((*text).to_owned()),
             ["extend", time] => Word::Extend(span(time)),
+            ["wrote"] => Word::Wrote,
+            ["logged"] => Word::Logged,
             ["alive"] => Word::Alive,
             ["ailing"] => Word::Ailing,
             ["pace", time] => Word::Pace(span(time)),
@@ -806,9 +808,18 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
                 });
                 rest
             }
-            ["ready", "notify", timeout, rest @ ..] => {
+            [
+                "ready",
+                sign @ ("notify" | "fd" | "log"),
+                timeout,
+                rest @ ..,
+            ] => {
                 spec.ready = Some(Ready {
-                    sign: Sign::Notify,
+                    sign: match *sign {
+                        "fd" => Sign::Fd(3),
+                        "log" => Sign::Log("up".to_owned()),
+                        _ => Sign::Notify,
+                    },
                     timeout: span(timeout),
                     interval: Ready::INTERVAL,
                 });

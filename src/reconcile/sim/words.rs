@@ -11,6 +11,16 @@ use crate::{
 /// How many words a run says by chance.
 const WORDS: u64 = 5;
 
+/// What shows a run ready by itself, if that does.
+fn shown(sign: &Sign) -> Option<Word> {
+    match sign {
+        Sign::Notify => Some(Word::Ready),
+        Sign::Fd(_) => Some(Word::Wrote),
+        Sign::Log(_) => Some(Word::Logged),
+        Sign::Probe(_) => None,
+    }
+}
+
 impl World {
     /// Settles what a run that has begun will say, and when.
     pub(super) fn plan_words(&mut self, key: &RunKey) {
@@ -24,7 +34,7 @@ impl World {
             self.plan_in(health.interval / 2, Occurrence::Says(key, Word::Alive));
         }
         let ready = spec.ready.as_ref();
-        let Some(ready) = ready.filter(|ready| ready.sign == Sign::Notify) else {
+        let Some((ready, shown)) = ready.and_then(|it| Some((it, shown(&it.sign)?))) else {
             return;
         };
         let rough = self.weather == Weather::Rough;
@@ -33,7 +43,7 @@ impl World {
                 true => self.random.millis(0, 25_000),
                 false => self.random.delay().min(ready.timeout / 2),
             };
-            self.plan_in(span, Occurrence::Says(key.clone(), Word::Ready));
+            self.plan_in(span, Occurrence::Says(key.clone(), shown));
         }
         for _ in 0..self.random.below(WORDS) {
             let span = self.random.millis(0, 40_000);
@@ -42,9 +52,33 @@ impl World {
         }
     }
 
+    /// What is said while no server lives is lost, and what is written is not.
+    pub(super) fn says_unheard(&mut self, key: &RunKey, word: &Word) {
+        if let Some(process) = self.processes.get_mut(key) {
+            let ready = process.spec.ready.as_ref();
+            let sign = ready.and_then(|ready| shown(&ready.sign));
+            let written = [Word::Wrote, Word::Logged].contains(word);
+            process.showing.lasts |= written && sign.as_ref() == Some(word);
+        }
+    }
+
+    /// The next server finds what was written.
+    pub(super) fn find_what_lasts(&mut self) {
+        let lasts = self.processes.iter().filter(|(_, it)| it.showing.lasts);
+        let signs = lasts.filter_map(|(key, it)| {
+            let ready = it.spec.ready.as_ref()?;
+            Some((key.clone(), shown(&ready.sign)?))
+        });
+        for (key, word) in signs.collect::<Vec<_>>() {
+            let span = self.random.delay();
+            self.plan_in(span, Occurrence::Says(key, word));
+        }
+    }
+
     fn some_word(&mut self) -> Word {
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => Word::Ready,
+            8 => Word::Wrote,
             6 => Word::Ailing,
             7 => Word::Pace(self.random.millis(500, 20_000)),
             1 => Word::Reloading,
@@ -84,11 +118,16 @@ impl World {
             return;
         };
         let showing = &mut process.showing;
+        let ready = process.spec.ready.as_ref();
+        if ready.and_then(|ready| shown(&ready.sign)).as_ref() == Some(&word) {
+            showing.told_ready = true;
+            showing.lasts |= word != Word::Ready;
+        }
         match &word {
-            Word::Ready => showing.told_ready = true,
+            Word::Ready | Word::Wrote | Word::Logged => {}
             Word::Extend(time) if process.stop_at.is_some() => {
                 process.put_off = true;
-                let again = *time - *time / 8;
+                let again = (*time - *time / 8).max(Duration::from_secs(1));
                 let stubborn = process.temper.term.is_none();
                 if stubborn {
                     self.plan_in(again, Occurrence::Says(key.clone(), word.clone()));

@@ -789,6 +789,7 @@ impl World {
         let unborn = self.unborn(&boot);
         self.tell(Event::Boot(Box::new(boot)));
         self.tell_gone_suspects();
+        self.find_what_lasts();
         self.check_unborn(&unborn);
         self.check_taken_back();
     }
@@ -931,6 +932,7 @@ impl World {
             self.pass(at - self.now.mono);
             match self.agenda.pop_first() {
                 Some((_, Occurrence::Ends(key, exit))) => self.process_ends(key, exit),
+                Some((_, Occurrence::Says(key, word))) => self.says_unheard(&key, &word),
                 // Nobody is told.
                 Some((_, Occurrence::HookEnds(key, _))) => drop(self.hooks.remove(&key)),
                 Some(_) | None => {}
