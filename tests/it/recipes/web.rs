@@ -177,6 +177,11 @@ pub(super) fn http_server(page: &Page) {
     assert_eq!(history[1]["exit"]["signal"], "SIGTERM", "{history}");
     assert!(!lives(first));
     assert_eq!(row["run"], 2);
+    let why = host.client(&["why", "files"]);
+    assert!(
+        why.stdout.contains("because it failed its health probe"),
+        "{why:?}"
+    );
     assert_eq!(
         fs::read_to_string(host.here("/srv/files/hello.txt")).unwrap(),
         host.types("curl -fsS http://127.0.0.1:8000/hello.txt")
