@@ -243,6 +243,11 @@ impl Ears {
             .collect()
     }
 
+    /// Whether this stands for a socket of ours.
+    pub(super) fn hears(&self, token: Token) -> bool {
+        self.owners.contains_key(&token)
+    }
+
     /// What a socket has to tell; `None` when it is no socket of ours.
     pub(super) fn listen(&mut self, token: Token) -> Option<Option<Fact>> {
         let (child, run) = self.owners.get(&token)?.clone();

@@ -164,6 +164,8 @@ impl Processes {
         tokens.extend(due.map(|(token, _)| *token));
         tokens.extend(std::mem::take(&mut self.unsettled));
         tokens.extend(self.ears.due());
+        // What a run said before it ended is told before its end.
+        tokens.sort_by_key(|token| !self.ears.hears(*token));
         let mut facts: Vec<Fact> = tokens
             .into_iter()
             .filter_map(|token| self.look_at(token))

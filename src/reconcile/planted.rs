@@ -102,6 +102,10 @@ pub(super) enum Bug {
     AnySignCounts,
     /// A run that says that it does its work is not heard.
     WatchdogUnheard,
+    /// The process that a run names is taken for its main one, whose ever it is.
+    MainBelieved,
+    /// A run that names another main process over and over fills the log.
+    MainToldAgain,
     /// A run that is stopped may put its end off as often as it likes.
     StopPutOffForEver,
     /// That a restart is due is not told to those who follow.
@@ -182,6 +186,8 @@ mod switch {
         Bug::FollowersLeft,
         Bug::WatchdogUnheard,
         Bug::AnySignCounts,
+        Bug::MainBelieved,
+        Bug::MainToldAgain,
         Bug::TimersNotHandedOver,
     ];
 

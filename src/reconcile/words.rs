@@ -6,6 +6,8 @@
 //!   while no server lived. Nothing fails it for that: it stays `starting` until it says it again,
 //!   or asks for more time, which shows that it has not.
 //! - What it does is shown, and neither acted upon nor written down: the next server learns it anew.
+//! - Its main process is the one that was started, whatever it names: with that one it ends, is
+//!   stopped, and is found again by the next server. That it has named another is told once.
 //! - A stop may be put off by the run that is stopped, and comes to its end all the same (I8):
 //!   [`STOP_EXTENDED_MAX`].
 //!
@@ -34,6 +36,10 @@ const EXTEND_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// How long a run may be silent at least that chooses itself how long that is.
 const PACE_MIN: Duration = Duration::from_millis(10);
 
+/// What the log is told of a run that names another main process.
+pub(super) const MAIN_STAYS: &str =
+    "`MAINPID` is passed over, and the main process stays what it was";
+
 /// What a live run has said of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Said {
@@ -45,6 +51,16 @@ pub(super) struct Said {
     pub(super) pace: Option<Duration>,
     /// It has asked for more time while it was stopped; it has until then at most.
     pub(super) stop_until: Option<Mono>,
+    #[serde(default)]
+    pub(super) main: Main,
+}
+
+/// Whether the log was told already that a run has named another main process.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Main {
+    #[default]
+    Unquestioned,
+    Told,
 }
 
 /// What a run is at besides its work.
@@ -88,6 +104,7 @@ impl State {
                 Word::Extend(time) => self.extend(turn, name, time.min(EXTEND_MAX)),
                 Word::Alive => self.on_alive(turn, name),
                 Word::Ailing => self.on_ailing_said(turn, name),
+                Word::Main(named) => self.on_main_named(turn, name, named),
                 Word::Pace(time) => {
                     run.said.pace = Some(time.min(EXTEND_MAX));
                     self.on_alive(turn, name);
@@ -114,6 +131,32 @@ impl State {
         if run.is_starting() && (counts || planted(Bug::AnySignCounts)) {
             self.is_ready(turn, name);
         }
+    }
+
+    /// A run names its main process, which stays the one that was started.
+    fn on_main_named(&mut self, turn: &mut Turn, name: &ChildName, named: Option<i32>) {
+        let Some(run) = self.children.get_mut(name).and_then(|it| it.run.as_mut()) else {
+            return;
+        };
+        let Some(pid) = run.pid.filter(|pid| named != Some(*pid)) else {
+            return;
+        };
+        if planted(Bug::MainBelieved) {
+            run.pid = named;
+        }
+        let before = std::mem::replace(&mut run.said.main, Main::Told);
+        if before == Main::Told && !planted(Bug::MainToldAgain) {
+            return;
+        }
+        let named = match named {
+            Some(named) => format!("it names process {named}"),
+            None => "it names no process".to_owned(),
+        };
+        let line = turn.log(Level::Warn, name, MAIN_STAYS);
+        line.run = Some(run.id);
+        line.detail = Some(format!(
+            "{named}, and the run began with process {pid} and ends with it; help: have the program stay in the foreground"
+        ));
     }
 
     /// A run says that it does its work.

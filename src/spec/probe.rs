@@ -183,6 +183,8 @@ pub enum Word {
     Ailing,
     /// From now on it says within this time that it does its work.
     Pace(Duration),
+    /// Its main process is this one, as it says; `None` is what cannot be the number of a process.
+    Main(Option<i32>),
 }
 
 impl Word {

@@ -271,6 +271,66 @@ fn a_socket_is_its_users_and_goes_with_its_run() {
 }
 
 #[test]
+fn a_child_that_names_another_main_process_keeps_its_own_and_the_log_says_so_once() {
+    let mut sandbox = Sandbox::start("mode: quiet");
+    sandbox.write("db.yml", SLEEPER);
+    sandbox.done(&["start", "db"]);
+    let db = pid_of(&sandbox.row("db").unwrap());
+    let server = sandbox.json(&["info"])["pid"].clone();
+    let stranger = std::process::id();
+    for gate in ["own", "end", "over"] {
+        sandbox.gate(gate);
+    }
+    let others = format!("{db} {server} {stranger} 0 1 -1 99999999999999999999 2147483647");
+    let does = format!(
+        "speak qq{{MAINPID=$$\\nSTATUS=own}}; at 'own'; \
+         for (qw({others})) {{ speak qq{{MAINPID=$_\\nSTATUS=$_}}; \
+         until (-e qq{{after$_}}) {{ select(undef, undef, undef, 0.01) }} }} \
+         my $pid = fork(); if (!$pid) {{ at 'over'; exit 0 }} \
+         open(my $f, '>', 'fork'); print $f $pid; close $f; \
+         speak qq{{MAINPID=$pid\\nREADY=1}}; at 'end'; speak qq{{MAINPID=$pid}}; exit 3"
+    );
+    let child = speaker(&sandbox, "web", &does);
+    sandbox.write("web.yml", &format!("{child}{NOTIFY}"));
+    let pid = sandbox.done(&["start", "web"])["pid"].clone();
+    let warning = "`MAINPID` is passed over, and the main process stays what it was";
+    let told = |sandbox: &Sandbox| sandbox.server_log().matches(warning).count();
+    wait_for("its own", PATIENCE, || status(&sandbox) == "own");
+    assert_eq!(told(&sandbox), 0);
+    sandbox.open_gate("own");
+    for other in others.split(' ') {
+        wait_for(other, PATIENCE, || status(&sandbox) == other);
+        assert_eq!(told(&sandbox), 1, "{}", sandbox.server_log());
+        assert_eq!(sandbox.row("web").unwrap()["pid"], pid);
+        fs::write(sandbox.root().join(format!("after{other}")), "").unwrap();
+    }
+    sandbox.wait_state("web", "running");
+    assert_eq!(told(&sandbox), 1, "{}", sandbox.server_log());
+    assert_eq!(sandbox.row("web").unwrap()["pid"], pid);
+    // The next server finds the process that was started, and not one that was named.
+    sandbox.restart_server();
+    let row = sandbox.row("web").unwrap();
+    assert_eq!((&row["state"], &row["pid"]), (&json!("running"), &pid));
+    // It says so and is gone, as a daemon's parent does, and was heard all the same.
+    sandbox.open_gate("end");
+    let row = sandbox.wait_state("web", "exited");
+    assert_eq!(
+        (&row["pid"], &row["exit"]["code"]),
+        (&Value::Null, &json!(3))
+    );
+    assert_eq!(told(&sandbox), 2, "{}", sandbox.server_log());
+    let own = format!("and the run began with process {pid} and ends with it");
+    assert!(sandbox.server_log().contains(&own));
+    assert_eq!(pid_of(&sandbox.row("db").unwrap()), db);
+    // The one that it named was left alone.
+    let fork = fs::read_to_string(sandbox.root().join("fork")).unwrap();
+    let fork = fork.parse().unwrap();
+    assert!(lives(fork));
+    sandbox.open_gate("over");
+    wait_for("its end", PATIENCE, || !lives(fork));
+}
+
+#[test]
 fn a_child_that_never_stops_talking_keeps_nobody_waiting_and_fills_no_log() {
     let sandbox = Sandbox::start("mode: quiet");
     let does = "my $n = 0; while (1) { $n++; speak qq{READY=1\\nSTATUS=$n\\nRELOADING=1}; speak 'x' x 6000 }";

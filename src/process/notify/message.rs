@@ -69,8 +69,14 @@ fn word(key: &str, value: &str) -> Option<Word> {
         "WATCHDOG" => yes(Word::Alive),
         "WATCHDOG_USEC" => micros(value).map(Word::Pace),
         "EXTEND_TIMEOUT_USEC" => micros(value).map(Word::Extend),
+        "MAINPID" => Some(Word::Main(pid(value))),
         _ => None,
     }
+}
+
+/// The number of a process. Zero and less stand for groups, and for everybody.
+fn pid(value: &str) -> Option<i32> {
+    value.parse().ok().filter(|pid| *pid > 0)
 }
 
 /// A whole number of microseconds, more than none.
@@ -136,6 +142,23 @@ mod tests {
         let watchdog = "WATCHDOG_USEC=2000000\nWATCHDOG=1\nWATCHDOG=trigger\nWATCHDOG=2";
         let pace = Word::Pace(Duration::from_secs(2));
         assert_eq!(words(watchdog), [pace, Word::Alive, Word::Ailing]);
+        for (value, pid) in [
+            ("7", Some(7)),
+            ("1", Some(1)),
+            ("2147483647", Some(i32::MAX)),
+            ("2147483648", None),
+            ("18446744073709551623", None),
+            ("0", None),
+            ("-1", None),
+            ("-2147483648", None),
+            ("", None),
+            (" 7", None),
+            ("7 ", None),
+            ("0x7", None),
+            ("seven", None),
+        ] {
+            assert_eq!(words(&format!("MAINPID={value}")), [Word::Main(pid)]);
+        }
         assert!(Message::read(b"BARRIER=1").barrier);
         assert!(!Message::read(b"BARRIER=0").barrier);
     }

@@ -152,6 +152,33 @@ async fn a_datagram_that_is_too_long_is_passed_over_and_the_next_one_heard() {
 }
 
 #[tokio::test]
+async fn what_is_said_before_an_end_is_told_comes_before_it() {
+    let mut world = World::hearing();
+    let path = world.start_speaker(ONE).await;
+    let mouth = mouth(&path);
+    let pid = world.process().pid;
+    let number = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(number, rustix::process::Signal::KILL).unwrap();
+    until("its end", || !lives(pid)).await;
+    // A daemon that was forked off speaks for the run as well.
+    mouth
+        .send(format!("MAINPID={}", i32::MAX).as_bytes())
+        .unwrap();
+    let facts = world.facts().await;
+    let [
+        Fact::Notified { words, .. },
+        Fact::Exited {
+            exit: Exit::Signal(9),
+            ..
+        },
+    ] = facts.as_slice()
+    else {
+        panic!("{facts:?}")
+    };
+    assert_eq!(*words, [Word::Main(Some(i32::MAX))]);
+}
+
+#[tokio::test]
 async fn thousands_of_datagrams_keep_nobody_waiting() {
     let mut world = World::hearing();
     let path = world.start_speaker(ONE).await;

@@ -183,8 +183,15 @@ impl World {
                 .children
                 .get(&row.name)
                 .and_then(|it| it.run.as_ref());
-            if row.pid != run.and_then(|run| run.pid) {
+            let shown = run.and_then(|run| run.pid);
+            let real = run.and_then(|run| self.processes.get(&(row.name.clone(), run.id)));
+            let real = real.map(|process| process.pid);
+            if row.pid != shown {
                 self.blame(|_| format!("I5: the row of {} shows a wrong process", row.name));
+            }
+            // Whatever a run says of it.
+            if row.pid.is_some() && real.is_some() && real != row.pid {
+                self.blame(|_| format!("I1: another process counts as {}", row.name));
             }
         }
     }

@@ -25,6 +25,7 @@ use crate::{
         past::HISTORY_LEN_MAX,
         program::HookId,
         record::{OrderId, Record, Store, Wanted},
+        words::MAIN_STAYS,
     },
     spec::{ChildName, Digest, Exit, Hook, Mode, Mono, OnExit, RunId, StopPolicy, Verb},
 };
@@ -120,6 +121,8 @@ pub(super) struct Checks {
     good: BTreeMap<ChildName, Digest>,
     /// Who was stopped since its file changed.
     pub(super) stopped: BTreeSet<ChildName>,
+    /// The runs of which the log was told that they name another main process.
+    main_told: BTreeSet<RunKey>,
     /// Whom a hook may have stopped.
     pub(super) stop_targets: BTreeSet<ChildName>,
     /// Who was stopped by anybody since the server started.
@@ -246,6 +249,7 @@ impl World {
         checks.booted = self.now.mono;
         checks.settings = boot.settings.clone();
         checks.view.clear();
+        checks.main_told.clear();
         checks.absent.clear();
         checks.loadpaths.clear();
         let children = boot.memory.children.iter();
@@ -826,6 +830,12 @@ impl World {
     fn check_line(&mut self, line: &Line) {
         let Some(child) = &line.child else { return };
         match line.what {
+            MAIN_STAYS => {
+                let Some(run) = line.run else { return };
+                if !self.checks.main_told.insert((child.clone(), run)) {
+                    self.blame(|_| format!("{child} run {run} fills the log"));
+                }
+            }
             "started" => {
                 let Some(run) = line.run else { return };
                 let process = self.processes.get(&(child.clone(), run));

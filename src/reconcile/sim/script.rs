@@ -468,6 +468,8 @@ impl Stage {
             ["alive"] => Word::Alive,
             ["ailing"] => Word::Ailing,
             ["pace", time] => Word::Pace(span(time)),
+            ["main", "nobody"] => Word::Main(None),
+            ["main", pid] => Word::Main(Some(pid.parse().expect("a pid"))),
             other => panic!("no run says this: {other:?}"),
         };
         self.tell(Event::Notified {

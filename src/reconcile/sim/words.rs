@@ -76,16 +76,24 @@ impl World {
     }
 
     fn some_word(&mut self) -> Word {
-        match self.random.below(9) {
+        match self.random.below(10) {
             0 => Word::Ready,
             8 => Word::Wrote,
             6 => Word::Ailing,
             7 => Word::Pace(self.random.millis(500, 20_000)),
             1 => Word::Reloading,
+            // Itself, another's process, nobody, or nonsense.
+            9 => Word::Main(self.some_pid()),
             2 => Word::Status("busy".to_owned()),
             3 => Word::Stopping,
             _ => Word::Extend(self.random.millis(1, 20_000)),
         }
+    }
+
+    fn some_pid(&mut self) -> Option<i32> {
+        let above = u64::try_from(self.next_pid).unwrap_or_default() + 2;
+        let pid = self.random.below(above);
+        i32::try_from(pid).ok().filter(|pid| *pid > 0)
     }
 
     /// What is told to end may ask for more time, over and over.
@@ -154,6 +162,13 @@ impl World {
                 }
             }
             Word::Ailing => showing.given_up = true,
+            Word::Main(named) => {
+                // One that names another does so again.
+                if *named != Some(process.pid) && self.random.percent(50) {
+                    let span = self.random.delay();
+                    self.plan_in(span, Occurrence::Says(key.clone(), word.clone()));
+                }
+            }
             Word::Extend(_) | Word::Reloading | Word::Stopping | Word::Status(_) => {}
         }
         let (child, run) = key;
