@@ -122,6 +122,7 @@ impl World {
         if let Some(start) = self.told_to_start(&key) {
             return self.plan(start, Occurrence::Says(key, word));
         }
+        let silent = self.is_silent(&key);
         let Some(process) = self.processes.get_mut(&key) else {
             return;
         };
@@ -146,6 +147,8 @@ impl World {
                 showing.asked_until = showing.asked_until.max(Some(now + *time));
             }
             Word::Alive | Word::Pace(_) => {
+                // Whoever is to replace it may be on his way.
+                showing.given_up |= silent;
                 showing.alive_at = Some(now);
                 let health = process.spec.health.as_ref();
                 let interval = health.map(|health| health.interval);
