@@ -874,7 +874,12 @@ impl World {
         let store = stores.into_iter().find(|store| of(*store).next().is_some());
         if let Some(store) = store {
             for record in of(store).take(whole) {
-                if matches!(record, Record::Asked { .. } | Record::Answered { .. }) {
+                // What the next server knows by it.
+                let counts = matches!(
+                    record,
+                    Record::Asked { .. } | Record::Answered { .. } | Record::Ended { .. }
+                );
+                if counts {
                     self.check_record(None, record);
                 }
                 self.memory.apply(record);
