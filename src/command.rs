@@ -16,16 +16,18 @@ use serde::{Deserialize, Serialize, Serializer};
 
 mod child_event;
 mod exit;
+mod failure;
 mod goal;
 mod why;
 
 pub use self::{
     child_event::{ChildEvent, Follow, Told},
     exit::{ExitAt, HowEnded},
+    failure::{ErrorCode, Failure},
     goal::{Goal, WAIT_TIME, WAIT_TIME_MAX},
     why::Why,
 };
-use crate::spec::{ChildName, Digest, Mode, RunId, Verb, Wall};
+use crate::spec::{ChildName, Condition, Digest, Mode, RunId, Verb, Wall};
 
 /// A checked command, as the core carries it out. What `serde` writes of it is for the next program
 /// of an upgrade, and not what stands on the wire.
@@ -225,144 +227,6 @@ impl From<Verb> for Op {
             Verb::Trystart => Self::Trystart,
             Verb::Stop => Self::Stop,
         }
-    }
-}
-
-/// Why a command was not done. Contract: spelled as in DESIGN section 6.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[allow(
-    missing_docs,
-    reason = "the names are the contract; docs/PROTOCOL.md explains each"
-)]
-pub enum ErrorCode {
-    AlreadyRunning,
-    NotRunning,
-    HookFailed,
-    SpawnFailed,
-    NotReady,
-    Superseded,
-    TooLarge,
-    ShuttingDown,
-    Internal,
-    BadRequest,
-    Unauthorized,
-    Forbidden,
-    ProtectedMode,
-    ServerChanged,
-    UnknownChild,
-    InvalidConfig,
-    Conflict,
-    HookCycle,
-    Unreachable,
-    Timeout,
-    Busy,
-}
-
-impl ErrorCode {
-    /// Every code, in the order of their exit codes.
-    pub const ALL: [Self; 21] = [
-        Self::AlreadyRunning,
-        Self::NotRunning,
-        Self::HookFailed,
-        Self::SpawnFailed,
-        Self::NotReady,
-        Self::Superseded,
-        Self::TooLarge,
-        Self::ShuttingDown,
-        Self::Internal,
-        Self::BadRequest,
-        Self::Unauthorized,
-        Self::Forbidden,
-        Self::ProtectedMode,
-        Self::ServerChanged,
-        Self::UnknownChild,
-        Self::InvalidConfig,
-        Self::Conflict,
-        Self::HookCycle,
-        Self::Unreachable,
-        Self::Timeout,
-        Self::Busy,
-    ];
-
-    /// The code as it stands on the wire.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::AlreadyRunning => "already_running",
-            Self::NotRunning => "not_running",
-            Self::HookFailed => "hook_failed",
-            Self::SpawnFailed => "spawn_failed",
-            Self::NotReady => "not_ready",
-            Self::Superseded => "superseded",
-            Self::TooLarge => "too_large",
-            Self::ShuttingDown => "shutting_down",
-            Self::Internal => "internal",
-            Self::BadRequest => "bad_request",
-            Self::Unauthorized => "unauthorized",
-            Self::Forbidden => "forbidden",
-            Self::ProtectedMode => "protected_mode",
-            Self::ServerChanged => "server_changed",
-            Self::UnknownChild => "unknown_child",
-            Self::InvalidConfig => "invalid_config",
-            Self::Conflict => "conflict",
-            Self::HookCycle => "hook_cycle",
-            Self::Unreachable => "unreachable",
-            Self::Timeout => "timeout",
-            Self::Busy => "busy",
-        }
-    }
-
-    /// The exit code of a client that met this error.
-    #[must_use]
-    pub fn exit_code(self) -> u8 {
-        match self {
-            Self::AlreadyRunning
-            | Self::NotRunning
-            | Self::HookFailed
-            | Self::SpawnFailed
-            | Self::NotReady
-            | Self::Superseded
-            | Self::TooLarge
-            | Self::ShuttingDown
-            | Self::Internal => 1,
-            Self::BadRequest => 2,
-            Self::Unauthorized | Self::Forbidden | Self::ProtectedMode | Self::ServerChanged => 4,
-            Self::UnknownChild => 5,
-            Self::InvalidConfig | Self::Conflict | Self::HookCycle => 6,
-            Self::Unreachable | Self::Timeout | Self::Busy => 7,
-        }
-    }
-}
-
-impl fmt::Display for ErrorCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A refusal: the `error` object of an answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Failure {
-    /// Which of the contract's codes.
-    pub code: ErrorCode,
-    /// What failed and why, for a person; may have several lines.
-    pub message: String,
-}
-
-impl Failure {
-    /// A refusal with this code and message.
-    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
-    }
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.code, self.message)
     }
 }
 
@@ -581,12 +445,26 @@ pub struct Row {
     /// Everything wrong with its file, each fault as a whole diagnostic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<String>,
+    /// Whom it depends on, in the order of their names; only `check NAME` shows them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends_on: Vec<RowDependency>,
     /// More that only `check NAME` shows, by title.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,
     /// Its latest runs, the newest first; only `check NAME` shows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryRun>,
+}
+
+/// A child on which another depends.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RowDependency {
+    /// Which.
+    pub name: ChildName,
+    /// How it has to be.
+    pub condition: Condition,
+    /// Whether it is.
+    pub met: bool,
 }
 
 /// One run in the history of a child.

@@ -7,6 +7,7 @@
 
 use std::{
     borrow::Borrow,
+    collections::BTreeMap,
     fmt,
     ops::{Add, Sub},
     path::{Path, PathBuf},
@@ -17,9 +18,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod depends;
 mod probe;
 mod stop;
 
+pub use depends::{Condition, Dependencies, Dependency};
 pub use probe::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST, Word, log_pattern};
 pub use stop::{NoSignal, SignalNumber, StopAct, StopPolicy, StopScope, StopStep};
 
@@ -340,7 +343,10 @@ pub struct Spec {
     /// Whether a run that is ready still does its work; `None`: that is not looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
-    /// The fingerprint of all the above but `path`.
+    /// Whom it waits for before it starts, and how they have to be.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub depends_on: Dependencies,
+    /// The fingerprint of all the above but `path`, and the places of dependencies.
     pub digest: Digest,
 }
 

@@ -14,6 +14,7 @@ use std::{
 
 use super::{
     CHILD_BYTES_MAX, Diagnostic, command,
+    depends::{self, Need},
     diagnostic::{Source, Span},
     digest,
     fault::LifeFault,
@@ -57,6 +58,7 @@ struct Fields {
     stop: Option<StopPolicy>,
     ready: Option<Option<Ready>>,
     health: Option<Option<Health>>,
+    depends_on: Option<Vec<Need>>,
 }
 
 /// The fields of a child's file, first the one that has no default.
@@ -75,6 +77,9 @@ const FIELDS: &[Rule<Fields>] = &[
     rule("stop", |c, f, fields| fields.stop = stop::policy(c, f)),
     rule("ready", |c, f, fields| fields.ready = probe::ready(c, f)),
     rule("health", |c, f, fields| fields.health = probe::health(c, f)),
+    rule("depends_on", |c, f, fields| {
+        fields.depends_on = depends::depends_on(c, f)
+    }),
     rule("workdir", |c, f, fields| fields.workdir = c.directory(f)),
 ];
 
@@ -100,6 +105,9 @@ pub fn child(
     let text = text_of(path, bytes, CHILD_BYTES_MAX)?;
     let mut checker = Checker::new(Source { path, text });
     let own = own_fields(&mut checker);
+    if let Some(needs) = &own.depends_on {
+        depends::check_self(&mut checker, needs, name);
+    }
     match own.command.clone() {
         Some(command) if !checker.has_faults() => {
             let spec = assemble(name, path, command, &own, context);
@@ -166,6 +174,7 @@ fn assemble(
         .unwrap_or_default();
     let restart = own.restart.as_ref().or(default.restart.as_ref());
     let stop = own.stop.as_ref().or(default.stop.as_ref());
+    let needs = own.depends_on.as_ref().or(default.depends_on.as_ref());
     let folder = path.parent().unwrap_or(Path::new("/"));
     let mut spec = Spec {
         path: path.to_owned(),
@@ -180,6 +189,7 @@ fn assemble(
         stop: stop.cloned().unwrap_or_default(),
         ready: own.ready.clone().or(default.ready.clone()).flatten(),
         health: own.health.clone().or(default.health.clone()).flatten(),
+        depends_on: depends::dependencies(needs, name),
         digest: digest::NONE,
     };
     spec.digest = digest::of(&spec, workdir.map(PathBuf::as_path));
@@ -214,7 +224,7 @@ pub(super) mod tests {
     }
 
     /// A context with these lines as `defaults`.
-    fn with_defaults(lines: &str) -> ChildContext {
+    pub(in crate::config) fn with_defaults(lines: &str) -> ChildContext {
         let lines: String = lines.lines().map(|line| format!("  {line}\n")).collect();
         let text = format!("loadpaths: [/srv/children]\ndefaults:\n{lines}");
         let host = Host {

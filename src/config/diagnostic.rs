@@ -206,6 +206,14 @@ impl Source<'_> {
         }
     }
 
+    /// Where a span begins.
+    pub(super) fn place(&self, span: Span) -> Place {
+        let (line, line_span) = self.line_of(span.start);
+        let start = self.boundary(span.start).min(line_span.end);
+        let column = self.text[line_span.start..start].chars().count() + 1;
+        Place { line, column }
+    }
+
     /// The line, from 1, that a byte stands in.
     pub(super) fn line_number(&self, at: usize) -> usize {
         self.line_of(at).0

@@ -69,6 +69,14 @@ pub(super) fn of(spec: &Spec, workdir: Option<&Path>) -> Digest {
         form.field("health.times", times);
         form.field("health.failures", [&failures.to_le_bytes()[..]]);
     }
+    if !spec.depends_on.is_empty() {
+        let parts = spec.depends_on.iter().flat_map(|(name, dependency)| {
+            let condition = dependency.condition.as_str();
+            [name.as_str().as_bytes(), condition.as_bytes()]
+        });
+        let parts: Vec<&[u8]> = parts.collect();
+        form.field("depends_on", parts);
+    }
     let mut digest = NONE;
     for (byte, hashed) in digest.0.iter_mut().zip(form.0.finalize()) {
         *byte = hashed;
@@ -351,6 +359,10 @@ mod tests {
             "command: sleep 10\nhealth: {exec: x, failures: 2}",
             "command: sleep 10\nhealth: {exec: x, timeout: 2s}",
             "command: sleep 10\nhealth: {exec: x, interval: 2s}",
+            "command: sleep 10\ndepends_on: {a: ready}",
+            "command: sleep 10\ndepends_on: {a: started}",
+            "command: sleep 10\ndepends_on: {b: ready}",
+            "command: sleep 10\ndepends_on: {a: ready, b: ready}",
         ];
         let mut seen = BTreeMap::new();
         for text in all {

@@ -30,7 +30,15 @@ pub(super) const CHILD_KEYS: &[&str] = &["command"];
 
 /// Keys that apply to every child only as defaults.
 pub(super) const DEFAULT_KEYS: &[&str] = &[
-    "output", "repeat", "hooks", "restart", "stop", "ready", "health", "workdir",
+    "output",
+    "repeat",
+    "hooks",
+    "restart",
+    "stop",
+    "ready",
+    "health",
+    "depends_on",
+    "workdir",
 ];
 
 #[cfg(test)]

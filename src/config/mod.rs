@@ -5,8 +5,8 @@
 //! this code panic, recurse without bound, or take more than a moment.
 //!
 //! Reading order: [`Diagnostic`]; `node` and `tree` (bytes to values with places), `rules` and
-//! `values` (what every field's check is made of), `child` with `command`, `output`, `hooks` and
-//! `restart`, `server` with `server_fields`, `key_scope`, `digest`; `fault` holds every message, `suggest` and
+//! `values` (what every field's check is made of), `child` with `command`, `depends`, `output`,
+//! `hooks` and `restart`, `server` with `server_fields`, `key_scope`, `digest`; `fault` holds every message, `suggest` and
 //! `keys` what they guess.
 //!
 //! Absent on purpose: files, the clock, the environment, users and directories that exist. All
@@ -14,6 +14,7 @@
 
 mod child;
 mod command;
+mod depends;
 mod diagnostic;
 mod digest;
 mod fault;

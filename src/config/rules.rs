@@ -13,7 +13,7 @@
 use std::path::Path;
 
 use super::{
-    diagnostic::{Diagnostic, Source, Span},
+    diagnostic::{Diagnostic, Place, Source, Span},
     fault::Fault,
     node::{Entry, Kind, Node, Value},
     suggest::nearest,
@@ -131,6 +131,15 @@ impl<'n> Field<'n> {
         entry.map(|entry| entry.key_span)
     }
 
+    /// The value of one key of a mapping of names, called as the mapping.
+    pub(super) fn entry(self, entry: &'n Entry) -> Self {
+        Self {
+            name: self.name,
+            at: entry.key_span,
+            node: &entry.node,
+        }
+    }
+
     /// The entry of a list, called as the list.
     pub(super) fn item(self, node: &'n Node) -> Self {
         Self {
@@ -173,6 +182,11 @@ impl<'a> Checker<'a> {
             start,
             end: start + c.len_utf8(),
         })
+    }
+
+    /// The file, and the place of this in it.
+    pub(super) fn place(&self, span: Span) -> (&'a Path, Place) {
+        (self.source.path, self.source.place(span))
     }
 
     pub(super) fn has_faults(&self) -> bool {

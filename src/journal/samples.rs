@@ -50,6 +50,7 @@ pub(super) fn spec(child: &str, command: Vec<String>) -> Spec {
         stop: crate::spec::StopPolicy::default(),
         ready: None,
         health: None,
+        depends_on: crate::spec::Dependencies::new(),
         digest: Digest([7; 16]),
     }
 }

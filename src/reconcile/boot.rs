@@ -13,12 +13,14 @@ use super::{
     child::{Armed, Child, Last, Phase, Run, Rung},
     effect::Level,
     event::{Boot, JobId, StartKind},
+    graph::{self, Declared},
     job::{Job, Posthooks, Step},
     listing::{Content, Update},
     memory::{Remembered, RememberedEnd, RememberedRun},
     planted::{Bug, planted},
     probes::Probed,
-    record::Record,
+    record::{Record, Wanted},
+    remembered::RememberedOrder,
     runs::Then,
     shutdown::Mainstay,
     timers::Timer,
@@ -72,6 +74,15 @@ pub fn faults(listing: &Update) -> Vec<String> {
         .iter()
         .flat_map(|loadpath| loadpath.faults.clone())
         .collect();
+    let entries = listing.entries.iter();
+    let listed: BTreeMap<&ChildName, &Content> = entries
+        .filter_map(|(name, entry)| Some((name, &entry.as_ref()?.content)))
+        .collect();
+    let lookup = |name: &ChildName| match listed.get(name) {
+        Some(Content::Good(spec)) => Declared::Good(spec),
+        Some(Content::Bad(_) | Content::Conflict) => Declared::Otherwise,
+        None => Declared::Not,
+    };
     for (name, entry) in &listing.entries {
         match entry.as_ref().map(|entry| (&entry.content, &entry.paths)) {
             Some((Content::Bad(found), _)) => faults.extend(found.iter().cloned()),
@@ -83,7 +94,8 @@ pub fn faults(listing: &Update) -> Vec<String> {
                 text.push_str("\nhelp: remove or rename all but one");
                 faults.push(text);
             }
-            Some((Content::Good(_), _)) | None => {}
+            Some((Content::Good(spec), _)) => faults.extend(graph::faults(name, spec, &lookup)),
+            None => {}
         }
     }
     faults
@@ -139,13 +151,21 @@ impl State {
         if !planted(Bug::RemovalUnwatchedNotMissed) {
             self.miss(turn, &lived);
         }
+        let one_of_all = |(name, it): &(ChildName, RememberedOrder)| {
+            (it.wanted == Wanted::StopAsOneOfAll).then(|| name.clone())
+        };
+        let held = |(name, child): (&ChildName, &Child)| child.hold.map(|_| name.clone());
+        let stopped = orders.values().filter_map(one_of_all);
+        let stopped = stopped
+            .chain(self.children.iter().filter_map(held))
+            .collect();
         let names: Vec<ChildName> = self.children.keys().cloned().collect();
         for name in names {
             let past = match renewed.contains(&name) {
                 true => Past::Renewed,
                 false => Past::Counts,
             };
-            self.open(turn, &name, start, past);
+            self.open(turn, &name, start, past, &stopped);
             self.kill_unwanted_hook(turn, &name, start);
         }
         self.take_up_orders(turn, start, orders);
@@ -353,7 +373,15 @@ impl State {
     }
 
     /// Decides what a child is to this start: new, or what it was.
-    fn open(&mut self, turn: &mut Turn, name: &ChildName, start: StartKind, past: Past) {
+    /// `stopped` are those that are being stopped, or are to be.
+    fn open(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        start: StartKind,
+        past: Past,
+        stopped: &BTreeSet<ChildName>,
+    ) {
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -371,7 +399,7 @@ impl State {
             self.cancel_due(turn, name);
         }
         self.tell_hold(turn, name);
-        self.go_on_with(turn, name);
+        self.go_on_with(turn, name, stopped);
         turn.unsettle(name);
     }
 
@@ -407,7 +435,7 @@ impl State {
     }
 
     /// Takes a live run on as it was: running, or being stopped.
-    fn go_on_with(&mut self, turn: &mut Turn, name: &ChildName) {
+    fn go_on_with(&mut self, turn: &mut Turn, name: &ChildName, stopped: &BTreeSet<ChildName>) {
         let Some(child) = self.children.get(name) else {
             return;
         };
@@ -421,7 +449,7 @@ impl State {
         line.run = Some(id);
         line.detail = Some(format!("pid {pid}"));
         if (held || stopping) && !planted(Bug::StopNotTakenUp) {
-            self.stop_again(turn, name, replacing);
+            self.stop_again(turn, name, replacing, stopped);
         } else if run_is_ready {
             self.look_at_health(turn, name);
         } else {
@@ -431,7 +459,17 @@ impl State {
 
     /// Goes on with a stop that a dead server had begun, or had promised with a hold. Nobody
     /// knows which signals were sent: the ladder begins anew (I8).
-    fn stop_again(&mut self, turn: &mut Turn, name: &ChildName, replacing: bool) {
+    fn stop_again(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        replacing: bool,
+        stopped: &BTreeSet<ChildName>,
+    ) {
+        let after = match self.children.get(name).is_some_and(Child::is_stopping) {
+            true => BTreeMap::new(),
+            false => self.to_end_before(name, stopped),
+        };
         let Some(child) = self.children.get_mut(name) else {
             return;
         };
@@ -453,11 +491,16 @@ impl State {
         if job.by.cause == Cause::NotReady {
             job.posthooks = Posthooks::None;
         }
+        job.after = after;
+        let waits = !job.after.is_empty();
         let id = JobId(self.number());
         self.jobs.insert(id, job);
         if let Some(child) = self.children.get_mut(name) {
             child.job = Some(id);
             child.retry = None;
+        }
+        if waits {
+            return self.put_off(turn, name, id);
         }
         let then = if replacing {
             Then::Replaced

@@ -24,6 +24,8 @@ pub enum Cause {
     NotReady,
     /// Probes of its health failed.
     Unhealthy,
+    /// Another child depends on it.
+    Dependency,
     /// The server started.
     Boot,
     /// A new file.
@@ -85,6 +87,7 @@ impl Cause {
             Self::Policy => "policy",
             Self::NotReady => "not_ready",
             Self::Unhealthy => "unhealthy",
+            Self::Dependency => "dependency",
             Self::Boot => "boot",
             Self::New => "new",
             Self::Changed => "changed",
@@ -105,6 +108,7 @@ impl Cause {
             Self::Policy => "policy",
             Self::NotReady => "not ready",
             Self::Unhealthy => "unhealthy",
+            Self::Dependency => "dependency",
             Self::Boot => "boot",
             Self::New => "new file",
             Self::Changed => "file changed",
@@ -129,6 +133,7 @@ mod tests {
             Cause::Policy,
             Cause::NotReady,
             Cause::Unhealthy,
+            Cause::Dependency,
             Cause::Boot,
             Cause::New,
             Cause::Changed,

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     backoff::Streak,
     cause::{Cause, Origin},
+    depends::Due,
     event::JobId,
     followers::LastTold,
     listing::{Content, Entry},
@@ -42,6 +43,9 @@ pub(super) struct Child {
     pub(super) fresh_by_file: bool,
     /// The digest that was tried by itself without success: not again until the file changes.
     pub(super) tried: Option<Digest>,
+    /// It starts as soon as what it depends on is there; what runs is looked at anew then.
+    #[serde(default)]
+    pub(super) due: Option<Due>,
     /// The names whose listing must change before another try makes sense.
     pub(super) blocked: BTreeSet<ChildName>,
     /// Its file is gone: since when, from where, and how much that is believed.
@@ -287,6 +291,7 @@ impl Child {
         job_starts
             || doubted
             || self.retry.is_some()
+            || self.due.is_some()
             || self.armed.is_some()
             || !self.blocked.is_empty()
     }
@@ -307,7 +312,7 @@ impl Child {
             StateName::Pending
         } else if self.may_be_suspect() {
             StateName::Failed
-        } else if !self.blocked.is_empty() {
+        } else if self.due.is_some() || !self.blocked.is_empty() {
             StateName::Pending
         } else if self.retry.is_some() {
             StateName::Backoff

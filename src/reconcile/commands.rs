@@ -1,6 +1,9 @@
 //! What clients ask: each request is answered exactly once (I5).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -184,9 +187,12 @@ impl State {
         let mut batch = Batch::new(Everything::Stopped, Some(request), asker);
         batch.missing = names.len();
         self.batches.insert(id, batch);
+        let all: BTreeSet<ChildName> = names.iter().cloned().collect();
         let jobs = names.into_iter().map(|name| {
+            let after = self.to_end_before(&name, &all);
             let mut job = Job::new(name, Verb::Stop, by.clone(), Some(Waiter::Batch(id)));
             job.posthooks = Posthooks::StartingNothing;
+            job.after = after;
             job
         });
         let mut jobs: Vec<Job> = jobs.collect();

@@ -133,6 +133,7 @@ fn is_idle(child: &Child) -> bool {
         || !child.queue.is_empty()
         || child.hook.is_some()
         || child.armed.is_some()
+        || child.due.is_some()
         || child.retry.is_some();
     child.entry.is_none() && !child.is_live() && child.hold.is_none() && believed && !awaited
 }

@@ -81,10 +81,12 @@ impl State {
                 Step::Prehook(wait) | Step::Posthook(wait) => *wait = HookWait::Job(sub),
                 Step::Queued
                 | Step::Reading
+                | Step::Depends
                 | Step::Checking
                 | Step::StoppingOld
                 | Step::Recording
                 | Step::Spawning
+                | Step::Dependents
                 | Step::Stopping
                 | Step::Closing => {}
             }
@@ -124,10 +126,12 @@ impl State {
             (
                 Step::Queued
                 | Step::Reading
+                | Step::Depends
                 | Step::Checking
                 | Step::StoppingOld
                 | Step::Recording
                 | Step::Spawning
+                | Step::Dependents
                 | Step::Stopping
                 | Step::Closing,
                 Ok(()) | Err(_),
@@ -185,16 +189,17 @@ impl State {
     /// busy with waits, directly or not, for `parent` itself.
     pub(super) fn would_wait_for_itself(&self, parent: JobId, target: &ChildName) -> bool {
         let ancestors = self.ancestors(parent);
-        let mut at = self.job_of(target);
-        // Each job is met at most once on a way without a cycle.
-        for _ in 0..=self.jobs.len() {
-            let Some(id) = at else { return false };
+        let mut seen = BTreeSet::new();
+        let mut next: Vec<JobId> = self.job_of(target).into_iter().collect();
+        while let Some(id) = next.pop() {
             if ancestors.contains(&id) {
                 return true;
             }
-            at = self.waits_for(id);
+            if seen.insert(id) {
+                next.extend(self.waits_for(id));
+            }
         }
-        true
+        false
     }
 
     /// A job and all that wait for it through hooks.
@@ -213,12 +218,15 @@ impl State {
         all
     }
 
-    /// The job that must end before this one can go on.
-    fn waits_for(&self, id: JobId) -> Option<JobId> {
-        let job = self.jobs.get(&id)?;
+    /// The jobs that must end before this one can go on.
+    fn waits_for(&self, id: JobId) -> Vec<JobId> {
+        let Some(job) = self.jobs.get(&id) else {
+            return Vec::new();
+        };
         match job.step {
-            Step::Queued => self.children.get(&job.child)?.job,
-            Step::Prehook(HookWait::Job(sub)) | Step::Posthook(HookWait::Job(sub)) => Some(sub),
+            Step::Queued => self.job_of(&job.child).into_iter().collect(),
+            Step::Depends => self.starts_awaited_by(job),
+            Step::Prehook(HookWait::Job(sub)) | Step::Posthook(HookWait::Job(sub)) => vec![sub],
             Step::Prehook(HookWait::Program | HookWait::Gone)
             | Step::Posthook(HookWait::Program | HookWait::Gone)
             | Step::Reading
@@ -226,8 +234,9 @@ impl State {
             | Step::StoppingOld
             | Step::Recording
             | Step::Spawning
+            | Step::Dependents
             | Step::Stopping
-            | Step::Closing => None,
+            | Step::Closing => Vec::new(),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One order under way: who gave it, who waits for it, and how far it is.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +38,12 @@ pub(super) struct Job {
     pub(super) read: BTreeSet<ChildName>,
     /// The names whose files or holds keep it from starting.
     pub(super) blocked_by: BTreeSet<ChildName>,
+    /// Those on whom its child depends that were started for it, or were on their way.
+    #[serde(default)]
+    pub(super) brought: BTreeSet<ChildName>,
+    /// The runs that are to end before a stop begins.
+    #[serde(default)]
+    pub(super) after: BTreeMap<ChildName, RunId>,
     /// What will be started.
     pub(super) spec: Option<Arc<Spec>>,
     /// A program of a dead server that may be its hook's, and ended before it came to that.
@@ -87,6 +96,8 @@ pub(super) enum Step {
     Queued,
     /// The files are being read again.
     Reading,
+    /// It is waited for what the child depends on.
+    Depends,
     /// A prehook runs.
     Prehook(HookWait),
     /// It is being seen whether the new run could start.
@@ -97,6 +108,8 @@ pub(super) enum Step {
     Recording,
     /// The order to spawn was given.
     Spawning,
+    /// It is waited for the end of those that depend on the child.
+    Dependents,
     /// The run is being stopped.
     Stopping,
     /// The posthook runs.
@@ -148,6 +161,8 @@ impl Job {
             step: Step::Queued,
             read: BTreeSet::new(),
             blocked_by: BTreeSet::new(),
+            brought: BTreeSet::new(),
+            after: BTreeMap::new(),
             spec: None,
             ended_hook: None,
             ended: None,
@@ -188,6 +203,7 @@ impl Job {
             | Cause::Policy
             | Cause::NotReady
             | Cause::Unhealthy
+            | Cause::Dependency
             | Cause::Removed
             | Cause::Shutdown
             | Cause::Reboot => false,
@@ -199,6 +215,7 @@ impl Job {
         match self.by.cause {
             Cause::Policy
             | Cause::Unhealthy
+            | Cause::Dependency
             | Cause::Boot
             | Cause::New
             | Cause::Changed

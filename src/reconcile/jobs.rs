@@ -10,6 +10,7 @@ use super::{
     orders::{log_taken_up, note_answered},
     planted::{Bug, planted},
     record::Record,
+    timers::Timer,
 };
 use crate::{
     command::{ErrorCode, Failure},
@@ -119,11 +120,12 @@ impl State {
         }
     }
 
-    /// Whether this job is a start that waits for its prehook while nothing runs.
+    /// Whether this job is a start that waits for others or its prehook while nothing runs.
     fn is_pending(&self, id: JobId) -> bool {
         self.jobs.get(&id).is_some_and(|job| {
             let live = self.is_live(&job.child);
-            job.starts() && !live && matches!(job.step, Step::Prehook(_))
+            let waits = matches!(job.step, Step::Depends | Step::Prehook(_));
+            job.starts() && !live && waits
         })
     }
 
@@ -142,6 +144,10 @@ impl State {
         if let Some(ticket) = job.ticket {
             self.tickets.remove(&ticket);
         }
+        if job.step == Step::Depends {
+            self.timers.cancel(&Timer::Dependencies(job.child.clone()));
+        }
+        self.patient.remove(&id);
         if let Some(child) = self.children.get_mut(&job.child) {
             if child.job == Some(id) {
                 child.job = None;
@@ -219,10 +225,12 @@ impl State {
             | Step::Posthook(HookWait::Gone)
             | Step::Queued
             | Step::Reading
+            | Step::Depends
             | Step::Checking
             | Step::StoppingOld
             | Step::Recording
             | Step::Spawning
+            | Step::Dependents
             | Step::Stopping
             | Step::Closing => {}
         }
@@ -234,10 +242,13 @@ impl State {
         };
         job.waiters.retain(|waiter| *waiter != Waiter::Hook(parent));
         let begun = match job.step {
-            Step::Queued | Step::Reading | Step::Prehook(_) | Step::Checking => false,
+            Step::Queued | Step::Reading | Step::Depends | Step::Prehook(_) | Step::Checking => {
+                false
+            }
             Step::StoppingOld
             | Step::Recording
             | Step::Spawning
+            | Step::Dependents
             | Step::Stopping
             | Step::Posthook(_)
             | Step::Closing => true,

@@ -21,10 +21,10 @@ use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
 pub use super::remembered::RememberedEnd;
 
-/// How many orders of one child may be without an answer: one under way, those behind it, the
-/// release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
+/// How many orders of one child may be without an answer: one under way, those behind it, one that
+/// waits for what the child depends on, the release of its hold, and a stop that overtakes them. Past that, as only damage can bring about,
 /// the oldest go.
-pub const ORDERS_KEPT_MAX: usize = QUEUE_LEN_MAX + 3;
+pub const ORDERS_KEPT_MAX: usize = QUEUE_LEN_MAX + 4;
 
 /// What the records of both stores amount to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

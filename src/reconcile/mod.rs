@@ -12,7 +12,7 @@
 //! | state | live process | what it waits for |
 //! |---|---|---|
 //! | `stopped` | no | an operator; it never ran, or ended by order |
-//! | `pending` | no | a prehook, or a child its prehook needs; then it starts |
+//! | `pending` | no | those it depends on, a prehook, or a child its prehook needs; then it starts |
 //! | `starting` | being made | the spawn |
 //! | `running` | yes | nothing |
 //! | `stopping` | yes | the end of its process: TERM, grace, KILL |
@@ -20,8 +20,9 @@
 //! | `backoff` | no | the time of its next restart |
 //! | `failed` | no | an operator or a changed file; it could not start, or was given up |
 //!
-//! Orders (`job`) move a child: a start-like one goes reading, prehook, checking, stopping the old
-//! run, recording, spawning; a stop goes stopping, posthook, closing. Each child has at most one
+//! Orders (`job`) move a child: a start-like one goes reading, waiting for what the child depends
+//! on, prehook, checking, stopping the old run, recording, spawning; a stop goes waiting for those
+//! that depend on the child, stopping, posthook, closing. Each child has at most one
 //! order under way and a bounded queue. A stop does not queue: it ends the start under way, which
 //! is answered `superseded`.
 //!
@@ -47,11 +48,13 @@ mod boot;
 pub mod cause;
 mod child;
 mod commands;
+mod depends;
 mod desired;
 pub mod effect;
 pub mod event;
 mod followers;
 mod forget;
+mod graph;
 mod hooks;
 mod job;
 mod jobs;
@@ -99,7 +102,7 @@ use self::{
     event::{BatchId, Event, JobId, RequestId, Settings, Ticket},
     followers::Feed,
     forget::{Missing, Removed},
-    job::{Job, Posthooks},
+    job::Job,
     listing::Loadpath,
     numbers::Numbers,
     planted::{Bug, planted},
@@ -114,6 +117,7 @@ use crate::spec::{ChildName, Mono, Spec, Time, Verb};
 
 pub use self::{
     boot::{faults, refusal},
+    depends::DEPENDENCIES_TIME,
     followers::{EVENTS_KEPT_MAX, FOLLOWERS_MAX, FOLLOWERS_PER_ASKER_MAX},
     probes::READY_PROBE_TIME_MAX,
     waits::{WAITS_MAX, WAITS_PER_ASKER_MAX},
@@ -170,6 +174,12 @@ pub struct State {
     numbers: Numbers,
     /// Children that wait for the file or the hold of another.
     blocked: BTreeSet<ChildName>,
+    /// The orders that wait for children that another depends on, or that depend on it.
+    #[serde(default)]
+    patient: BTreeSet<JobId>,
+    /// Children that start as soon as what they depend on is there.
+    #[serde(default)]
+    due: BTreeSet<ChildName>,
     /// The child with which the server ends.
     #[serde(default)]
     mainstay: Option<Mainstay>,
@@ -283,6 +293,8 @@ impl State {
             suspects: Suspects::default(),
             numbers: Numbers::default(),
             blocked: BTreeSet::new(),
+            patient: BTreeSet::new(),
+            due: BTreeSet::new(),
             mainstay: None,
             ending: None,
             next_number: 0,
@@ -331,7 +343,7 @@ impl State {
             Event::Deadline => {}
         }
         self.fire(&mut turn);
-        self.settle(&mut turn);
+        self.look_at_patient(&mut turn);
         self.look_at_waits(&mut turn);
         self.end_with_mainstay(&mut turn);
         self.tell_changes(&mut turn);
@@ -357,6 +369,7 @@ impl State {
                 Timer::Quiet(home) => self.on_quiet(turn, &home),
                 Timer::Confirm => self.confirm_removals(turn),
                 Timer::Wait(id) => self.on_wait_due(turn, id),
+                Timer::Dependencies(child) => self.on_dependencies_late(turn, &child),
             }
         }
     }
@@ -388,7 +401,8 @@ impl State {
             self.retry_now(turn, name);
             return;
         }
-        if self.relisting {
+        // What waits for others to be as it needs them is wanted already.
+        if self.relisting || (child.due.is_some() && !child.is_live()) {
             return;
         }
         match desired::want(name, child, &self.settings, turn.cause) {
@@ -398,7 +412,7 @@ impl State {
                 self.order(turn, name, Verb::Restart, Cause::Changed.into(), None);
             }
             desired::Want::Stop => {
-                self.stop(turn, name, Cause::Removed.into(), Posthooks::All, None);
+                self.stop_removed(turn, name);
             }
         }
     }

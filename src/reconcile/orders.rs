@@ -7,7 +7,7 @@
 //!   of arrival. Nobody waits for their answers any more: the log is told.
 //! - What hooks, repeats and the core itself order is not written down: it is decided again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     State, Turn,
@@ -71,6 +71,13 @@ impl State {
         start: StartKind,
         orders: BTreeMap<OrderId, (ChildName, RememberedOrder)>,
     ) {
+        let stopped = orders.values();
+        let stopped = stopped.filter(|(_, asked)| asked.wanted == Wanted::StopAsOneOfAll);
+        let stopped = stopped.map(|(name, _)| name);
+        // Of some the order is done with, and the end has yet to come.
+        let held = self.children.iter().filter(|(_, it)| it.hold.is_some());
+        let held = held.map(|(name, _)| name);
+        let stopped: BTreeSet<ChildName> = stopped.chain(held).cloned().collect();
         for (name, asked) in orders.into_values() {
             let command = format!("`{} {name}`", asked.wanted.verb());
             match start {
@@ -78,7 +85,7 @@ impl State {
                 StartKind::Continued => {
                     let what = "a command that a dead server had taken is taken up";
                     turn.log(Level::Info, &name, what).detail = Some(command);
-                    self.take_up(turn, &name, asked);
+                    self.take_up(turn, &name, asked, &stopped);
                 }
                 StartKind::Fresh => {
                     let what = "a command without an answer is dropped: the server had ended";
@@ -90,7 +97,14 @@ impl State {
         }
     }
 
-    fn take_up(&mut self, turn: &mut Turn, name: &ChildName, asked: RememberedOrder) {
+    /// Goes on with one of them; `stopped` are those that are stopped with all others.
+    fn take_up(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        asked: RememberedOrder,
+        stopped: &BTreeSet<ChildName>,
+    ) {
         let verb = match asked.wanted {
             Wanted::Release => return self.release_again(turn, name, asked),
             // The run that it was to replace may have been stopped for it.
@@ -107,6 +121,7 @@ impl State {
         job.order = Some(asked.order);
         if asked.wanted == Wanted::StopAsOneOfAll {
             job.posthooks = Posthooks::StartingNothing;
+            job.after = self.to_end_before(name, stopped);
         }
         if verb == Verb::Stop {
             self.place_stop(turn, job);

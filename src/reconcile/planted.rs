@@ -108,6 +108,18 @@ pub(super) enum Bug {
     MainToldAgain,
     /// A run that is stopped may put its end off as often as it likes.
     StopPutOffForEver,
+    /// A child starts whatever those do on whom it depends.
+    DependenciesIgnored,
+    /// An order waits for them without end.
+    DependenciesWithoutEnd,
+    /// Who waits for them is not looked at again.
+    DueForgotten,
+    /// What a client ordered and waits for them is forgotten with its server.
+    DueNotKept,
+    /// Nobody looks whether they wait in a circle.
+    CircleNotRefused,
+    /// Those on whom another depends are stopped before it has ended.
+    StopsOutOfOrder,
     /// That a restart is due is not told to those who follow.
     BackoffNotTold,
     /// Who follows one child hears of all.
@@ -181,6 +193,12 @@ mod switch {
         Bug::WordOfAnyRun,
         Bug::UnheardFails,
         Bug::StopPutOffForEver,
+        Bug::DependenciesIgnored,
+        Bug::DependenciesWithoutEnd,
+        Bug::DueForgotten,
+        Bug::DueNotKept,
+        Bug::CircleNotRefused,
+        Bug::StopsOutOfOrder,
         Bug::BackoffNotTold,
         Bug::FollowersHearAll,
         Bug::FollowersLeft,

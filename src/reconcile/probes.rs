@@ -224,6 +224,7 @@ impl State {
         let took = humantime::format_duration(Duration::from_millis(took));
         line.detail = Some(format!("after {took}"));
         self.look_at_health(turn, name);
+        self.unblock(turn, name);
     }
 
     fn note_failure(&mut self, name: &ChildName, why: String) {

@@ -360,6 +360,7 @@ impl State {
             if sync && !child.is_live() {
                 self.cancel_due(turn, name);
             }
+            self.forget_due(turn, name, None);
             turn.unsettle(name);
         }
     }

@@ -121,6 +121,7 @@ impl State {
             }
             ErrorCode::AlreadyRunning
             | ErrorCode::HookFailed
+            | ErrorCode::DependencyFailed
             | ErrorCode::SpawnFailed
             | ErrorCode::NotReady
             | ErrorCode::TooLarge

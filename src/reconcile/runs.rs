@@ -69,6 +69,7 @@ impl State {
         });
         child.retry = None;
         child.blocked.clear();
+        self.forget_due(turn, name, order);
         self.timers.cancel(&Timer::Retry(name.clone()));
         let spec = Arc::clone(spec);
         turn.emit(Effect::Spawn {
@@ -122,6 +123,7 @@ impl State {
             self.arm(turn, name, id, repeat);
         }
         self.look_for_ready(turn, name);
+        self.unblock(turn, name);
         self.job_saw_spawn(turn, name, id, pid);
     }
 
@@ -462,7 +464,7 @@ impl State {
     }
 
     /// Writes down that a stop begins and what follows it, all at once.
-    fn note_stopping(&self, turn: &mut Turn, name: &ChildName, by: &Origin, then: Then) {
+    pub(super) fn note_stopping(&self, turn: &mut Turn, name: &ChildName, by: &Origin, then: Then) {
         let Some(run) = self.children.get(name).and_then(|child| child.run.as_ref()) else {
             return;
         };
@@ -525,8 +527,10 @@ fn ordered_by(run: &Run, job: Option<&Job>) -> Option<Origin> {
             cause,
             asker: run.stop_asker.clone(),
         }),
-        // A stop that overtook the start waits to know whom to signal.
-        Phase::Spawning => job.filter(|job| !job.starts()).map(|job| job.by.clone()),
-        Phase::Running => None,
+        // A stop that overtook the start waits to know whom to signal, and another for the end of
+        // those that depend on the child.
+        Phase::Spawning | Phase::Running => {
+            job.filter(|job| !job.starts()).map(|job| job.by.clone())
+        }
     }
 }

@@ -1,7 +1,11 @@
 //! The server's end: what is under way is ended in order, then the last words are said.
 
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 use super::{
     State, Turn,
@@ -100,6 +104,7 @@ impl State {
         asker: Option<Arc<Asker>>,
     ) {
         self.end_waits(turn);
+        self.forget_all_due(turn);
         let stop = children == KillChildren::Stop || self.settings.on_exit == OnExit::Stop;
         for job in self.jobs.values_mut() {
             job.posthooks = Posthooks::StartingNothing;
@@ -116,13 +121,17 @@ impl State {
             }
         }
         if stop {
-            for name in &names {
-                if self.is_live(name) {
-                    let posthooks = Posthooks::StartingNothing;
-                    let cause = Cause::Shutdown;
-                    let asker = asker.clone();
-                    self.stop(turn, name, Origin { cause, asker }, posthooks, None);
-                }
+            let live = names.iter().filter(|name| self.is_live(name));
+            let live: BTreeSet<ChildName> = live.cloned().collect();
+            for name in &live {
+                let by = Origin::new(Cause::Shutdown, asker.clone());
+                let mut job = Job::new(name.clone(), Verb::Stop, by, None);
+                job.posthooks = Posthooks::StartingNothing;
+                job.after = match patience {
+                    Patience::AsEachChildSays => self.to_end_before(name, &live),
+                    Patience::None => BTreeMap::new(),
+                };
+                self.place_stop(turn, job);
             }
         }
     }
@@ -170,6 +179,7 @@ impl State {
         let waits = child.job.is_some() || child.doubt || self.relisting;
         let fires = |armed: &Armed| child.counts(armed) && armed.repeat.action != Verb::Stop;
         let due = (child.retry.is_some() && !planted(Bug::MainstayTooSoon))
+            || child.due.is_some()
             || !child.blocked.is_empty()
             || child.armed.as_ref().is_some_and(fires);
         (!child.is_live() && !waits && !due).then(|| (mainstay.child.clone(), exit))
@@ -181,10 +191,15 @@ impl State {
         let job = self.job_of(name);
         job.and_then(|id| self.jobs.get(&id))
             .is_some_and(|job| match job.step {
-                Step::Queued | Step::Reading | Step::Prehook(_) | Step::Checking => job.starts(),
+                Step::Queued
+                | Step::Reading
+                | Step::Depends
+                | Step::Prehook(_)
+                | Step::Checking => job.starts(),
                 Step::Recording => everything_stops,
                 Step::StoppingOld
                 | Step::Spawning
+                | Step::Dependents
                 | Step::Stopping
                 | Step::Posthook(_)
                 | Step::Closing => false,
@@ -194,6 +209,9 @@ impl State {
     /// KILL now instead of when the grace, or a posthook's time, is over.
     fn spend_no_grace(&mut self, turn: &mut Turn, name: &ChildName) {
         let job = self.job_of(name);
+        if let Some(id) = job {
+            self.kill_put_off(turn, id);
+        }
         if job.is_some_and(|id| self.runs_posthook(id)) {
             self.cut_program_short(turn, name);
         }

@@ -64,6 +64,12 @@ impl State {
             self.finish(turn, id, Err(Failure::new(ErrorCode::HookFailed, message)));
             return;
         }
+        if job.by.cause == Cause::Dependency && held {
+            let message = format!("`{name}` is held by an operator's `stop`");
+            let failure = Failure::new(ErrorCode::DependencyFailed, message);
+            self.finish(turn, id, Err(failure));
+            return;
+        }
         job.step = Step::Reading;
         job.read.insert(name.clone());
         if job.follows_listing() {
@@ -115,10 +121,17 @@ impl State {
                 return;
             }
         };
-        let (names, failure) = match self.chain(&name, spec.prehook.as_ref()) {
+        let (mut names, mut failure) = match self.chain(&name, spec.prehook.as_ref()) {
             Chain::Good(names) => (names, None),
             Chain::Bad(failure, names) => (names, Some(failure)),
         };
+        names.extend(self.needed_by(&spec));
+        let faults = self.graph_faults(&name, &spec);
+        let in_graph = !faults.is_empty() && !planted(Bug::CircleNotRefused);
+        if in_graph {
+            failure = Some(Failure::new(ErrorCode::InvalidConfig, faults.join("\n")));
+        }
+        let live = self.is_live(&name);
         let Some(job) = self.jobs.get_mut(&id) else {
             return;
         };
@@ -134,10 +147,18 @@ impl State {
         }
         if let Some(failure) = failure {
             job.blocked_by = names;
+            self.forget_due(turn, &name, None);
+            // What files do not bring about again stays due until they are mended.
+            let again = matches!(cause, Cause::Policy | Cause::Dependency);
+            if in_graph && again && !live {
+                self.stay_due(turn, id);
+                self.finish(turn, id, Err(failure));
+                return;
+            }
             self.fail_start(turn, id, failure);
             return;
         }
-        self.run_prehook(turn, id, &name, &spec);
+        self.await_dependencies(turn, id, &name, &spec);
     }
 
     /// Whether this order makes sense in the state the child is in, and with which spec.
@@ -389,7 +410,7 @@ impl State {
         };
         match self.jobs.get(&id).map(|job| job.step) {
             Some(Step::Spawning) => self.fail_start(turn, id, why),
-            Some(Step::Stopping) => {
+            Some(Step::Stopping | Step::Dependents) => {
                 // Its stop overtook it: there is nothing to stop any more, and nothing failed.
                 if let Some(child) = self.children.get_mut(name) {
                     child.failure = None;
@@ -399,6 +420,7 @@ impl State {
             Some(
                 Step::Queued
                 | Step::Reading
+                | Step::Depends
                 | Step::Prehook(_)
                 | Step::Checking
                 | Step::StoppingOld
@@ -419,7 +441,7 @@ impl State {
             return;
         };
         match job.step {
-            Step::Stopping => self.stop_saw_end(turn, id, ended),
+            Step::Stopping | Step::Dependents => self.stop_saw_end(turn, id, ended),
             Step::StoppingOld if job.spec.is_none() => {
                 // A dead server's replacement: its hooks are run anew, by the files of today.
                 job.ended = Some(ended);
@@ -442,6 +464,7 @@ impl State {
             }
             Step::Queued
             | Step::Reading
+            | Step::Depends
             | Step::Prehook(_)
             | Step::Checking
             | Step::Recording

@@ -4,6 +4,7 @@ use super::{
     Awaited, State, Turn,
     cause::{Cause, Origin},
     child::Phase,
+    desired,
     effect::{Effect, Level},
     event::JobId,
     hooks::Chain,
@@ -35,6 +36,14 @@ impl State {
         self.place_stop(turn, job);
     }
 
+    /// Stops a child whose file is gone, after those that depend on it and go with it.
+    pub(super) fn stop_removed(&mut self, turn: &mut Turn, name: &ChildName) {
+        let by = Cause::Removed.into();
+        let mut job = Job::new(name.clone(), Verb::Stop, by, None);
+        job.after = self.dependents(name, &|_, child| desired::is_gone_for_good(child));
+        self.place_stop(turn, job);
+    }
+
     /// Begins an order to stop, unless there is nothing to stop or one is under way.
     pub(super) fn place_stop(&mut self, turn: &mut Turn, mut job: Job) {
         let name = &job.child.clone();
@@ -61,6 +70,11 @@ impl State {
             self.refuse(turn, &job, failure);
             return;
         }
+        if job.posthooks == Posthooks::All && job.by.cause == Cause::Command {
+            let dependents = self.direct_dependents(name).into_iter();
+            let note = |it: &ChildName| format!("`{it}` depends on it, and runs on");
+            job.notes.extend(dependents.map(note));
+        }
         self.note_asked(turn, &mut job);
         self.supersede(turn, name, Overtaken::ByStop);
         let id = JobId(self.number());
@@ -74,7 +88,10 @@ impl State {
             self.hold(turn, name, id);
         }
         let live = self.is_live(name);
-        if live {
+        let waits = self.jobs.get(&id).is_some_and(|job| !job.after.is_empty());
+        if live && waits {
+            self.put_off(turn, name, id);
+        } else if live {
             self.begin_ladder(turn, name, &by, Then::Rest);
         } else {
             self.rest(turn, name, by);
@@ -99,7 +116,12 @@ impl State {
         let name = &job.child.clone();
         let (by, posthooks) = (job.by.clone(), job.posthooks);
         let cause = by.cause;
+        let at_once = job.after.is_empty();
         self.join(turn, id, job);
+        if at_once {
+            // Who stops it alone does not wait for others.
+            self.begin_stop(turn, id);
+        }
         self.take_over_failed(turn, id, &by, posthooks);
         if posthooks == Posthooks::StartingNothing {
             self.let_posthook_start_nothing(turn, id);
@@ -179,6 +201,7 @@ impl State {
             child.retry = None;
             child.blocked.clear();
         }
+        self.forget_due(turn, name, None);
     }
 
     /// A child at rest that was told to stop is `stopped`, whatever it was before.

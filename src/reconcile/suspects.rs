@@ -369,6 +369,7 @@ impl State {
             | Cause::Settings
             | Cause::Hook
             | Cause::Repeat
+            | Cause::Dependency
             | Cause::Removed
             | Cause::Shutdown
             | Cause::Reboot => ErrorCode::HookFailed,

@@ -27,6 +27,8 @@ pub(super) enum Timer {
     Quiet(PathBuf),
     /// Stands in for the rescan that confirms removals where rescans are off.
     Confirm,
+    /// The end of the time for which an order waits for what its child depends on.
+    Dependencies(ChildName),
     /// The end of a wait's time.
     Wait(RequestId),
 }

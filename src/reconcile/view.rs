@@ -54,8 +54,10 @@ impl State {
             held_since: child.hold.map(Stamp),
             faults: match child.entry.as_ref().map(|entry| &entry.content) {
                 Some(Content::Bad(faults)) => faults.to_vec(),
-                Some(Content::Good(_) | Content::Conflict) | None => Vec::new(),
+                Some(Content::Good(spec)) => self.graph_faults(name, spec),
+                Some(Content::Conflict) | None => Vec::new(),
             },
+            depends_on: Vec::new(),
             details: BTreeMap::new(),
             history: Vec::new(),
         }
@@ -65,6 +67,7 @@ impl State {
     pub(super) fn add_details(&self, row: &mut Row, name: &ChildName, child: &Child) {
         let spec = child.run.as_ref().map(|run| &run.spec).or(child.in_force());
         let Some(spec) = spec else { return };
+        row.depends_on = self.rows_of_dependencies(spec);
         let mut add = |title: &str, text: String| {
             row.details.insert(title.to_owned(), text);
         };
@@ -147,7 +150,7 @@ impl State {
             on_exit: self.settings.on_exit,
             startup: self.settings.startup.iter().cloned().collect(),
             loadpaths: loadpaths.collect(),
-            faults: self.notes(),
+            faults: [self.notes(), self.all_graph_faults()].concat(),
             counts,
         }
     }
@@ -161,6 +164,9 @@ impl State {
                 .suspicion_of(name, child)
                 .or_else(|| child.failure.clone()),
             StateName::Starting | StateName::Running => {
+                if let Some(why) = self.put_off_reason(child) {
+                    return Some(why);
+                }
                 let run = child.run.as_ref();
                 let probed = run.and_then(probed_reason);
                 let doing = run.and_then(|run| doing_reason(run.said.doing));
@@ -168,6 +174,14 @@ impl State {
             }
             StateName::Exited | StateName::Stopped => child.note.clone(),
         }
+    }
+
+    /// For whose end a stop waits.
+    fn put_off_reason(&self, child: &Child) -> Option<String> {
+        let job = self.jobs.get(&child.job?)?;
+        let names: Vec<String> = job.after.keys().map(|it| format!("`{it}`")).collect();
+        (job.step == Step::Dependents)
+            .then(|| format!("is stopped after what depends on it: {}", names.join(", ")))
     }
 
     fn pending_reason(&self, name: &ChildName, child: &Child) -> String {
@@ -180,6 +194,8 @@ impl State {
                     |hook| format!("waits for prehook `{hook}`"),
                 )
             }
+            Some((Step::Depends, _)) => self.awaited(name),
+            None if child.due.is_some() => self.awaited(name),
             Some((Step::Recording, _)) => "waits for the disk".to_owned(),
             Some((
                 Step::Queued
@@ -187,6 +203,7 @@ impl State {
                 | Step::Checking
                 | Step::StoppingOld
                 | Step::Spawning
+                | Step::Dependents
                 | Step::Stopping
                 | Step::Posthook(_)
                 | Step::Closing,

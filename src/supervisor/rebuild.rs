@@ -219,6 +219,7 @@ fn shown(child: &ChildName, process: Option<FoundProcess>) -> Spec {
         stop: crate::spec::StopPolicy::default(),
         ready: None,
         health: None,
+        depends_on: crate::spec::Dependencies::new(),
         digest: Digest(digest),
     }
 }

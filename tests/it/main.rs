@@ -15,6 +15,7 @@ mod audit;
 mod bad_input;
 mod commands;
 mod container;
+mod depends;
 mod directories;
 mod disk;
 mod environment;

@@ -1,6 +1,8 @@
-//! What can be wrong with how a child is stopped and looked at: `stop`, `ready`, `health`.
+//! What can be wrong with how a child is stopped, looked at and made to wait: `stop`, `ready`,
+//! `health`, `depends_on`.
 
 use super::Quoted;
+use crate::spec::NameError;
 
 /// One way in which one of these fields can be wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +40,12 @@ pub(in crate::config) enum LifeFault {
     LadderStep,
     #[error("the ladder of `stop` has more than {max} steps before `KILL`")]
     LadderTooLong { max: usize },
+    #[error("`depends_on` names no child: {source}")]
+    DependsName { source: NameError },
+    #[error("{child} in `depends_on` is `started`, `ready` or `completed`, not {found}")]
+    Condition { child: Quoted, found: Quoted },
+    #[error("a child in its own `depends_on` waits for itself")]
+    DependsOnItself,
 }
 
 impl LifeFault {
@@ -64,6 +72,13 @@ impl LifeFault {
             Self::LadderAfterKill => "nothing survives it: remove what follows",
             Self::LadderStep => "write one of them, and `wait` for its time",
             Self::LadderTooLong { .. } => "give fewer steps a longer `wait`",
+            Self::DependsName { .. } => {
+                "write the name of a file without its ending: `db` of `db.yml`"
+            }
+            Self::Condition { .. } => {
+                "such as `db: ready`; a program that ends when it is done is `completed`"
+            }
+            Self::DependsOnItself => "remove the line, or write the name of another child",
         }
     }
 }

@@ -45,9 +45,18 @@ struct Row {
     #[serde(default)]
     faults: Vec<String>,
     #[serde(default)]
+    depends_on: Vec<Dependency>,
+    #[serde(default)]
     details: std::collections::BTreeMap<String, String>,
     #[serde(default)]
     history: Vec<history::Run>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Dependency {
+    name: String,
+    condition: String,
+    met: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,6 +144,7 @@ pub(super) fn one(fields: &Fields, paint: Paint) -> Option<String> {
     keys.key("digest", &member(&row.config, "digest"));
     keys.key("stdout", &member(&row.output, "stdout"));
     keys.key("stderr", &member(&row.output, "stderr"));
+    keys.key("depends on", &depends_on(&row.depends_on));
     for (title, detail) in &row.details {
         keys.key(&clean(title), &clean_lines(detail));
     }
@@ -174,6 +184,18 @@ fn hold(row: &Row) -> String {
     let since = row.held_since.as_deref().map(clean);
     let since = since.map(|at| format!("since {at}, ")).unwrap_or_default();
     format!("{since}`start {}` releases it", clean(&row.name))
+}
+
+fn depends_on(all: &[Dependency]) -> String {
+    let line = |it: &Dependency| {
+        let met = match it.met {
+            true => "yes",
+            false => "not yet",
+        };
+        clean(&format!("{} {}: {met}", it.name, it.condition))
+    };
+    let lines: Vec<String> = all.iter().map(line).collect();
+    lines.join("\n")
 }
 
 fn config(config: &Value) -> String {

@@ -124,6 +124,7 @@ impl World {
             stop: crate::spec::StopPolicy::default(),
             ready: None,
             health: None,
+            depends_on: crate::spec::Dependencies::new(),
             digest: Digest([0; 16]),
         }
     }

@@ -40,6 +40,7 @@ fn spec(digest: u8) -> Arc<Spec> {
         stop: crate::spec::StopPolicy::default(),
         ready: None,
         health: None,
+        depends_on: crate::spec::Dependencies::new(),
         digest: Digest([digest; 16]),
     })
 }

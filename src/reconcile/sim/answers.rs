@@ -133,6 +133,11 @@ impl World {
         let core = self.core.children.get(child);
         let live = core.is_some_and(Child::is_live);
         let stands = self.checks.view.get(child).map(|entry| &entry.content);
+        // Its file may say so no more.
+        let spec = core.and_then(Child::in_force);
+        let depends = spec.is_some_and(|spec| !spec.depends_on.is_empty())
+            || core.is_some_and(|it| it.due.is_some())
+            || self.checks.depending.waited.contains(child);
         let wrong = match failure.code {
             ErrorCode::AlreadyRunning => !live || *verb != Verb::Start,
             ErrorCode::NotRunning => {
@@ -145,7 +150,13 @@ impl World {
                         && core.is_some_and(|it| it.job.is_none() && it.retry.is_some()))
             }
             ErrorCode::UnknownChild => stands.is_some(),
-            ErrorCode::InvalidConfig => !matches!(stands, Some(Content::Bad(_))),
+            ErrorCode::InvalidConfig => match stands {
+                Some(Content::Bad(_)) => false,
+                Some(Content::Good(spec)) => self.core.graph_faults(child, spec).is_empty(),
+                Some(Content::Conflict) | None => true,
+            },
+            ErrorCode::DependencyFailed => !depends,
+            ErrorCode::Timeout if depends && !core.is_some_and(Child::is_stopping) => false,
             ErrorCode::Conflict => !matches!(stands, Some(Content::Conflict)),
             ErrorCode::Busy => core.is_none_or(|it| it.queue.len() < QUEUE_LEN_MAX),
             ErrorCode::ShuttingDown => self.core.ending.is_none(),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    depends::Depending,
     following::{Heard, is_without_end},
     hooks::HookKey,
     mainstay::remembered_mainstay,
@@ -58,6 +59,12 @@ pub(super) struct Taken {
     owed: bool,
     /// Whether that server had begun to replace the very run that is still the latest.
     admitted: bool,
+}
+
+impl Taken {
+    pub(super) fn child(&self) -> &ChildName {
+        &self.child
+    }
 }
 
 /// A name that the listing does not show any more.
@@ -141,6 +148,7 @@ pub(super) struct Checks {
     pub(super) ends_with_mainstay: bool,
     /// What those who follow have heard.
     pub(super) heard: Heard,
+    pub(super) depending: Depending,
 }
 
 impl Checks {
@@ -152,6 +160,7 @@ impl Checks {
 
     pub(super) fn server_died(&mut self) {
         self.open.clear();
+        self.depending.server_died();
         self.carried_out.clear();
         self.releasing.clear();
         self.prehook_done.clear();
@@ -204,9 +213,13 @@ impl Checks {
     }
 
     /// Whether an order of this child stands that is like this.
-    fn is_taken(&self, child: &ChildName, like: impl Fn(Wanted) -> bool) -> bool {
+    pub(super) fn is_taken(&self, child: &ChildName, like: impl Fn(Wanted) -> bool) -> bool {
         let mut taken = self.taken.values();
         taken.any(|it| it.child == *child && like(it.wanted))
+    }
+
+    pub(super) fn is_held(&self, child: &ChildName) -> bool {
+        self.held.contains(child)
     }
 
     /// The records of a child are lost, but for those that outlive the host.
@@ -214,6 +227,7 @@ impl Checks {
         self.taken.retain(|_, taken| taken.child != *child);
         self.begun.retain(|(name, _), _| name != child);
         self.by_itself.remove(child);
+        self.depending.lose_records(child);
     }
 
     /// A request has its answer.
@@ -256,6 +270,9 @@ impl World {
         let held = children.filter(|(_, child)| child.held.is_some());
         checks.held = held.map(|(name, _)| name.clone()).collect();
         checks.known_at_boot = remembered_runs(&boot.memory);
+        // What was seen and not written down is forgotten.
+        let places = boot.memory.loadpaths.iter();
+        checks.places = places.map(|(path, at)| (path.clone(), at.1)).collect();
         checks.mainstay = remembered_mainstay(boot);
         let runs = |name: &ChildName| {
             let last = boot
@@ -295,6 +312,9 @@ impl World {
                     at: now,
                 };
                 self.checks.open.insert(*id, asked);
+                if matches!(command, Command::StopAll) {
+                    self.note_stopped_all();
+                }
                 if let Command::Kill(children) = command {
                     self.checks.shutdowns += 1;
                     let stop = *children == KillChildren::Stop;
@@ -353,6 +373,7 @@ impl World {
     pub(super) fn note_end_order(&mut self, stop: bool) {
         if stop || self.checks.settings.on_exit == OnExit::Stop {
             self.checks.stop_at_end = true;
+            self.note_stopped_all();
         }
     }
 
@@ -423,6 +444,7 @@ impl World {
     /// Looks at all that one step orders.
     pub(super) fn check_order(&mut self, effects: &[Effect]) {
         self.check_mainstay(effects);
+        self.check_waiting(effects);
         if let Some(why) = self.checks.silent.take()
             && !effects.is_empty()
         {
@@ -753,13 +775,14 @@ impl World {
             return;
         };
         // A stop that a dead server had begun goes on.
-        let job = self.core.children.get(child).and_then(|it| it.job);
-        let job = job.and_then(|id| self.core.jobs.get(&id));
         let remembered = self.memory.children.get(child);
         let begun = remembered.is_some_and(|it| it.last.as_ref().is_some_and(|it| it.stopping));
         if begun && self.checks.booted == self.now.mono {
             return;
         }
+        self.check_stop_order(key, cause);
+        let job = self.core.children.get(child).and_then(|it| it.job);
+        let job = job.and_then(|id| self.core.jobs.get(&id));
         match cause {
             Cause::Command => {
                 let asked = self.checks.open.values().any(|asked| match &asked.command {
@@ -799,7 +822,12 @@ impl World {
             Cause::Hook | Cause::Repeat => {}
             // Older records do not say why.
             Cause::Boot if self.checks.booted == self.now.mono => {}
-            Cause::Policy | Cause::Boot | Cause::New | Cause::Settings | Cause::Reboot => {
+            Cause::Policy
+            | Cause::Dependency
+            | Cause::Boot
+            | Cause::New
+            | Cause::Settings
+            | Cause::Reboot => {
                 self.blame(|_| format!("{child} is stopped for {cause:?}"));
             }
         }
@@ -925,6 +953,7 @@ impl World {
 
     /// The server dies: what it has taken is owed by the next.
     pub(super) fn note_owed(&mut self) {
+        self.note_due();
         for (order, taken) in &mut self.checks.taken {
             let child = self.core.children.get(&taken.child);
             let job = child.and_then(|it| self.core.jobs.get(&it.job?));
@@ -981,6 +1010,7 @@ impl World {
         self.checks.note_belief(self.now.mono);
         self.after_processes();
         self.after_hooks();
+        self.after_depends();
         self.check_readiness();
         self.after_core();
         self.after_requests();
@@ -1153,7 +1183,10 @@ impl World {
             let doubted = doubted || last.doubt.is_some();
             let unborn = last.end.is_none() && last.process.is_none() && !doubted;
             let entry = listed.get(name)?.as_ref()?;
-            let good = matches!(&entry.content, Content::Good(spec) if spec.prehook.is_none());
+            let good = matches!(
+                &entry.content,
+                Content::Good(spec) if spec.prehook.is_none() && spec.depends_on.is_empty()
+            );
             let goes_on = boot.start == StartKind::Continued && it.held.is_none();
             // Or a fresh start that died owed it a run.
             let wanted = match boot.settings.mode {

@@ -263,8 +263,10 @@ fn states(core: &State, name: &ChildName) -> Vec<usize> {
     }
     if let Some(job) = child.job.and_then(|id| core.jobs.get(&id)) {
         match job.step {
-            Step::Queued | Step::Stopping => {}
+            Step::Queued | Step::Dependents | Step::Stopping => {}
             Step::Reading => all.push("reading"),
+            // Orders for others are awaited by both.
+            Step::Depends => all.push("prehook order"),
             Step::Prehook(HookWait::Job(_)) => all.push("prehook order"),
             Step::Prehook(HookWait::Program | HookWait::Gone) => all.push("prehook program"),
             Step::Checking => all.push("checking"),

@@ -162,6 +162,7 @@ pub(super) fn spec(random: &mut Random, home: &str, name: &ChildName, version: u
         stop: stop(random, name),
         ready: ready(random, version),
         health: health(random, version),
+        depends_on: super::depends::dependencies(home, name, version),
         digest: Digest(digest),
     })
 }

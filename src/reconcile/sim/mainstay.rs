@@ -28,7 +28,8 @@ impl World {
         };
         let with = self.core.ending.as_ref().map(|ending| ending.with);
         let at_rest = child.run.is_none() && child.job.is_none() && child.retry.is_none();
-        let idle = at_rest && child.blocked.is_empty() && child.armed.is_none();
+        let waits = child.due.is_some() || !child.blocked.is_empty();
+        let idle = at_rest && !waits && child.armed.is_none();
         let held = child.hold.is_some();
         let settled = !self.core.relisting && !child.doubt && !held;
         let known = self.checks.mainstay;

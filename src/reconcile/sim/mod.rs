@@ -14,6 +14,7 @@ mod cells;
 mod checks;
 mod claims;
 mod coverage;
+mod depends;
 mod files;
 mod following;
 mod handover;

@@ -6,7 +6,7 @@ use super::world::{Weather, World};
 use crate::{
     reconcile::{
         child::Belief,
-        job::Waiter,
+        job::{Step, Waiter},
         listing::{Content, Scope},
         suspects::Suspicion,
         timers::Timer,
@@ -55,6 +55,10 @@ impl World {
         if self.checks.is_awaited() {
             self.blame(|world| format!("I5: nobody answered {:?}", world.checks.open));
         }
+        let core = &self.core;
+        self.checks
+            .taken
+            .retain(|_, taken| !core.due.contains(taken.child()));
         if !self.checks.taken.is_empty() {
             self.blame(|world| {
                 format!(
@@ -136,6 +140,11 @@ impl World {
                     let child = self.core.children.get(name);
                     let run = child.and_then(|child| child.run.as_ref());
                     run.is_some_and(|run| run.is_starting() || run.spec.health.is_some())
+                }
+                Timer::Dependencies(name) => {
+                    let job = self.core.children.get(name).and_then(|child| child.job);
+                    let job = job.and_then(|id| self.core.jobs.get(&id));
+                    job.is_some_and(|job| job.step == Step::Depends)
                 }
                 Timer::Wait(id) => self.core.waits.contains_key(id),
                 Timer::Quiet(home) => self.core.restless.contains_key(home),
@@ -246,7 +255,12 @@ impl World {
     /// Whether its start depends on another child: then that may be in the way.
     fn has_order_hook(&self, name: &ChildName) -> bool {
         match self.checks.view.get(name).map(|entry| &entry.content) {
-            Some(Content::Good(spec)) => matches!(spec.prehook, Some(Hook::Command { .. })),
+            Some(Content::Good(spec)) => {
+                let child = self.core.children.get(name);
+                let waits = child.is_some_and(|it| it.due.is_some() || !it.blocked.is_empty());
+                let depends = waits && !spec.depends_on.is_empty();
+                depends || matches!(spec.prehook, Some(Hook::Command { .. }))
+            }
             Some(Content::Bad(_) | Content::Conflict) | None => false,
         }
     }

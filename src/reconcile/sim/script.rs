@@ -8,7 +8,7 @@
 //! | line | meaning |
 //! |---|---|
 //! | `boot MODE [continued] [startup A,B] [exit-with NAME] [rescan off]` | a server starts on the files and records there are |
-//! | `file NAME VERSION [program NAME] [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN]` | a good file is written |
+//! | `file NAME VERSION [program NAME] [prehook "…"] [posthook "…"] [repeat ACTION SPAN] [restart WHEN] [max N SPAN] [depends NAME:CONDITION,…]` | a good file is written |
 //! | `bad NAME WHY`, `conflict NAME`, `gone NAME` | it is made bad, there are two, it is removed |
 //! | `seen NAME…` | the watcher reports these names |
 //! | `whole`, `rescan` | the watcher reports everything; a rescan confirms |
@@ -60,9 +60,9 @@ use crate::{
         suspects::{Sighting, Suspect},
     },
     spec::{
-        ChildName, Digest, Exit, Health, Hook, Mode, Mono, Probe, Pulse, Ready, Repeat,
-        RestartLimit, RestartPolicy, RestartWhen, RunId, Sign, Sink, Spec, StopAct, StopPolicy,
-        StopScope, StopStep, Time, Verb, Wall, Word, signal_name,
+        ChildName, Condition, Dependencies, Dependency, Digest, Exit, Health, Hook, Mode, Mono,
+        Probe, Pulse, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen, RunId, Sign, Sink,
+        Spec, StopAct, StopPolicy, StopScope, StopStep, Time, Verb, Wall, Word, signal_name,
     },
 };
 
@@ -709,6 +709,7 @@ fn command_of(words: &[&str]) -> Command {
         ["check", "--all"] => Command::Check {
             scope: CheckScope::All,
         },
+        ["info"] => Command::Info,
         ["check", child] => Command::CheckOne(name(child)),
         ["why", child] => Command::Why(name(child)),
         ["wait", child, goal, time, run @ ..] => Command::Wait {
@@ -743,7 +744,23 @@ fn command_of(words: &[&str]) -> Command {
     }
 }
 
-fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
+/// Such as `db:ready,migrate:completed`.
+fn dependencies(child: &str, needs: &str) -> Dependencies {
+    let needs = needs.split(',').enumerate().map(|(index, need)| {
+        let (who, word) = need.split_once(':').expect("a name and a condition");
+        let condition = Condition::ALL.into_iter().find(|it| it.as_str() == word);
+        let it = Dependency {
+            condition: condition.expect("started, ready or completed"),
+            path: PathBuf::from(format!("{HOME}/{child}.yml")),
+            line: index + 3,
+            column: 3,
+        };
+        (name(who), it)
+    });
+    needs.collect()
+}
+
+pub(super) fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
     let mut digest = [0_u8; 16];
     let text = format!("{version} {}", options.join(" "));
     for (i, byte) in text.bytes().enumerate() {
@@ -766,6 +783,7 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
         stop: StopPolicy::default(),
         ready: None,
         health: None,
+        depends_on: crate::spec::Dependencies::new(),
         digest: Digest(digest),
     };
     let mut rest = options;
@@ -825,6 +843,10 @@ fn spec(child: &str, version: &str, options: &[&str]) -> Spec {
                     timeout: span(timeout),
                     interval: Ready::INTERVAL,
                 });
+                rest
+            }
+            ["depends", needs, rest @ ..] => {
+                spec.depends_on = dependencies(child, needs);
                 rest
             }
             ["ready", timeout, interval, rest @ ..] => {
@@ -963,7 +985,15 @@ fn text_of(effect: &Effect) -> Option<String> {
             format!("answer {} with its last words: {failure}", id.0)
         }
         Effect::Log(line) => log_text(line),
-        Effect::Inform { id, .. } => format!("answer {} with a survey", id.0),
+        Effect::Inform { id, survey } => {
+            let faults = survey.faults.join("\n");
+            let faults = faults.lines().map(|line| format!("\n        {line}"));
+            format!(
+                "answer {} with a survey{}",
+                id.0,
+                faults.collect::<String>()
+            )
+        }
         Effect::Recount { id, checked, .. } => {
             let answer = Ok(Answer::Checked((**checked).clone()));
             format!("answer {}: {}", id.0, answer_text(&answer))

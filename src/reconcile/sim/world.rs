@@ -791,6 +791,7 @@ impl World {
         self.tell_gone_suspects();
         self.find_what_lasts();
         self.check_unborn(&unborn);
+        self.check_due_kept();
         self.check_taken_back();
     }
 

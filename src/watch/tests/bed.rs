@@ -139,6 +139,7 @@ pub(super) fn parse(path: &Path, bytes: &[u8], defaults: &str) -> Result<Spec, V
         stop: crate::spec::StopPolicy::default(),
         ready: None,
         health: None,
+        depends_on: crate::spec::Dependencies::new(),
         digest: Digest([0; 16]),
     })
 }
