@@ -27,7 +27,7 @@ pub use self::{
     goal::{Goal, WAIT_TIME, WAIT_TIME_MAX},
     why::Why,
 };
-use crate::spec::{ChildName, Condition, Digest, Mode, RunId, Verb, Wall};
+use crate::spec::{ChildName, Circumstances, Condition, Digest, Mode, RunId, Verb, Wall};
 
 /// A checked command, as the core carries it out. What `serde` writes of it is for the next program
 /// of an upgrade, and not what stands on the wire.
@@ -486,6 +486,9 @@ pub struct HistoryRun {
     /// How it ended; absent while it lives, and when it never had a process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit: Option<HowEnded>,
+    /// What else was seen of it: `core_dumped`, `out_of_memory`.
+    #[serde(flatten)]
+    pub circumstances: Circumstances,
     /// Why it was ended, and who asked; absent when it ended by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_by: Option<GivenBy>,

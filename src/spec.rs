@@ -18,10 +18,12 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+mod circumstances;
 mod depends;
 mod probe;
 mod stop;
 
+pub use circumstances::Circumstances;
 pub use depends::{Condition, Dependencies, Dependency};
 pub use probe::{Endpoint, Health, Probe, Pulse, Ready, Sign, THIS_HOST, Word, log_pattern};
 pub use stop::{NoSignal, SignalNumber, StopAct, StopPolicy, StopScope, StopStep};

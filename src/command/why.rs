@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Asker, HistoryRun, Op, StateName};
-use crate::spec::{ChildName, Exit};
+use crate::spec::{ChildName, Circumstances, Exit};
 
 /// The answer to `why`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,7 +70,8 @@ fn how_it_ended(run: &HistoryRun) -> String {
             Exit::Signal(_) => format!("{exit}, which was not sent by the server"),
             Exit::Unknown => "nobody saw how".to_owned(),
         };
-        return format!("run {number} ended by itself{at}: {how}");
+        let circumstances = what_else(run.circumstances);
+        return format!("run {number} ended by itself{at}: {how}{circumstances}");
     };
     let asker = by.asker.as_ref().map_or(String::new(), by_whom);
     let why = match by.cause.as_str() {
@@ -88,7 +89,17 @@ fn how_it_ended(run: &HistoryRun) -> String {
         "boot" => "when the server started".to_owned(),
         other => format!("for this cause: {other}"),
     };
-    format!("run {number} was stopped{at} {why}: {exit}")
+    let circumstances = what_else(run.circumstances);
+    format!("run {number} was stopped{at} {why}: {exit}{circumstances}")
+}
+
+/// What else was seen of an end.
+fn what_else(circumstances: Circumstances) -> &'static str {
+    match (circumstances.out_of_memory, circumstances.core_dumped) {
+        (true, _) => "\nthe kernel killed for want of memory at that time (`memory.events`)",
+        (false, true) => "\nits core was dumped: core(5) says where to",
+        (false, false) => "",
+    }
 }
 
 /// ` of key deploy from 192.0.2.7:40000`
@@ -122,12 +133,27 @@ mod tests {
             started_by: None,
             ended_at: Some(Stamp(Wall(1_700_000_000_000))),
             exit: exit.map(HowEnded),
+            circumstances: Circumstances::default(),
             ended_by: cause.map(|cause| GivenBy {
                 cause: cause.to_owned(),
                 asker: (cause == "command").then_some(asker),
             }),
             reason: exit.is_none().then(|| "no such program".to_owned()),
         }
+    }
+
+    #[test]
+    fn what_else_was_seen_of_an_end_is_told_with_it() {
+        let mut run = run(Some(Exit::Signal(9)), None);
+        run.circumstances.out_of_memory = true;
+        let told = how_it_ended(&run);
+        assert!(told.ends_with("at that time (`memory.events`)"), "{told}");
+        run.circumstances = Circumstances {
+            core_dumped: true,
+            ..Circumstances::default()
+        };
+        let told = how_it_ended(&run);
+        assert!(told.ends_with("its core was dumped: core(5) says where to"));
     }
 
     #[test]

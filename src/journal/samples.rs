@@ -10,8 +10,8 @@ use crate::{
         suspects::{Sighting, Suspect, Suspicion},
     },
     spec::{
-        ChildName, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink, Spec, Time,
-        Verb, Wall,
+        ChildName, Circumstances, Digest, Exit, Mono, OpenMode, Repeat, RestartPolicy, RunId, Sink,
+        Spec, Time, Verb, Wall,
     },
 };
 
@@ -84,6 +84,7 @@ pub(super) fn ended(child: &str, run: u64) -> Record {
         child: name(child),
         run: RunId(run),
         exit: Exit::Code(3),
+        circumstances: Circumstances::default(),
         at: at(9),
         by: Some(Cause::Command),
         asker: None,

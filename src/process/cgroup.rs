@@ -29,7 +29,7 @@ use rustix::{
 };
 
 use self::place::{Mount, mount, path_of};
-use super::{group::signal_process, identity};
+use super::{group::signal_process, identity, memory_kills};
 use crate::spec::{ChildName, RunId};
 
 /// What the folder of a server's runs is called before its id.
@@ -137,6 +137,18 @@ impl Cgroups {
         if let Some(place) = place {
             self.places.insert((child.clone(), run), place);
         }
+    }
+
+    /// Below which those of runs are made, if they are.
+    pub(super) fn base(&self) -> Option<&Path> {
+        self.home.as_ref().ok()?.parent()
+    }
+
+    /// How many processes of a run the kernel has killed for want of memory; `None` where that is not
+    /// counted for it alone.
+    pub(super) fn memory_kills(&self, child: &ChildName, run: RunId) -> Option<u64> {
+        let place = self.places.get(&(child.clone(), run))?;
+        memory_kills::count(&place.join(memory_kills::EVENTS))
     }
 
     /// Kills everything in a run's cgroup. `false` when it has none that could be killed.

@@ -27,7 +27,7 @@ use super::{
 use crate::{
     passed::{Claim, Passed},
     reconcile::event::{HookFailure, JobId},
-    spec::{ChildName, Exit, RunId},
+    spec::{ChildName, Circumstances, Exit, RunId},
 };
 
 /// All processes, on their way to the next program.
@@ -224,6 +224,7 @@ fn lost(owner: Owner, phase: Phase) -> Option<Fact> {
             child,
             run,
             exit: Exit::Unknown,
+            circumstances: Circumstances::default(),
         }),
         (Owner::Probe(job), Phase::Live) => Some(Fact::Probed {
             job,

@@ -18,7 +18,7 @@
 //! The parts: `spawn`, `step`, `birth` and `stack` (clone to exec), `program` and `output` (what is executed,
 //! where it writes), `inherit` (what we got and pass on), `group` (signals), `identity` (`/proc`),
 //! `found` (runs by their marks), `suspects` (processes without), `cgroup` and `tree` (what a run has
-//! started), `info` and `pins` (exits), `strays` (orphans),
+//! started), `info` and `pins` (exits), `memory_kills` (why some end), `strays` (orphans),
 //! `notify` and `signs` (what runs say and show), [`open_for_writing`] (leases); `start`, `stop`, `adopt`, `hooks` and `wait` are what
 //! [`Processes`] does with them.
 //!
@@ -44,7 +44,7 @@ use crate::{
         event::{HookFailure, JobId},
         program::HookId,
     },
-    spec::{ChildName, Exit, Mono, RunId, Word},
+    spec::{ChildName, Circumstances, Exit, Mono, RunId, Word},
 };
 
 mod adopt;
@@ -59,6 +59,7 @@ mod identity;
 mod info;
 mod inherit;
 mod lease;
+mod memory_kills;
 mod notify;
 mod output;
 mod pins;
@@ -100,6 +101,7 @@ use group::GroupSignals;
 use hooks::{Hook, HookKey};
 use info::ExitSource;
 use inherit::Inheritance;
+use memory_kills::MemoryKills;
 use notify::Ears;
 use pins::{PinName, Pins};
 use probing::ProbeProgram;
@@ -136,6 +138,7 @@ pub struct Processes {
     /// when that is waited for.
     unreaped: BTreeMap<Token, Mono>,
     cgroups: Cgroups,
+    memory_kills: MemoryKills,
     pins: Pins,
     /// Runs that may be pinned.
     pinned: BTreeMap<(ChildName, RunId), PinName>,
@@ -175,6 +178,8 @@ pub enum Fact {
         run: RunId,
         /// How.
         exit: Exit,
+        /// What else was seen of it.
+        circumstances: Circumstances,
     },
     /// A probe's program ended, or its time was up.
     Probed {
@@ -362,6 +367,7 @@ impl Processes {
             unsettled: BTreeSet::new(),
             unreaped: BTreeMap::new(),
             cgroups: Cgroups::none("not asked for"),
+            memory_kills: MemoryKills::default(),
             pins: Pins::none("not asked for"),
             pinned: BTreeMap::new(),
             pins_kept: BTreeSet::new(),
@@ -389,10 +395,12 @@ impl Processes {
         };
         let pins = self.pins.describe();
         let cgroups = self.cgroups.describe();
+        let memory = self.memory_kills.describe();
         [
             ("cgroups", cgroups.as_str()),
             ("descriptors", descriptors),
             ("exit codes", self.exit_source.as_str()),
+            ("out of memory", memory.as_str()),
             ("group signals", self.group_signals.as_str()),
             ("pins", pins.as_str()),
             ("subreaper", subreaper),
@@ -407,6 +415,7 @@ impl Processes {
     /// started or taken back.
     pub fn use_cgroups(&mut self) {
         self.cgroups = Cgroups::of_server(&self.server_id);
+        self.memory_kills = MemoryKills::counted_for(self.cgroups.base());
     }
 
     /// How many runs live.

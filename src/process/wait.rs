@@ -31,7 +31,10 @@ use super::{
     info::{self, ExitSource},
     strays::{self, HIDDEN_MAX, Outcome, Strays},
 };
-use crate::{clock, spec::Exit};
+use crate::{
+    clock,
+    spec::{ChildName, Circumstances, Exit, RunId},
+};
 
 /// How many ends are told at once.
 const EXITS_PER_TURN_MAX: usize = 256;
@@ -116,9 +119,16 @@ impl Exits {
     }
 }
 
+/// Whether the status of a child of ours tells of a core; that of another's is not asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CoreDump {
+    Seen,
+    Unseen,
+}
+
 /// How far a process has come.
 enum Peek {
-    Ended(Exit),
+    Ended(Exit, CoreDump),
     NotYet,
     /// It has ended; how can be told only when it is reaped.
     Unreaped,
@@ -208,18 +218,29 @@ impl Processes {
         let Some(owner) = self.owners.get(&token).cloned() else {
             return self.suspect_gone(token);
         };
-        let exit = match self.peek(&owner)? {
-            Peek::Ended(exit) => exit,
+        let (exit, core) = match self.peek(&owner)? {
+            Peek::Ended(exit, core) => (exit, core),
             Peek::NotYet => {
                 self.unsettled.insert(token);
                 return None;
             }
-            Peek::Unreaped => self.await_reaping(&owner, token)?,
+            Peek::Unreaped => (self.await_reaping(&owner, token)?, CoreDump::Unseen),
         };
         self.unreaped.remove(&token);
         self.processes.get_mut(&owner)?.phase = Phase::Ended;
         match owner {
-            Owner::Run(child, run) => Some(Fact::Exited { child, run, exit }),
+            Owner::Run(child, run) => {
+                let out_of_memory = self.is_for_memory(&child, run, exit);
+                Some(Fact::Exited {
+                    child,
+                    run,
+                    exit,
+                    circumstances: Circumstances {
+                        core_dumped: core == CoreDump::Seen,
+                        out_of_memory,
+                    },
+                })
+            }
             Owner::Hook(ref child, hook) => {
                 let process = self.take_ended(&owner)?;
                 self.finish_hook(&(child.clone(), hook), process, exit)
@@ -228,6 +249,15 @@ impl Processes {
                 let process = self.take_ended(&owner)?;
                 self.finish_probe(job, process, exit)
             }
+        }
+    }
+
+    /// Whether the kernel has killed a run for want of memory, as far as that is counted.
+    fn is_for_memory(&mut self, child: &ChildName, run: RunId, exit: Exit) -> bool {
+        let rose = self.memory_kills.rose();
+        match self.cgroups.memory_kills(child, run) {
+            Some(count) => count > 0,
+            None => rose && exit == Exit::Signal(libc::SIGKILL),
         }
     }
 
@@ -240,17 +270,23 @@ impl Processes {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::PidFd(process.pidfd.as_fd()), options);
         Some(match (status, process.parent) {
-            (Ok(Some(status)), _) => Peek::Ended(exit(&status)),
+            (Ok(Some(status)), _) => {
+                let core = match status.dumped() {
+                    true => CoreDump::Seen,
+                    false => CoreDump::Unseen,
+                };
+                Peek::Ended(exit(&status), core)
+            }
             (Ok(None), _) | (Err(Errno::INTR), _) => Peek::NotYet,
             (Err(_), Parent::Other) => {
                 match self.exit_of_other(&process.pidfd, process.pid, process.start_ticks) {
-                    Some(exit) => Peek::Ended(exit),
+                    Some(exit) => Peek::Ended(exit, CoreDump::Unseen),
                     None => Peek::Unreaped,
                 }
             }
             (Err(error), Parent::Us) => {
                 tracing::error!(pid = process.pid, %error, "a status is lost");
-                Peek::Ended(Exit::Unknown)
+                Peek::Ended(Exit::Unknown, CoreDump::Unseen)
             }
         })
     }

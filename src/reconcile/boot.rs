@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     command::Stamp,
-    spec::{ChildName, Exit, Mode, Mono, Repeat, RunId, Time, Verb},
+    spec::{ChildName, Circumstances, Exit, Mode, Mono, Repeat, RunId, Time, Verb},
 };
 
 /// Why a server must not start at all, on a fresh start with nothing running: it is to end with a
@@ -144,7 +144,7 @@ impl State {
         let lived: BTreeSet<ChildName> = lived.map(|(name, _)| name.clone()).collect();
         let news: BTreeSet<ChildName> = ended.keys().map(|(name, _)| name.clone()).collect();
         for ((name, run), exit) in ended {
-            self.on_exited(turn, &name, run, exit);
+            self.on_exited(turn, &name, run, (exit, Circumstances::default()));
         }
         self.clear_the_live(turn);
         self.on_listing(turn, listing);
@@ -291,6 +291,7 @@ impl State {
                 at,
                 by,
                 restarts,
+                circumstances: _,
             }) => {
                 ended.exit = Some(*exit);
                 ended.at = *at;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{listing::Update, memory::Memory, program::HookId};
 use crate::{
     command::{Asker, Command},
-    spec::{ChildName, Exit, Mode, OnExit, RunId, Word},
+    spec::{ChildName, Circumstances, Exit, Mode, OnExit, RunId, Word},
 };
 
 /// A client's request; the shell knows which connection waits for its answer.
@@ -78,6 +78,8 @@ pub enum Event {
         run: RunId,
         /// How.
         exit: Exit,
+        /// What else was seen of it.
+        circumstances: Circumstances,
     },
     /// A hook's program ended and was reaped, or could not be run, or does not end.
     HookFinished {

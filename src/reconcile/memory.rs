@@ -17,7 +17,7 @@ use super::{
     remembered::{RememberedHook, RememberedOrder},
     suspects::{Suspects, Suspicion},
 };
-use crate::spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
+use crate::spec::{ChildName, Circumstances, Exit, Mono, Repeat, RunId, Spec, Time, Wall};
 
 pub use super::remembered::RememberedEnd;
 
@@ -333,6 +333,7 @@ impl Remembered {
             // Only damage can have taken the record of its end.
             let unseen = PastEnd::Exited {
                 exit: Exit::Unknown,
+                circumstances: Circumstances::default(),
                 at: None,
                 by: None,
             };
@@ -566,8 +567,15 @@ impl RememberedRun {
     /// The run as the history tells it.
     fn past(&self) -> PastRun {
         let end = self.end.as_ref().map(|end| match end {
-            RememberedEnd::Exited { exit, at, by, .. } => PastEnd::Exited {
+            RememberedEnd::Exited {
+                exit,
+                circumstances,
+                at,
+                by,
+                ..
+            } => PastEnd::Exited {
                 exit: *exit,
+                circumstances: *circumstances,
                 at: Some(at.wall),
                 by: by.clone(),
             },

@@ -319,7 +319,12 @@ impl State {
                 self.on_spawn_failed(&mut turn, &child, run, why);
             }
             Event::Preflight { job, result } => self.on_preflight(&mut turn, job, result),
-            Event::Exited { child, run, exit } => self.on_exited(&mut turn, &child, run, exit),
+            Event::Exited {
+                child,
+                run,
+                exit,
+                circumstances,
+            } => self.on_exited(&mut turn, &child, run, (exit, circumstances)),
             Event::HookFinished {
                 child,
                 hook,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::{Cause, Origin};
 use crate::{
     command::{GivenBy, HistoryRun, HowEnded, Stamp},
-    spec::{Digest, Exit, RunId, Wall},
+    spec::{Circumstances, Digest, Exit, RunId, Wall},
 };
 
 /// How many runs of a child its history tells.
@@ -37,6 +37,9 @@ pub enum PastEnd {
     Exited {
         /// How.
         exit: Exit,
+        /// What else was seen of it.
+        #[serde(default, skip_serializing_if = "Circumstances::are_none")]
+        circumstances: Circumstances,
         /// When; `None` when nobody saw it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         at: Option<Wall>,
@@ -60,6 +63,7 @@ impl PastEnd {
     pub fn with_the_host() -> Self {
         Self::Exited {
             exit: Exit::Unknown,
+            circumstances: Circumstances::default(),
             at: None,
             by: Some(Origin::from(Cause::Reboot)),
         }
@@ -77,12 +81,19 @@ impl PastRun {
             started_by: self.started_by.as_ref().map(given_by),
             ended_at: None,
             exit: None,
+            circumstances: Circumstances::default(),
             ended_by: None,
             reason: None,
         };
         match &self.end {
-            Some(PastEnd::Exited { exit, at, by }) => {
+            Some(PastEnd::Exited {
+                exit,
+                circumstances,
+                at,
+                by,
+            }) => {
                 shown.exit = Some(HowEnded(*exit));
+                shown.circumstances = *circumstances;
                 shown.ended_at = at.map(Stamp);
                 shown.ended_by = by.as_ref().map(given_by);
             }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     command::{Asker, ErrorCode},
-    spec::{ChildName, Exit, Mono, Repeat, RunId, Spec, Time, Verb, Wall},
+    spec::{ChildName, Circumstances, Exit, Mono, Repeat, RunId, Spec, Time, Verb, Wall},
 };
 
 /// Where a record is kept.
@@ -177,6 +177,9 @@ pub enum Record {
         run: RunId,
         /// How.
         exit: Exit,
+        /// What else was seen of it.
+        #[serde(default, skip_serializing_if = "Circumstances::are_none")]
+        circumstances: Circumstances,
         /// When.
         at: Time,
         /// By whose order; `None` when by itself.

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     command::Asker,
-    spec::{ChildName, Exit, RunId, Time},
+    spec::{ChildName, Circumstances, Exit, RunId, Time},
 };
 
 /// An order without an answer.
@@ -33,6 +33,8 @@ pub enum RememberedEnd {
     Exited {
         /// How.
         exit: Exit,
+        /// What else was seen of it.
+        circumstances: Circumstances,
         /// When.
         at: Time,
         /// By whose order; `None` when by itself.
@@ -54,6 +56,7 @@ impl RememberedEnd {
     pub(super) fn of(record: &Record) -> Option<Self> {
         if let Record::Ended {
             exit,
+            circumstances,
             at,
             by,
             asker,
@@ -63,6 +66,7 @@ impl RememberedEnd {
         {
             return Some(Self::Exited {
                 exit: *exit,
+                circumstances: *circumstances,
                 at: *at,
                 by: by.map(|cause| Origin::new(cause, asker.clone())),
                 restarts: *restarts,
@@ -81,6 +85,7 @@ impl RememberedEnd {
         match self {
             Self::Exited {
                 exit,
+                circumstances,
                 at,
                 by,
                 restarts,
@@ -88,6 +93,7 @@ impl RememberedEnd {
                 child,
                 run,
                 exit: *exit,
+                circumstances: *circumstances,
                 at: *at,
                 by: by.as_ref().map(|by| by.cause),
                 asker: by.as_ref().and_then(|by| by.asker.clone()),

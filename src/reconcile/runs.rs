@@ -18,7 +18,10 @@ use super::{
 };
 use crate::{
     command::{ErrorCode, Failure},
-    spec::{ChildName, Exit, Probe, RestartWhen, RunId, Spec, StopAct, StopPolicy, StopStep, Verb},
+    spec::{
+        ChildName, Circumstances, Exit, Probe, RestartWhen, RunId, Spec, StopAct, StopPolicy,
+        StopStep, Verb,
+    },
 };
 
 /// What follows the end of a run that is told to end.
@@ -162,7 +165,13 @@ impl State {
         self.job_saw_no_spawn(turn, name, Failure::new(code, why));
     }
 
-    pub(super) fn on_exited(&mut self, turn: &mut Turn, name: &ChildName, id: RunId, exit: Exit) {
+    pub(super) fn on_exited(
+        &mut self,
+        turn: &mut Turn,
+        name: &ChildName,
+        id: RunId,
+        (exit, circumstances): (Exit, Circumstances),
+    ) {
         self.look_away_from(turn, name, id);
         let Some(child) = self.children.get_mut(name) else {
             return;
@@ -177,32 +186,30 @@ impl State {
         let awaited = run.phase == Phase::Spawning;
         let scope = run.spec.stop.scope;
         self.timers.cancel(&Timer::Ladder(name.clone()));
+        let reap = |leftovers| Effect::Reap {
+            child: name.clone(),
+            run: id,
+            leftovers,
+        };
         if planted(Bug::ReapBeforeRecord) {
-            turn.emit(Effect::Reap {
-                child: name.clone(),
-                run: id,
-                leftovers: Leftovers::Kill(scope),
-            });
+            turn.emit(reap(Leftovers::Kill(scope)));
         }
         turn.record(Record::Ended {
             child: name.clone(),
             run: id,
             exit,
+            circumstances,
             at: turn.now,
             by: by.as_ref().map(|by| by.cause),
             asker: by.as_ref().and_then(|by| by.asker.clone()),
             restarts: child.streak.restarts,
         });
         let kill = by.as_ref().map(|_| Leftovers::Kill(scope));
-        let leftovers = kill.unwrap_or(Leftovers::Leave);
-        turn.emit(Effect::Reap {
-            child: name.clone(),
-            run: id,
-            leftovers,
-        });
+        turn.emit(reap(kill.unwrap_or(Leftovers::Leave)));
         let line = turn.log(Level::Info, name, "ended");
         line.run = Some(id);
         line.exit = Some(exit);
+        line.detail = circumstances.words().map(str::to_owned);
         line.cause = by.as_ref().map(|by| by.cause);
         let ended = EndedRun {
             id,

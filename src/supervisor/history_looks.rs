@@ -98,7 +98,7 @@ mod tests {
     use crate::{
         command::GivenBy,
         reconcile::cause::{Cause, Origin},
-        spec::{Digest, Exit, Wall},
+        spec::{Circumstances, Digest, Exit, Wall},
     };
 
     fn run(number: u64, end: Option<PastEnd>) -> PastRun {
@@ -114,6 +114,7 @@ mod tests {
     fn exited(code: i32) -> Option<PastEnd> {
         Some(PastEnd::Exited {
             exit: Exit::Code(code),
+            circumstances: Circumstances::default(),
             at: Some(Wall(2)),
             by: None,
         })

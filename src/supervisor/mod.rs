@@ -274,7 +274,17 @@ impl Supervisor {
     fn take_facts(&mut self, facts: Vec<Fact>) {
         for fact in facts {
             self.inbox.push_back(match fact {
-                Fact::Exited { child, run, exit } => Event::Exited { child, run, exit },
+                Fact::Exited {
+                    child,
+                    run,
+                    exit,
+                    circumstances,
+                } => Event::Exited {
+                    child,
+                    run,
+                    exit,
+                    circumstances,
+                },
                 Fact::Probed { job, result } => Event::Probed { job, result },
                 Fact::Notified { child, run, words } => Event::Notified { child, run, words },
                 Fact::HookFinished {

@@ -1,9 +1,11 @@
 //! `why NAME`: one screen of what ended the last run, what happens next, and how the file is.
 
+use std::{fs, path::PathBuf};
+
 use serde_json::json;
 
 use crate::{
-    sandbox::{PATIENCE, SLEEPER, Sandbox, script, wait_for},
+    sandbox::{PATIENCE, SLEEPER, Sandbox, pass_over, script, wait_for},
     signing::Which,
 };
 
@@ -138,4 +140,111 @@ fn of_what_runs_it_says_so_and_of_a_file_what_is_wrong_with_it() {
     assert!(told.contains("did you mean `why`?"), "{told}");
     let output = sandbox.client(&["why"]);
     assert_eq!(output.code, 2, "{output:?}");
+}
+
+/// What this shell may write of a core, and where the kernel would.
+fn cores_are_dumped() -> bool {
+    let pattern = fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap_or_default();
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let mut limits = limits.lines();
+    let hard = limits.find_map(|line| {
+        line.strip_prefix("Max core file size")?
+            .split_whitespace()
+            .nth(1)
+    });
+    !pattern.trim().is_empty() && hard != Some("0")
+}
+
+#[test]
+fn of_a_core_that_was_dumped_it_says_so_also_after_a_crash_of_the_server() {
+    if !cores_are_dumped() {
+        return pass_over("no core is dumped here");
+    }
+    let text = "ulimit -c unlimited; kill -SEGV $$";
+    let mut sandbox = Sandbox::knowing(&[]);
+    let workdir = format!("workdir: {}\n", sandbox.root().display());
+    sandbox.write("web.yml", &format!("{}{workdir}", script(text)));
+    wait_for("the file", PATIENCE, || sandbox.row("web").is_some());
+    sandbox.done(&["start", "web"]);
+    sandbox.wait_state("web", "exited");
+    let screen = why(&sandbox, "web");
+    assert!(
+        screen.contains(": SIGSEGV, which was not sent by the server\n"),
+        "{screen}"
+    );
+    assert!(
+        screen.contains(" its core was dumped: core(5) says where to\n"),
+        "{screen}"
+    );
+    let run = sandbox.json(&["check", "web"])["children"][0]["history"][0].clone();
+    assert_eq!(run["core_dumped"], true, "{run}");
+    sandbox.kill_server();
+    sandbox.start_server();
+    assert_eq!(why(&sandbox, "web"), screen);
+}
+
+/// A cgroup whose processes may use so much and no more; removed at the end.
+struct Narrow(PathBuf);
+
+impl Narrow {
+    fn made() -> Option<Self> {
+        let name = format!("supervisor-rs-it-{}-narrow", std::process::id());
+        let top = PathBuf::from("/sys/fs/cgroup");
+        for (hierarchy, limit) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
+            let place = top.join(hierarchy).join(&name);
+            if fs::create_dir(&place).is_ok() {
+                let narrow = Self(place);
+                if fs::write(narrow.0.join(limit), "100M").is_ok() {
+                    return Some(narrow);
+                }
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        wait_for("the end of a cgroup", PATIENCE, || {
+            let _may_hold_who_is_ending = fs::remove_dir(&self.0);
+            !self.0.exists()
+        });
+    }
+}
+
+#[test]
+fn of_a_run_that_the_kernel_killed_for_want_of_memory_it_says_so() {
+    let Some(narrow) = Narrow::made() else {
+        return pass_over("no memory can be limited here");
+    };
+    let enter = format!(
+        "echo 0 > {}/cgroup.procs && exec \"$0\" \"$@\"",
+        narrow.0.display()
+    );
+    let mut sandbox = Sandbox::new("mode: quiet").within(&["sh", "-c", &enter]);
+    // It remembers all of a line, and this one has no end.
+    sandbox.write("web.yml", "command: [tail, /dev/zero]\n");
+    sandbox.write("db.yml", SLEEPER);
+    sandbox.start_server();
+    sandbox.done(&["start", "web"]);
+    sandbox.wait_state("web", "exited");
+    let run = sandbox.json(&["check", "web"])["children"][0]["history"][0].clone();
+    assert_eq!(run["exit"], json!({"signal": "SIGKILL"}), "{run}");
+    assert_eq!(run["out_of_memory"], true, "{run}");
+    let screen = why(&sandbox, "web");
+    assert!(
+        screen.contains("killed for want of memory at that time"),
+        "{screen}"
+    );
+    // Whom somebody else has killed had memory enough.
+    sandbox.done(&["start", "db"]);
+    let pid = crate::sandbox::pid_of(&sandbox.wait_state("db", "running"));
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    sandbox.wait_state("db", "exited");
+    let run = sandbox.json(&["check", "db"])["children"][0]["history"][0].clone();
+    assert_eq!(run["exit"], json!({"signal": "SIGKILL"}), "{run}");
+    assert_eq!(run.get("out_of_memory"), None, "{run}");
+    drop(sandbox);
+    drop(narrow);
 }

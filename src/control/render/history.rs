@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::table::{Paint, Table, clean};
+use crate::spec::Circumstances;
 
 /// A run, whatever a newer server may say of it.
 #[derive(Debug, Deserialize)]
@@ -18,6 +19,8 @@ pub(super) struct Run {
     #[serde(default)]
     ended_by: Value,
     reason: Option<String>,
+    #[serde(flatten)]
+    circumstances: Circumstances,
 }
 
 /// The runs as a table under a line of their own; nothing where there are none.
@@ -44,7 +47,10 @@ pub(super) fn table(runs: &[Run], paint: Paint) -> String {
             text(&run.ended_at),
             super::check::exit_word(&run.exit),
             given_by(&run.ended_by),
-            reason.map(clean).unwrap_or_default(),
+            reason
+                .map(clean)
+                .or_else(|| run.circumstances.words().map(str::to_owned))
+                .unwrap_or_default(),
         ]);
     }
     format!("\n{}", table.text(paint))

@@ -8,7 +8,7 @@ use crate::{
         cause::{Cause, Origin},
         past::PastEnd,
     },
-    spec::{Digest, Exit, Wall},
+    spec::{Circumstances, Digest, Exit, Wall},
 };
 
 fn name(text: &str) -> ChildName {
@@ -28,6 +28,7 @@ fn run(number: u64, end: Option<PastEnd>) -> PastRun {
 fn over(number: u64) -> PastRun {
     let end = PastEnd::Exited {
         exit: Exit::Code(3),
+        circumstances: Circumstances::default(),
         at: Some(Wall(2)),
         by: None,
     };

@@ -145,7 +145,11 @@ impl World {
     /// Waits for the end of `web`'s first run, during which nothing else may end.
     async fn exit(&mut self) -> Exit {
         match self.facts().await.as_slice() {
-            [Fact::Exited { child, run, exit }] if *child == web() && *run == ONE => *exit,
+            [
+                Fact::Exited {
+                    child, run, exit, ..
+                },
+            ] if *child == web() && *run == ONE => *exit,
             other => panic!("{other:?}"),
         }
     }
@@ -363,6 +367,7 @@ async fn capabilities_are_told_by_name() {
             "descriptors",
             "exit codes",
             "group signals",
+            "out of memory",
             "pins",
             "subreaper",
             "waiting"

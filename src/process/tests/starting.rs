@@ -482,7 +482,10 @@ fn many_starts_leak_no_descriptor_and_no_zombie() {
             let mut left = 50;
             while left > 0 {
                 for fact in world.facts().await {
-                    let Fact::Exited { child, run, exit } = fact else {
+                    let Fact::Exited {
+                        child, run, exit, ..
+                    } = fact
+                    else {
                         panic!("{fact:?}");
                     };
                     assert_eq!((run, exit), (RunId(round), Exit::Code(0)));

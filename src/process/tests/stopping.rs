@@ -92,7 +92,8 @@ async fn an_exit_is_told_once_and_kept_until_it_is_reaped_i2() {
         [Fact::Exited {
             child: named("db"),
             run: ONE,
-            exit: Exit::Code(5)
+            exit: Exit::Code(5),
+            circumstances: Circumstances::default(),
         }]
     );
     assert_eq!(state(pid), Some('Z'));

@@ -10,7 +10,7 @@ use crate::{
         listing::{Content, Entry, Loadpath, LoadpathState, Scope, Update},
         record::{OrderId, Store, Wanted},
     },
-    spec::{Digest, Exit, Mode, Mono, RestartPolicy, Sink, Wall},
+    spec::{Circumstances, Digest, Exit, Mode, Mono, RestartPolicy, Sink, Wall},
 };
 
 const HOME: &str = "/load";
@@ -133,6 +133,7 @@ fn what_is_recorded_wins_over_what_is_found() {
         child: web(),
         run: RunId(2),
         exit: Exit::Code(0),
+        circumstances: Circumstances::default(),
         at: at(6),
         by: None,
         asker: None,
@@ -343,6 +344,7 @@ fn what_a_fresh_start_made_of_a_run_in_doubt_is_void_once_its_end_is_seen() {
         child: web(),
         run: RunId(3),
         exit: Exit::Code(0),
+        circumstances: Circumstances::default(),
         at: at(6),
         by: None,
         asker: None,

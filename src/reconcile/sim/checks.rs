@@ -1364,6 +1364,7 @@ impl World {
                 child,
                 run,
                 exit: crate::spec::Exit::Code(0),
+                circumstances: crate::spec::Circumstances::default(),
             },
         }
     }

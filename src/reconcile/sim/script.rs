@@ -60,9 +60,10 @@ use crate::{
         suspects::{Sighting, Suspect},
     },
     spec::{
-        ChildName, Condition, Dependencies, Dependency, Digest, Exit, Health, Hook, Mode, Mono,
-        Probe, Pulse, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen, RunId, Sign, Sink,
-        Spec, StopAct, StopPolicy, StopScope, StopStep, Time, Verb, Wall, Word, signal_name,
+        ChildName, Circumstances, Condition, Dependencies, Dependency, Digest, Exit, Health, Hook,
+        Mode, Mono, Probe, Pulse, Ready, Repeat, RestartLimit, RestartPolicy, RestartWhen, RunId,
+        Sign, Sink, Spec, StopAct, StopPolicy, StopScope, StopStep, Time, Verb, Wall, Word,
+        signal_name,
     },
 };
 
@@ -448,6 +449,7 @@ impl Stage {
             child: name(child),
             run,
             exit,
+            circumstances: Circumstances::default(),
         });
     }
 

@@ -30,7 +30,9 @@ use crate::{
         memory::Memory,
         record::{OrderId, Record, Store},
     },
-    spec::{ChildName, Exit, Mode, Mono, RunId, SignalNumber, Spec, Time, Wall, Word},
+    spec::{
+        ChildName, Circumstances, Exit, Mode, Mono, RunId, SignalNumber, Spec, Time, Wall, Word,
+    },
 };
 
 /// The longest the disk takes.
@@ -682,7 +684,13 @@ impl World {
         let start = self.told_to_start(&key).unwrap_or(now);
         let at = start.max(now) + self.random.delay();
         let (child, run) = key;
-        self.plan(at, Occurrence::Tell(Event::Exited { child, run, exit }));
+        let exited = Event::Exited {
+            child,
+            run,
+            exit,
+            circumstances: Circumstances::default(),
+        };
+        self.plan(at, Occurrence::Tell(exited));
     }
 
     /// When the core will be told that a run has begun, if it was not told yet.
