@@ -38,6 +38,7 @@ pages! {
     http_server: web::http_server,
     migrating: migrating::follow,
     nginx: web::nginx,
+    order: jobs::order,
     periodic: jobs::periodic,
     postgres: data::postgres,
     redis: data::redis,

@@ -1,11 +1,14 @@
-//! Jobs that come and go.
+//! Jobs that come and go, and children that wait for each other.
 
 use std::fs;
 
 use serde_json::Value;
 
-use super::{host::Host, page::Page};
-use crate::sandbox::{PATIENCE, wait_for, wait_lines};
+use super::{
+    host::{Host, lacks},
+    page::Page,
+};
+use crate::sandbox::{PATIENCE, millis, pid_of, wait_for, wait_lines};
 
 pub(super) fn periodic(page: &Page) {
     let mut host = Host::of(page);
@@ -50,4 +53,49 @@ pub(super) fn periodic(page: &Page) {
     host.done(&["stop", "backup"]);
     let row = host.row("backup").unwrap();
     assert_eq!(row["next"], Value::Null, "{row}");
+}
+
+/// A field of the latest run of a child, in milliseconds since 1970.
+fn latest(host: &Host, name: &str, field: &str) -> i64 {
+    let child = &host.json(&["check", name])["children"][0];
+    millis(&child["history"][0][field])
+}
+
+pub(super) fn order(page: &Page) {
+    if lacks(&["redis-server", "redis-cli", "python3"]) {
+        return;
+    }
+    let mut host = Host::of(page);
+    let (typed, files) = page.steps.split_last().expect("steps");
+    // In the wrong order: nobody begins before those that it waits for.
+    for step in files.iter().rev() {
+        host.take(step);
+    }
+    host.ready("app");
+    host.ready("db");
+    let began = |name| latest(&host, name, "started_at");
+    assert!(began("db") <= began("migrate"));
+    assert!(latest(&host, "migrate", "ended_at") <= began("app"));
+    let said = host.take(typed);
+    assert!(said.contains("\n2\n"), "{said}");
+    assert!(latest(&host, "app", "ended_at") <= latest(&host, "db", "ended_at"));
+
+    host.done(&["start", "--all"]);
+    host.ready("db");
+    let app = host.ready("app");
+    // A migration that fails harms nobody who runs, and lets nobody begin.
+    let path = "/etc/supervisor-rs/children/migrate.yml";
+    let good = page.file(path);
+    host.put(path, &good.replace("set schema 2", "nonsense"));
+    host.wait_run("migrate", 2);
+    host.wait_state("migrate", "exited");
+    assert_eq!(pid_of(&host.row("app").unwrap()), app);
+    host.done(&["stop", "app"]);
+    let told = host.refused(&["start", "app"], "dependency_failed", 1);
+    assert!(told.contains("migrate"), "{told}");
+    let row = host.wait_state("app", "pending");
+    assert!(row["reason"].as_str().unwrap().contains("migrate"), "{row}");
+    host.put(path, &good.replace("schema 2", "schema 3"));
+    host.ready("app");
+    assert_eq!(host.types("redis-cli -e -p 6380 get schema").stdout, "3\n");
 }
