@@ -12,24 +12,11 @@ async fn another(world: World, config: ControlConfig) -> (World, HandedControl) 
     another_after(|| (), world, config).await
 }
 
-/// As that, and this happens while all is parked.
-async fn another_after(
-    meanwhile: impl FnOnce(),
-    world: World,
+/// Goes on with what is parked, through what is written down.
+pub(super) async fn go_on(
+    control: Control,
     config: ControlConfig,
-) -> (World, HandedControl) {
-    let World {
-        control,
-        mut asked,
-        address,
-    } = world;
-    within("parking", control.park()).await.unwrap();
-    meanwhile();
-    let mut waiting = Vec::new();
-    while let Ok(next) = asked.try_recv() {
-        waiting.push(next);
-    }
-    assert!(waiting.is_empty(), "{waiting:?}");
+) -> (Control, mpsc::Receiver<Asked>, HandedControl) {
     let handed = within("leaving", control.hand_over()).await.unwrap();
     let mut bytes = Vec::new();
     ciborium::into_writer(&handed, &mut bytes).unwrap();
@@ -49,6 +36,28 @@ async fn another_after(
     };
     let (requests, asked) = mpsc::channel(1_024);
     let control = Control::take_over(config, read, requests, &claim).unwrap();
+    (control, asked, handed)
+}
+
+/// As that, and this happens while all is parked.
+async fn another_after(
+    meanwhile: impl FnOnce(),
+    world: World,
+    config: ControlConfig,
+) -> (World, HandedControl) {
+    let World {
+        control,
+        mut asked,
+        address,
+    } = world;
+    within("parking", control.park()).await.unwrap();
+    meanwhile();
+    let mut waiting = Vec::new();
+    while let Ok(next) = asked.try_recv() {
+        waiting.push(next);
+    }
+    assert!(waiting.is_empty(), "{waiting:?}");
+    let (control, asked, handed) = go_on(control, config).await;
     let world = World {
         control,
         asked,

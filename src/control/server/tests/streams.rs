@@ -1,6 +1,6 @@
 //! Streams: parts before the answer, for those who read them and for those who do not.
 
-use super::{super::super::asked::NotTaken, *};
+use super::{super::super::asked::NotTaken, parking::go_on, *};
 
 const FOLLOW: &str = "{\"id\":1,\"command\":{\"op\":\"events\",\"follow\":true}}\n";
 
@@ -96,25 +96,8 @@ async fn a_stream_goes_on_in_another_program() {
     within("parking", world.control.park()).await.unwrap();
     reply.tell(&event(2)).unwrap();
     let address = reply.hand_over();
-    let handed = within("leaving", world.control.hand_over()).await.unwrap();
-    let copies: BTreeMap<i32, std::os::fd::OwnedFd> = handed
-        .passed()
-        .map(|passed| {
-            let held = passed.held().unwrap();
-            let number = std::os::fd::AsRawFd::as_raw_fd(&held);
-            (number, held.try_clone_to_owned().unwrap())
-        })
-        .collect();
-    let mut bytes = Vec::new();
-    ciborium::into_writer(&handed, &mut bytes).unwrap();
-    let read: HandedControl = ciborium::from_reader(bytes.as_slice()).unwrap();
-    let claim = |number: i32| copies[&number].try_clone();
-    let config = ControlConfig {
-        listeners: Vec::new(),
-        ..config(Limits::default())
-    };
-    let (requests, _asked) = mpsc::channel(16);
-    let control = Control::take_over(config, read, requests, &claim).unwrap();
+    let config = config(Limits::default());
+    let (control, _asked, _handed) = go_on(world.control, config).await;
     let mut reply = control.reply(address);
     reply.tell(&event(3)).unwrap();
     for seq in 1..=3 {
