@@ -4,13 +4,13 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command},
-    thread,
-    time::Duration,
 };
 
 use rustix::fs::{XattrFlags, setxattr};
 
-use crate::sandbox::{PATIENCE, SLEEPER, Sandbox, pass_over, pid_of, skip, wait_for};
+use crate::sandbox::{
+    PATIENCE, SLEEPER, Sandbox, pass_over, pid_of, remove_cgroups, skip, wait_for,
+};
 
 /// How systemd marks a cgroup that is handed over.
 const MARK: &str = "user.delegate";
@@ -83,25 +83,8 @@ impl Drop for Unit {
             let _may_have_ended = child.kill();
             let _reaped = child.wait();
         }
-        for _ in 0..500 {
-            remove(&self.place);
-            if !self.place.exists() {
-                return;
-            }
-            thread::sleep(Duration::from_millis(10));
-        }
-        let place = self.place.display();
-        assert!(thread::panicking(), "a cgroup was left behind: {place}");
+        remove_cgroups(&[self.place.as_path()]);
     }
-}
-
-fn remove(place: &Path) {
-    for below in fs::read_dir(place).into_iter().flatten().flatten() {
-        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&below.path());
-        }
-    }
-    let _until_it_is_empty = fs::remove_dir(place);
 }
 
 #[test]

@@ -741,6 +741,33 @@ pub(crate) fn wait_for(what: &str, within: Duration, mut condition: impl FnMut()
     }
 }
 
+/// Removes cgroups that a test has made, with those below them, once nobody is in them any more; fails
+/// the test when one stays.
+pub(crate) fn remove_cgroups(places: &[impl AsRef<Path>]) {
+    for _ in 0..500 {
+        let gone = |place: &Path| {
+            remove_cgroup(place);
+            !place.exists()
+        };
+        let left = places.iter().filter(|place| !gone(place.as_ref()));
+        if left.count() == 0 {
+            return;
+        }
+        thread::sleep(LOOK);
+    }
+    let places: Vec<&Path> = places.iter().map(AsRef::as_ref).collect();
+    assert!(thread::panicking(), "cgroups were left behind: {places:?}");
+}
+
+fn remove_cgroup(place: &Path) {
+    for below in fs::read_dir(place).into_iter().flatten().flatten() {
+        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
+            remove_cgroup(&below.path());
+        }
+    }
+    let _until_it_is_empty = fs::remove_dir(place);
+}
+
 /// Where a server with this id, started from here, makes cgroups for its runs, if it can.
 pub(crate) fn cgroups_of(id: &str) -> Option<PathBuf> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").expect("the mounts");

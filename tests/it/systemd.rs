@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 use crate::sandbox::{
-    LOOK, Output, PATIENCE, SERVER, SLEEPER, children_of, pass_over, run, wait_for,
+    LOOK, Output, PATIENCE, SERVER, SLEEPER, children_of, pass_over, remove_cgroups, run, wait_for,
 };
 
 const CLIENT: &str = env!("CARGO_BIN_EXE_supervisor-rs-client");
@@ -157,25 +157,8 @@ impl Drop for Machine {
         // With its first process all of it goes: its processes, its mounts and its names.
         let _may_have_ended = self.outer.kill();
         let _reaped = self.outer.wait();
-        for _ in 0..500 {
-            self.groups.iter().for_each(|place| remove(place));
-            if self.groups.iter().all(|place| !place.exists()) {
-                return;
-            }
-            thread::sleep(LOOK);
-        }
-        let groups = &self.groups;
-        assert!(thread::panicking(), "cgroups were left behind: {groups:?}");
+        remove_cgroups(&self.groups);
     }
-}
-
-fn remove(place: &Path) {
-    for below in fs::read_dir(place).into_iter().flatten().flatten() {
-        if below.file_type().is_ok_and(|kind| kind.is_dir()) {
-            remove(&below.path());
-        }
-    }
-    let _until_it_is_empty = fs::remove_dir(place);
 }
 
 /// Makes a cgroup for a machine in each hierarchy that its systemd will use.
@@ -189,7 +172,7 @@ fn groups(name: &str) -> Option<Vec<PathBuf>> {
     for hierarchy in hierarchies {
         let place = hierarchy.join(format!("supervisor-rs-it-{}-{name}", std::process::id()));
         if !hierarchy.join("cgroup.procs").exists() || fs::create_dir(&place).is_err() {
-            made.iter().for_each(|place: &PathBuf| remove(place));
+            remove_cgroups(&made);
             return None;
         }
         made.push(place);

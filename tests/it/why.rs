@@ -5,7 +5,7 @@ use std::{fs, path::PathBuf};
 use serde_json::json;
 
 use crate::{
-    sandbox::{PATIENCE, SLEEPER, Sandbox, pass_over, script, wait_for},
+    sandbox::{PATIENCE, SLEEPER, Sandbox, pass_over, remove_cgroups, script, wait_for},
     signing::Which,
 };
 
@@ -205,10 +205,7 @@ impl Narrow {
 
 impl Drop for Narrow {
     fn drop(&mut self) {
-        wait_for("the end of a cgroup", PATIENCE, || {
-            let _may_hold_who_is_ending = fs::remove_dir(&self.0);
-            !self.0.exists()
-        });
+        remove_cgroups(&[self.0.as_path()]);
     }
 }
 
