@@ -582,29 +582,27 @@ impl State {
 
     /// Begins a stop that has waited for others to end.
     pub(super) fn begin_stop(&mut self, turn: &mut Turn, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
-            return;
-        };
+        if let Some((name, by)) = self.end_putting_off(id) {
+            self.begin_ladder(turn, &name, &by, Then::Rest);
+        }
+    }
+
+    /// A stop that was put off is so no longer; gives whose it is and who ordered it.
+    fn end_putting_off(&mut self, id: JobId) -> Option<(ChildName, Origin)> {
+        let job = self.jobs.get_mut(&id)?;
         if job.step != Step::Dependents {
-            return;
+            return None;
         }
         job.step = Step::Stopping;
-        let (name, by) = (job.child.clone(), job.by.clone());
         self.patient.remove(&id);
-        self.begin_ladder(turn, &name, &by, Then::Rest);
+        Some((job.child.clone(), job.by.clone()))
     }
 
     /// Kills who waits for his turn to be stopped: no more time is spent on anybody.
     pub(super) fn kill_put_off(&mut self, turn: &mut Turn, id: JobId) {
-        let Some(job) = self.jobs.get_mut(&id) else {
+        let Some((name, by)) = self.end_putting_off(id) else {
             return;
         };
-        if job.step != Step::Dependents {
-            return;
-        }
-        job.step = Step::Stopping;
-        let (name, by) = (job.child.clone(), job.by.clone());
-        self.patient.remove(&id);
         let run = self.children.get_mut(&name);
         let Some(run) = run.and_then(|child| child.run.as_mut()) else {
             return;

@@ -23,7 +23,7 @@ use super::{
     event::RequestId,
     planted::{Bug, planted},
     view::config_status,
-    waits::is_same_asker,
+    waits::Room,
 };
 use crate::{
     command::{
@@ -39,6 +39,14 @@ pub const EVENTS_KEPT_MAX: usize = 1_000;
 pub const FOLLOWERS_MAX: usize = 64;
 /// How many of them may be one asker's.
 pub const FOLLOWERS_PER_ASKER_MAX: usize = 16;
+
+/// What they are told who may not.
+const ROOM: Room = Room {
+    all: FOLLOWERS_MAX,
+    per_asker: FOLLOWERS_PER_ASKER_MAX,
+    do_so: "follow",
+};
+
 /// How much of a detail an event has, in characters: all that are kept, at their longest, are to
 /// fit into what a connection holds for its client.
 const DETAIL_CHARS_MAX: usize = 120;
@@ -166,17 +174,7 @@ impl State {
             return Err(super::jobs::server_ends());
         }
         let followers = self.feed.followers.values();
-        let own = followers.filter(|other| is_same_asker(&other.asker, asker));
-        if self.feed.followers.len() >= FOLLOWERS_MAX {
-            let message = format!("{FOLLOWERS_MAX} clients follow already, try again later");
-            return Err(Failure::new(ErrorCode::Busy, message));
-        }
-        if own.count() >= FOLLOWERS_PER_ASKER_MAX {
-            let most = FOLLOWERS_PER_ASKER_MAX;
-            let message = format!("you follow {most} times already, try again later");
-            return Err(Failure::new(ErrorCode::Busy, message));
-        }
-        Ok(())
+        ROOM.admit(followers.map(|other| &other.asker), asker)
     }
 
     /// Who follows reads so slowly that an event was not taken for him: he is told so, and which.

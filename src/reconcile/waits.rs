@@ -30,6 +30,44 @@ pub const WAITS_MAX: usize = 1_024;
 /// How many of them may be one asker's: who leaves his behind is not to keep others from waiting.
 pub const WAITS_PER_ASKER_MAX: usize = 256;
 
+/// How many may wait, and what they are told who may not.
+const ROOM: Room = Room {
+    all: WAITS_MAX,
+    per_asker: WAITS_PER_ASKER_MAX,
+    do_so: "wait",
+};
+
+/// For how many there is room who stay until something comes.
+pub(super) struct Room {
+    pub(super) all: usize,
+    pub(super) per_asker: usize,
+    /// What they do, as a word.
+    pub(super) do_so: &'static str,
+}
+
+impl Room {
+    /// Whether there is room for one more, who is this asker's.
+    pub(super) fn admit<'a>(
+        &self,
+        others: impl ExactSizeIterator<Item = &'a Arc<Asker>>,
+        asker: &Asker,
+    ) -> Result<(), Failure> {
+        let Self {
+            all,
+            per_asker,
+            do_so,
+        } = self;
+        let message = if others.len() >= *all {
+            format!("{all} clients {do_so} already, try again later")
+        } else if others.filter(|other| is_same_asker(other, asker)).count() >= *per_asker {
+            format!("you {do_so} {per_asker} times already, try again later")
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(ErrorCode::Busy, message))
+    }
+}
+
 /// Somebody who waits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Wait {
@@ -57,20 +95,12 @@ impl State {
             return self.refuse_while_ending(turn, id);
         }
         let known = self.children.get(&wait.child).is_some_and(Child::is_known);
-        let others = self.waits.values();
-        let own = others.filter(|other| is_same_asker(&other.asker, &wait.asker));
-        let refused = if !known {
-            Some(self.unknown(&wait.child))
-        } else if self.waits.len() >= WAITS_MAX {
-            let message = format!("{WAITS_MAX} clients wait already, try again later");
-            Some(Failure::new(ErrorCode::Busy, message))
-        } else if own.count() >= WAITS_PER_ASKER_MAX {
-            let message = format!("you wait {WAITS_PER_ASKER_MAX} times already, try again later");
-            Some(Failure::new(ErrorCode::Busy, message))
-        } else {
-            None
+        let askers = self.waits.values().map(|other| &other.asker);
+        let admitted = match known {
+            true => ROOM.admit(askers, &wait.asker),
+            false => Err(self.unknown(&wait.child)),
         };
-        if let Some(failure) = refused {
+        if let Err(failure) = admitted {
             let answer = Err(failure);
             turn.emit(Effect::Reply { id, answer });
             return;
@@ -193,7 +223,7 @@ impl State {
 }
 
 /// Whether two commands were given by the same: a key, a user of this host, else an address.
-pub(super) fn is_same_asker(one: &Asker, other: &Asker) -> bool {
+fn is_same_asker(one: &Asker, other: &Asker) -> bool {
     let known = one.key.is_some() || one.user.is_some();
     (&one.key, one.user) == (&other.key, other.user) && (known || one.peer.ip() == other.peer.ip())
 }
